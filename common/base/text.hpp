@@ -1,0 +1,16 @@
+// Words for people: sizes, and the nearest name to a misspelt one.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace fedllm {
+
+std::string format_bytes(std::uint64_t bytes);  // "1.5 MiB"
+
+// The candidate with the smallest edit distance, or "" if none is near enough to be a plausible slip.
+std::string nearest_name(std::string_view word, std::span<const std::string_view> candidates);
+
+}  // namespace fedllm
