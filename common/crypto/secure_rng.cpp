@@ -14,7 +14,8 @@ void SecureRng::fill(std::span<std::byte> bytes) {
     constexpr std::size_t kCallMax = 1 << 30;  // RAND_bytes takes an int
     while (!bytes.empty()) {
         const auto part = bytes.first(std::min(bytes.size(), kCallMax));
-        const bool ok = RAND_bytes(reinterpret_cast<unsigned char*>(part.data()), static_cast<int>(part.size())) == 1;
+        const bool ok =
+            RAND_bytes(reinterpret_cast<unsigned char*>(part.data()), static_cast<int>(part.size())) == 1;
         FEDLLM_CHECK(ok, "the system's random generator failed");
         bytes = bytes.subspan(part.size());
     }

@@ -18,18 +18,23 @@ std::span<const std::byte> bytes_of(std::string_view text) {
 
 }  // namespace
 
-void Sha256::Free::operator()(evp_md_ctx_st* context) const { EVP_MD_CTX_free(context); }
+void Sha256::Free::operator()(evp_md_ctx_st* context) const {
+    EVP_MD_CTX_free(context);
+}
 
 // OpenSSL fails here only without memory or without its default provider: the environment is gone.
 Sha256::Sha256() : context_(EVP_MD_CTX_new()) {
-    FEDLLM_CHECK(context_ && EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) == 1, "OpenSSL SHA-256");
+    FEDLLM_CHECK(context_ && EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) == 1,
+                 "OpenSSL SHA-256");
 }
 
 void Sha256::update(std::span<const std::byte> bytes) {
     FEDLLM_CHECK(EVP_DigestUpdate(context_.get(), bytes.data(), bytes.size()) == 1, "OpenSSL SHA-256");
 }
 
-void Sha256::update(std::string_view text) { update(bytes_of(text)); }
+void Sha256::update(std::string_view text) {
+    update(bytes_of(text));
+}
 
 Digest Sha256::finish() {
     Digest digest{};
@@ -46,7 +51,9 @@ Digest sha256(std::span<const std::byte> bytes) {
     return hash.finish();
 }
 
-Digest sha256(std::string_view text) { return sha256(bytes_of(text)); }
+Digest sha256(std::string_view text) {
+    return sha256(bytes_of(text));
+}
 
 std::string to_hex(const Digest& digest) {
     constexpr std::string_view digits = "0123456789abcdef";
@@ -62,8 +69,9 @@ std::string to_hex(const Digest& digest) {
 Result<Digest> from_hex(std::string_view hex) {
     Digest digest{};
     if (hex.size() != digest.size() * 2) {
-        return make_error(Errc::InvalidArgument, "a SHA-256 digest has 64 hexadecimal digits, this text has " +
-                                                     std::to_string(hex.size()) + " characters");
+        return make_error(Errc::InvalidArgument,
+                          "a SHA-256 digest has 64 hexadecimal digits, this text has " +
+                              std::to_string(hex.size()) + " characters");
     }
     for (std::size_t i = 0; i < digest.size(); ++i) {
         const int high = hex_value(hex[2 * i]);

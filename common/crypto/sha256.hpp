@@ -35,7 +35,7 @@ private:
 Digest sha256(std::span<const std::byte> bytes);
 Digest sha256(std::string_view text);
 
-std::string to_hex(const Digest& digest);            // 64 lower-case digits
-Result<Digest> from_hex(std::string_view hex);       // either case; InvalidArgument otherwise
+std::string to_hex(const Digest& digest);       // 64 lower-case digits
+Result<Digest> from_hex(std::string_view hex);  // either case; InvalidArgument otherwise
 
 }  // namespace fedllm::crypto

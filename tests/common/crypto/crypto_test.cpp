@@ -38,8 +38,8 @@ TEST(Sha256, HexReadsBack) {
 }
 
 TEST(Sha256, HexOfTheWrongLengthOrAlphabetIsRefused) {
-    for (const std::string& bad : {std::string(), std::string(63, 'a'), std::string(65, 'a'), std::string(64, 'g'),
-                                   std::string(63, 'a') + " "}) {
+    for (const std::string& bad : {std::string(), std::string(63, 'a'), std::string(65, 'a'),
+                                   std::string(64, 'g'), std::string(63, 'a') + " "}) {
         const auto result = from_hex(bad);
         ASSERT_FALSE(result.has_value()) << bad;
         EXPECT_EQ(result.error().code, Errc::InvalidArgument);
