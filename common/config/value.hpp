@@ -1,0 +1,173 @@
+// How each type of a configuration member is read from YAML scalars and printed back.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "common/base/clock.hpp"
+#include "common/base/files.hpp"
+#include "common/base/result.hpp"
+
+namespace fedllm::config {
+
+// A size in bytes, written "64 MiB" or as a plain number.
+struct ByteCount {
+    std::uint64_t bytes = 0;
+    auto operator<=>(const ByteCount&) const = default;
+};
+
+// What stands behind a key: one scalar, or a sequence of them.
+struct Scalars {
+    bool is_list = false;
+    std::vector<std::string> items;
+};
+
+Result<void> check_bounds(double value, std::optional<double> min, std::optional<double> max);
+Result<std::string> single(const Scalars& scalars);  // the one scalar, or an error
+
+Result<bool> parse_bool(const std::string& text);
+Result<std::int64_t> parse_signed(const std::string& text);
+Result<std::uint64_t> parse_unsigned(const std::string& text);
+Result<double> parse_double(const std::string& text);
+Result<Duration> parse_duration(const std::string& text);      // "250ms", "30s", "5m", "2h", "7d"
+Result<ByteCount> parse_byte_count(const std::string& text);   // "512", "64 KiB", "2GiB", "5 MB"
+std::string print_double(double value);                        // the shortest text that reads back equal
+std::string print_duration(Duration value);
+std::string print_byte_count(ByteCount value);
+std::string quote(std::string_view text);                      // as a YAML scalar
+
+// Enums take part by specialising this with: static constexpr std::array<std::pair<E, std::string_view>, N> rows.
+template <class E>
+struct EnumNames;
+
+template <class E>
+std::string_view enum_name(E value) {
+    for (const auto& [candidate, text] : EnumNames<E>::rows) {
+        if (candidate == value) return text;
+    }
+    return "?";
+}
+
+template <class T>
+struct Value;
+
+template <>
+struct Value<bool> {
+    static std::string type() { return "true or false"; }
+    static Result<bool> parse(const Scalars& s) {
+        FEDLLM_TRY(const std::string text, single(s));
+        return parse_bool(text);
+    }
+    static std::string print(bool value) { return value ? "true" : "false"; }
+};
+
+template <class T>
+    requires(std::is_integral_v<T> && !std::is_same_v<T, bool>)
+struct Value<T> {
+    static std::string type() { return "integer"; }
+    static Result<T> parse(const Scalars& s) {
+        FEDLLM_TRY(const std::string text, single(s));
+        if constexpr (std::is_signed_v<T>) {
+            FEDLLM_TRY(const auto value, parse_signed(text));
+            if (!std::in_range<T>(value)) return make_error(Errc::InvalidConfig, "the number is too large");
+            return static_cast<T>(value);
+        } else {
+            FEDLLM_TRY(const auto value, parse_unsigned(text));
+            if (!std::in_range<T>(value)) return make_error(Errc::InvalidConfig, "the number is too large");
+            return static_cast<T>(value);
+        }
+    }
+    static std::string print(T value) { return std::to_string(value); }
+    static double magnitude(T value) { return static_cast<double>(value); }
+};
+
+template <>
+struct Value<double> {
+    static std::string type() { return "number"; }
+    static Result<double> parse(const Scalars& s) {
+        FEDLLM_TRY(const std::string text, single(s));
+        return parse_double(text);
+    }
+    static std::string print(double value) { return print_double(value); }
+    static double magnitude(double value) { return value; }
+};
+
+template <>
+struct Value<std::string> {
+    static std::string type() { return "text"; }
+    static Result<std::string> parse(const Scalars& s) { return single(s); }
+    static std::string print(const std::string& value) { return quote(value); }
+};
+
+template <>
+struct Value<Path> {
+    static std::string type() { return "path"; }
+    static Result<Path> parse(const Scalars& s) {
+        FEDLLM_TRY(const std::string text, single(s));
+        return Path(text);
+    }
+    static std::string print(const Path& value) { return quote(value.string()); }
+};
+
+template <>
+struct Value<Duration> {
+    static std::string type() { return "duration (250ms, 30s, 5m, 2h)"; }
+    static Result<Duration> parse(const Scalars& s) {
+        FEDLLM_TRY(const std::string text, single(s));
+        return parse_duration(text);
+    }
+    static std::string print(Duration value) { return print_duration(value); }
+    static double magnitude(Duration value) { return std::chrono::duration<double>(value).count(); }  // seconds
+};
+
+template <>
+struct Value<ByteCount> {
+    static std::string type() { return "size (64 KiB, 2 GiB)"; }
+    static Result<ByteCount> parse(const Scalars& s) {
+        FEDLLM_TRY(const std::string text, single(s));
+        return parse_byte_count(text);
+    }
+    static std::string print(ByteCount value) { return print_byte_count(value); }
+    static double magnitude(ByteCount value) { return static_cast<double>(value.bytes); }
+};
+
+template <>
+struct Value<std::vector<std::string>> {
+    static std::string type() { return "list of text"; }
+    static Result<std::vector<std::string>> parse(const Scalars& s) { return s.items; }
+    static std::string print(const std::vector<std::string>& value) {
+        std::string text = "[";
+        for (std::size_t i = 0; i < value.size(); ++i) text += (i ? ", " : "") + quote(value[i]);
+        return text + "]";
+    }
+};
+
+template <class E>
+    requires std::is_enum_v<E>
+struct Value<E> {
+    static std::string type() { return "one of " + choices(); }
+    static Result<E> parse(const Scalars& s) {
+        FEDLLM_TRY(const std::string text, single(s));
+        for (const auto& [value, name] : EnumNames<E>::rows) {
+            if (name == text) return value;
+        }
+        return make_error(Errc::InvalidConfig, "'" + text + "' is not one of " + choices());
+    }
+    static std::string print(E value) { return std::string(enum_name(value)); }
+
+private:
+    static std::string choices() {
+        std::string text;
+        for (const auto& row : EnumNames<E>::rows) text += (text.empty() ? "" : ", ") + std::string(row.second);
+        return text;
+    }
+};
+
+}  // namespace fedllm::config

@@ -1,0 +1,142 @@
+#include "common/job/job_spec.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+namespace fedllm::job {
+namespace {
+
+using config::field;
+using config::FieldOptions;
+using config::Table;
+
+const Table<OptimizerSpec>& optimizer_table() {
+    using C = OptimizerSpec;
+    static const Table<C> table{
+        field<C>("learning_rate", [](auto& c) -> auto& { return c.learning_rate; },
+                 "peak learning rate of AdamW on the client", {.min = 0, .max = 10}),
+        field<C>("beta1", [](auto& c) -> auto& { return c.beta1; }, "AdamW first moment decay",
+                 {.min = 0, .max = 0.9999}),
+        field<C>("beta2", [](auto& c) -> auto& { return c.beta2; }, "AdamW second moment decay",
+                 {.min = 0, .max = 0.999999}),
+        field<C>("epsilon", [](auto& c) -> auto& { return c.epsilon; }, "AdamW denominator floor",
+                 {.min = 1e-12, .max = 1}),
+        field<C>("weight_decay", [](auto& c) -> auto& { return c.weight_decay; }, "decoupled weight decay",
+                 {.min = 0, .max = 1}),
+        field<C>("gradient_clip", [](auto& c) -> auto& { return c.gradient_clip; },
+                 "global L2 norm that gradients are scaled down to; 0 switches it off", {.min = 0}),
+        field<C>("schedule", [](auto& c) -> auto& { return c.schedule; },
+                 "learning rate over all rounds together, after warm-up"),
+        field<C>("warmup_steps", [](auto& c) -> auto& { return c.warmup_steps; },
+                 "steps of linear warm-up, counted over all rounds"),
+    };
+    return table;
+}
+
+Table<JobSpec> make_table() {
+    using C = JobSpec;
+    Table<C> table{
+        field<C>("name", [](auto& c) -> auto& { return c.name; }, "a short name for people", {.required = true}),
+        field<C>("base_model", [](auto& c) -> auto& { return c.base_model; },
+                 "the base model, by the name under which each client's own file lists its folder",
+                 {.required = true}),
+        field<C>("base_fingerprint", [](auto& c) -> auto& { return c.base_fingerprint; },
+                 "identifies the exact base weights; filled in by 'fedllm job submit'"),
+        field<C>("seed", [](auto& c) -> auto& { return c.seed; },
+                 "of everything random: the same seed and participants give the same bits"),
+        field<C>("method", [](auto& c) -> auto& { return c.method; }, "what is trained"),
+        field<C>("lora.rank", [](auto& c) -> auto& { return c.lora.rank; }, "rank of the adapters",
+                 {.min = 1, .max = 1024}),
+        field<C>("lora.alpha", [](auto& c) -> auto& { return c.lora.alpha; }, "scale is alpha / rank",
+                 {.min = 0, .max = 65536}),
+        field<C>("lora.rslora", [](auto& c) -> auto& { return c.lora.rslora; }, "scale is alpha / sqrt(rank)"),
+        field<C>("lora.target_modules", [](auto& c) -> auto& { return c.lora.target_modules; },
+                 "the linear layers that get an adapter"),
+        field<C>("rounds", [](auto& c) -> auto& { return c.rounds; }, "how many global versions to produce",
+                 {.min = 1, .max = 1'000'000}),
+        field<C>("clients_per_round", [](auto& c) -> auto& { return c.clients_per_round; },
+                 "N: clients asked in each round", {.min = 1, .max = 100'000}),
+        field<C>("clients_minimum", [](auto& c) -> auto& { return c.clients_minimum; },
+                 "K: updates that suffice to close a round when the others fall far behind or drop out",
+                 {.min = 1, .max = 100'000}),
+        field<C>("samples_max", [](auto& c) -> auto& { return c.samples_max; },
+                 "the largest sample count a client may claim; more is refused", {.min = 1, .max = 1e12}),
+        field<C>("weighting", [](auto& c) -> auto& { return c.weighting; }, "each client's weight in the mean"),
+        field<C>("server_learning_rate", [](auto& c) -> auto& { return c.server_learning_rate; },
+                 "the mean update is multiplied by this; 1 is FedAvg", {.min = 0, .max = 100}),
+        field<C>("update.clip_norm", [](auto& c) -> auto& { return c.update.clip_norm; },
+                 "L2 bound of a whole update: clients scale down to it, the server refuses more",
+                 {.min = 1e-6, .max = 1e6}),
+        field<C>("update.codec", [](auto& c) -> auto& { return c.update.codec; },
+                 "how updates are encoded on the wire"),
+        field<C>("train.local_steps", [](auto& c) -> auto& { return c.train.local_steps; },
+                 "optimiser steps per round; 0 means one pass over the local data", {.max = 10'000'000}),
+        field<C>("train.batch_rows", [](auto& c) -> auto& { return c.train.batch_rows; }, "sequences per step",
+                 {.min = 1, .max = 4096}),
+        field<C>("train.sequence_length", [](auto& c) -> auto& { return c.train.sequence_length; },
+                 "tokens per sequence; longer examples are cut", {.min = 8, .max = 131072}),
+        field<C>("train.packing", [](auto& c) -> auto& { return c.train.packing; },
+                 "put several short examples in one row, without letting them see each other"),
+    };
+    config::append(table, config::prefixed<C>("train.optimizer", optimizer_table(),
+                                              [](auto& c) -> auto& { return c.train.optimizer; }));
+    return table;
+}
+
+Error refused(const std::string& source, const std::string& key, const std::string& what) {
+    return make_error(Errc::InvalidConfig, source + ": " + key + ": " + what);
+}
+
+Result<void> check_together(const JobSpec& job, const std::string& source) {
+    if (job.name.empty()) return refused(source, "name", "must not be empty");
+    if (job.base_model.empty()) return refused(source, "base_model", "must not be empty");
+    if (job.clients_minimum > job.clients_per_round) {
+        return refused(source, "clients_minimum", "is larger than clients_per_round: the round could never close");
+    }
+    if (job.method == Method::Lora && job.lora.target_modules.empty()) {
+        return refused(source, "lora.target_modules", "is empty: there would be nothing to train");
+    }
+    // The accumulator needs at least 24 fraction bits under its 62-bit sum (server/aggregate/accumulator.hpp).
+    const double weight = job.weighting == Weighting::Samples ? static_cast<double>(job.samples_max) : 1.0;
+    const double largest_sum = weight * job.clients_per_round * job.update.clip_norm;
+    if (largest_sum > 0x1p38) {
+        return refused(source, "update.clip_norm",
+                       "clip_norm x samples_max x clients_per_round exceeds 2^38, which the exact 64-bit sum cannot "
+                       "hold with enough precision; lower samples_max, or use weighting: uniform");
+    }
+    return {};
+}
+
+}  // namespace
+
+const Table<JobSpec>& job_table() {
+    static const Table<JobSpec> table = make_table();
+    return table;
+}
+
+Result<JobSpec> parse_job(const std::string& yaml, const std::string& source) {
+    FEDLLM_TRY(JobSpec job, config::parse_yaml(yaml, source, job_table()));
+    FEDLLM_TRY_VOID(check_together(job, source));
+    return job;
+}
+
+Result<JobSpec> load_job(const Path& path) {
+    FEDLLM_TRY(const std::string text, read_file(path, std::size_t{1} << 20));
+    return parse_job(text, path.string());
+}
+
+std::string print_job(const JobSpec& job) { return config::print_yaml(job, job_table()); }
+
+double learning_rate_at(const OptimizerSpec& optimizer, std::uint64_t step, std::uint64_t total) {
+    if (step < optimizer.warmup_steps) {
+        return optimizer.learning_rate * static_cast<double>(step + 1) / optimizer.warmup_steps;
+    }
+    if (optimizer.schedule == Schedule::Constant) return optimizer.learning_rate;
+    const double done = static_cast<double>(step - optimizer.warmup_steps);
+    const double span = std::max<double>(1.0, static_cast<double>(total) - optimizer.warmup_steps);
+    const double progress = std::min(1.0, done / span);
+    return optimizer.learning_rate * 0.5 * (1.0 + std::cos(std::numbers::pi * progress));
+}
+
+}  // namespace fedllm::job

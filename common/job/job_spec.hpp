@@ -1,0 +1,97 @@
+// The job: everything about a training run, written once by the one who submits it (configs/recipes/*.yaml),
+// stored by the server, and sent word for word to every client, which reads it with this same strict table.
+// So there is one form of a job, and a client never trains what it did not understand.
+#pragma once
+
+#include <array>
+#include <string>
+#include <utility>
+
+#include "common/config/yaml.hpp"
+#include "common/tensor/lora_spec.hpp"
+
+namespace fedllm::job {
+
+enum class Method { Lora, Full };                // what is trained: adapters over a frozen base, or all weights
+enum class Weighting { Samples, Uniform };       // FedAvg's n_k, or 1
+enum class Schedule { Constant, Cosine };        // of the learning rate, over all rounds together, after warm-up
+enum class CodecName { None };                   // how an update is encoded; see common/codec
+
+struct OptimizerSpec {  // AdamW; fresh moments each round, as in FedAvg
+    double learning_rate = 1e-3;
+    double beta1 = 0.9;
+    double beta2 = 0.999;
+    double epsilon = 1e-8;
+    double weight_decay = 0.0;
+    double gradient_clip = 1.0;  // global L2 norm; 0 switches it off
+    Schedule schedule = Schedule::Constant;
+    std::uint32_t warmup_steps = 0;
+    bool operator==(const OptimizerSpec&) const = default;
+};
+
+struct TrainSpec {
+    std::uint32_t local_steps = 0;  // optimiser steps per round; 0: one pass over the local data
+    std::uint32_t batch_rows = 8;   // sequences per step
+    std::uint32_t sequence_length = 256;
+    bool packing = true;            // several short examples share a row, without seeing each other
+    OptimizerSpec optimizer;
+    bool operator==(const TrainSpec&) const = default;
+};
+
+struct UpdateSpec {
+    double clip_norm = 10.0;  // L2 bound of the whole update: clients scale down to it, the server refuses more
+    CodecName codec = CodecName::None;
+    bool operator==(const UpdateSpec&) const = default;
+};
+
+struct JobSpec {
+    std::string name;
+    std::string base_model;        // a name that each client's own file maps to a folder
+    std::string base_fingerprint;  // filled in by `fedllm job submit`: clients with other weights refuse
+    std::uint64_t seed = 1;
+    Method method = Method::Lora;
+    tensor::LoraSpec lora{.target_modules = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj",
+                                             "down_proj"}};
+    std::uint32_t rounds = 10;
+    std::uint32_t clients_per_round = 2;  // N: how many are asked
+    std::uint32_t clients_minimum = 2;    // K: how many suffice to close
+    std::uint64_t samples_max = 10'000'000;  // a client that claims more is refused
+    Weighting weighting = Weighting::Samples;
+    double server_learning_rate = 1.0;
+    UpdateSpec update;
+    TrainSpec train;
+    bool operator==(const JobSpec&) const = default;
+};
+
+const config::Table<JobSpec>& job_table();
+
+// Loads and checks what no single field can: K <= N, samples_max * clients * clip within the accumulator, ...
+Result<JobSpec> parse_job(const std::string& yaml, const std::string& source);
+Result<JobSpec> load_job(const Path& path);
+std::string print_job(const JobSpec& job);  // canonical YAML: what is stored and sent
+
+// The learning rate of optimiser step `step` (from 0, counted over all rounds) out of `total`.
+double learning_rate_at(const OptimizerSpec& optimizer, std::uint64_t step, std::uint64_t total);
+
+}  // namespace fedllm::job
+
+template <>
+struct fedllm::config::EnumNames<fedllm::job::Method> {
+    static constexpr std::array<std::pair<job::Method, std::string_view>, 2> rows{
+        {{job::Method::Lora, "lora"}, {job::Method::Full, "full"}}};
+};
+template <>
+struct fedllm::config::EnumNames<fedllm::job::Weighting> {
+    static constexpr std::array<std::pair<job::Weighting, std::string_view>, 2> rows{
+        {{job::Weighting::Samples, "samples"}, {job::Weighting::Uniform, "uniform"}}};
+};
+template <>
+struct fedllm::config::EnumNames<fedllm::job::Schedule> {
+    static constexpr std::array<std::pair<job::Schedule, std::string_view>, 2> rows{
+        {{job::Schedule::Constant, "constant"}, {job::Schedule::Cosine, "cosine"}}};
+};
+template <>
+struct fedllm::config::EnumNames<fedllm::job::CodecName> {
+    static constexpr std::array<std::pair<job::CodecName, std::string_view>, 1> rows{
+        {{job::CodecName::None, "none"}}};
+};
