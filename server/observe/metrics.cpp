@@ -1,0 +1,143 @@
+#include "server/observe/metrics.hpp"
+
+#include <prometheus/text_serializer.h>
+#include <unistd.h>
+
+#include <fstream>
+
+#include "common/base/version.hpp"
+
+namespace fedllm::server::observe {
+namespace {
+
+using prometheus::BuildCounter;
+using prometheus::BuildGauge;
+using prometheus::BuildHistogram;
+
+const prometheus::Histogram::BucketBoundaries kRoundBuckets{1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 24 * 3600};
+const prometheus::Histogram::BucketBoundaries kAggregateBuckets{0.001, 0.005, 0.02, 0.1, 0.5, 2, 10, 60};
+
+std::map<std::string, std::string> of_job(const JobId& job) { return {{"job", job.get()}}; }
+
+double resident_bytes() {
+    std::ifstream statm("/proc/self/statm");
+    double pages_total = 0;
+    double pages_resident = 0;
+    statm >> pages_total >> pages_resident;
+    return pages_resident * static_cast<double>(::sysconf(_SC_PAGESIZE));
+}
+
+}  // namespace
+
+Metrics::Metrics()
+    : connections_(BuildGauge().Name("fedllm_connections").Help("Open connections by role").Register(registry_)),
+      connections_refused_(BuildCounter()
+                               .Name("fedllm_connections_refused_total")
+                               .Help("Connections turned away, by reason")
+                               .Register(registry_)),
+      messages_refused_(BuildCounter()
+                            .Name("fedllm_messages_refused_total")
+                            .Help("Frames and messages that broke the protocol, by reason")
+                            .Register(registry_)),
+      updates_(BuildCounter()
+                   .Name("fedllm_updates_total")
+                   .Help("Updates offered, by outcome and, when refused, reason")
+                   .Register(registry_)),
+      bytes_(BuildCounter()
+                 .Name("fedllm_client_bytes_total")
+                 .Help("Bytes of model versions (down) and updates (up) per client")
+                 .Register(registry_)),
+      progress_(BuildGauge()
+                    .Name("fedllm_task_progress_ratio")
+                    .Help("How much of its current task a client has trained, 0 to 1")
+                    .Register(registry_)),
+      round_(BuildGauge().Name("fedllm_job_round").Help("The round a job is in, from 0").Register(registry_)),
+      rounds_(BuildGauge().Name("fedllm_job_rounds").Help("Rounds a job will have").Register(registry_)),
+      round_clients_(BuildGauge()
+                         .Name("fedllm_round_clients")
+                         .Help("Clients in the current or last round, by state")
+                         .Register(registry_)),
+      eval_loss_(BuildGauge()
+                     .Name("fedllm_eval_loss")
+                     .Help("Mean held-out loss of the newest evaluated version, over all clients' tokens")
+                     .Register(registry_)),
+      train_loss_(BuildGauge()
+                      .Name("fedllm_train_loss")
+                      .Help("Mean training loss reported with the last round's updates")
+                      .Register(registry_)),
+      jobs_ended_(
+          BuildCounter().Name("fedllm_jobs_ended_total").Help("Jobs that ended, by state").Register(registry_)),
+      round_seconds_(BuildHistogram()
+                         .Name("fedllm_round_seconds")
+                         .Help("From the opening of a round to its commit")
+                         .Register(registry_)),
+      aggregate_seconds_(BuildHistogram()
+                             .Name("fedllm_aggregate_seconds")
+                             .Help("From the close of a round to its commit")
+                             .Register(registry_)),
+      resident_bytes_(BuildGauge()
+                          .Name("fedllm_process_resident_bytes")
+                          .Help("Memory of this process")
+                          .Register(registry_)
+                          .Add({})) {
+    BuildGauge()
+        .Name("fedllm_build_info")
+        .Help("Always 1; the version is a label")
+        .Register(registry_)
+        .Add({{"version", std::string(kVersion)}})
+        .Set(1);
+}
+
+void Metrics::connection_opened(std::string_view role) {
+    connections_.Add({{"role", std::string(role)}}).Increment();
+}
+void Metrics::connection_closed(std::string_view role) {
+    connections_.Add({{"role", std::string(role)}}).Decrement();
+}
+void Metrics::connection_refused(Errc reason) {
+    connections_refused_.Add({{"reason", std::string(name(reason))}}).Increment();
+}
+void Metrics::message_refused(Errc reason) {
+    messages_refused_.Add({{"reason", std::string(name(reason))}}).Increment();
+}
+void Metrics::update_accepted(const JobId& job) {
+    updates_.Add({{"job", job.get()}, {"outcome", "accepted"}, {"reason", ""}}).Increment();
+}
+void Metrics::update_refused(const JobId& job, Errc reason) {
+    updates_.Add({{"job", job.get()}, {"outcome", "refused"}, {"reason", std::string(name(reason))}}).Increment();
+}
+void Metrics::update_repeated(const JobId& job) {
+    updates_.Add({{"job", job.get()}, {"outcome", "already_accepted"}, {"reason", ""}}).Increment();
+}
+void Metrics::bytes_moved(const ClientId& client, Direction direction, std::uint64_t bytes) {
+    bytes_.Add({{"client", client.get()}, {"direction", direction == Direction::Up ? "up" : "down"}})
+        .Increment(static_cast<double>(bytes));
+}
+void Metrics::task_progress(const JobId& job, const ClientId& client, double fraction) {
+    progress_.Add({{"job", job.get()}, {"client", client.get()}}).Set(fraction);
+}
+
+void Metrics::round_opened(const JobId& job, std::uint32_t round, std::uint32_t rounds, std::size_t clients) {
+    round_.Add(of_job(job)).Set(round);
+    rounds_.Add(of_job(job)).Set(rounds);
+    round_clients_.Add({{"job", job.get()}, {"state", "asked"}}).Set(static_cast<double>(clients));
+    round_clients_.Add({{"job", job.get()}, {"state", "accepted"}}).Set(0);
+}
+void Metrics::round_committed(const JobId& job, double round_seconds, double aggregate_seconds,
+                              std::size_t accepted) {
+    round_seconds_.Add(of_job(job), kRoundBuckets).Observe(round_seconds);
+    aggregate_seconds_.Add(of_job(job), kAggregateBuckets).Observe(aggregate_seconds);
+    round_clients_.Add({{"job", job.get()}, {"state", "accepted"}}).Set(static_cast<double>(accepted));
+}
+void Metrics::evaluated(const JobId& job, double loss) { eval_loss_.Add(of_job(job)).Set(loss); }
+void Metrics::trained(const JobId& job, double loss) { train_loss_.Add(of_job(job)).Set(loss); }
+void Metrics::job_ended(const JobId&, std::string_view state) {
+    jobs_ended_.Add({{"state", std::string(state)}}).Increment();
+}
+
+std::string Metrics::render() {
+    resident_bytes_.Set(resident_bytes());
+    return prometheus::TextSerializer().Serialize(registry_.Collect());
+}
+
+}  // namespace fedllm::server::observe
