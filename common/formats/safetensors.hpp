@@ -31,7 +31,7 @@ struct TensorInfo {
     std::uint64_t elements() const { return bytes.size() / tensor::size_of(dtype); }
 };
 
-// "model.safetensors: tensor a.b F32 [2, 3]" for error messages.
+// "'a.b' F32 [2, 3]" for error messages.
 std::string describe(const TensorInfo& tensor);
 
 // Lifecycle: move-only; views and pointers stay valid while it lives, moves included.
@@ -86,8 +86,9 @@ struct TensorToWrite {
     std::span<const std::byte> bytes;
 };
 
-// Atomic, and the same bytes for the same input: wide elements before narrow ones so that every tensor is aligned,
-// else in the order given; metadata first; the header padded with spaces so that the data starts at a multiple of 8.
+// Atomic, and the same bytes for the same input: wide elements before narrow ones so that every tensor is
+// aligned, else in the order given; metadata first; the header padded with spaces so that the data starts at
+// a multiple of 8.
 Result<void> write_safetensors(const Path& path, std::span<const TensorToWrite> tensors,
                                const std::map<std::string, std::string>& metadata = {});
 

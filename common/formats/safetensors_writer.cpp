@@ -1,0 +1,141 @@
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <set>
+
+#include "common/formats/json.hpp"
+#include "common/formats/safetensors.hpp"
+
+namespace fedllm::formats {
+namespace {
+
+Result<void> check_tensor(const TensorToWrite& tensor, std::set<std::string_view>& names) {
+    const auto fail = [&](const std::string& what) {
+        return make_error(Errc::InvalidArgument, "tensor " + in_quotes(tensor.name) + ": " + what);
+    };
+    if (tensor.name.empty() || tensor.name == "__metadata__") return fail("this name cannot be written");
+    if (!names.insert(tensor.name).second) return fail("listed twice");
+    if (tensor.shape.size() > kRankMax) return fail("more than 8 dimensions");
+    std::uint64_t size = tensor::size_of(tensor.dtype);
+    for (const auto dimension : tensor.shape) {
+        if (dimension != 0 && size > std::numeric_limits<std::uint64_t>::max() / dimension) {
+            return fail("its shape overflows 64 bits");
+        }
+        size *= dimension;
+    }
+    if (size != tensor.bytes.size()) {
+        return fail("has " + std::to_string(tensor.bytes.size()) + " bytes, its shape and type need " +
+                    std::to_string(size));
+    }
+    return {};
+}
+
+Result<std::string> metadata_entry(const std::map<std::string, std::string>& metadata) {
+    std::string text;
+    for (const auto& [key, value] : metadata) {
+        FEDLLM_TRY(const std::string quoted_key, quote_json(key));
+        FEDLLM_TRY(const std::string quoted_value, quote_json(value));
+        text += (text.empty() ? "" : ",") + quoted_key + ":" + quoted_value;
+    }
+    return text;
+}
+
+// Written by hand and not by a JSON library, so that its bytes never change with one.
+Result<std::string> build_header(std::span<const TensorToWrite* const> tensors,
+                                 const std::map<std::string, std::string>& metadata) {
+    FEDLLM_TRY(const std::string meta, metadata_entry(metadata));
+    std::string header = "{";
+    if (!meta.empty()) header.append("\"__metadata__\":{").append(meta).append("}");
+    std::uint64_t offset = 0;
+    for (const TensorToWrite* tensor : tensors) {
+        FEDLLM_TRY(const std::string name, quote_json(tensor->name));
+        header.append(header.size() > 1 ? "," : "").append(name).append(":{\"dtype\":\"");
+        header += tensor::name(tensor->dtype);
+        header += "\",\"shape\":[";
+        for (std::size_t i = 0; i < tensor->shape.size(); ++i) {
+            header += (i > 0 ? "," : "") + std::to_string(tensor->shape[i]);
+        }
+        header += "],\"data_offsets\":[" + std::to_string(offset) + ",";
+        offset += tensor->bytes.size();
+        header += std::to_string(offset) + "]}";
+    }
+    header += "}";
+    header.resize((header.size() + 7) / 8 * 8, ' ');
+    if (header.size() > kHeaderBytesMax) {
+        return make_error(Errc::TooLarge, "the safetensors header would have " +
+                                              std::to_string(header.size()) + " bytes, at most " +
+                                              std::to_string(kHeaderBytesMax) + " are read");
+    }
+    return header;
+}
+
+// The temporary file beside the target; removed unless it was committed.
+class Temporary {
+public:
+    explicit Temporary(const Path& target) : path_(target.string() + ".tmp" + std::to_string(::getpid())) {
+        file_ = std::fopen(path_.c_str(), "wb");
+    }
+    Temporary(const Temporary&) = delete;
+    Temporary& operator=(const Temporary&) = delete;
+    ~Temporary() {
+        if (file_) std::fclose(file_);
+        if (!committed_) ::unlink(path_.c_str());
+    }
+
+    bool is_open() const { return file_ != nullptr; }
+    bool write(const void* data, std::size_t size) { return std::fwrite(data, 1, size, file_) == size; }
+    bool close() { return std::fclose(std::exchange(file_, nullptr)) == 0; }
+    Result<void> commit(const Path& target) {
+        FEDLLM_TRY_VOID(commit_file(path_, target));
+        committed_ = true;
+        return {};
+    }
+
+private:
+    Path path_;
+    std::FILE* file_ = nullptr;
+    bool committed_ = false;
+};
+
+}  // namespace
+
+Result<void> write_safetensors(const Path& path, std::span<const TensorToWrite> tensors,
+                               const std::map<std::string, std::string>& metadata) {
+    if (tensors.size() > kTensorsMax) {
+        return make_error(Errc::TooLarge, path.string() + ": " + std::to_string(tensors.size()) +
+                                              " tensors, at most " + std::to_string(kTensorsMax) +
+                                              " are written");
+    }
+    std::set<std::string_view> names;
+    std::vector<const TensorToWrite*> order;
+    for (const TensorToWrite& tensor : tensors) {
+        if (auto checked = check_tensor(tensor, names); !checked)
+            return with_context(checked.error(), path.string());
+        order.push_back(&tensor);
+    }
+    std::stable_sort(order.begin(), order.end(), [](const TensorToWrite* a, const TensorToWrite* b) {
+        return tensor::size_of(a->dtype) > tensor::size_of(b->dtype);
+    });
+    const auto header = build_header(order, metadata);
+    if (!header) return with_context(header.error(), path.string());
+
+    Temporary file(path);
+    const auto io_error = [&](const char* doing) {
+        return make_error(Errc::IoFailed, path.string() + ": " + doing + ": " + std::strerror(errno));
+    };
+    if (!file.is_open()) return io_error("creating a temporary file beside it");
+    const std::uint64_t length = header->size();
+    bool written = file.write(&length, sizeof length) && file.write(header->data(), length);
+    for (const TensorToWrite* tensor : order) {
+        written = written && file.write(tensor->bytes.data(), tensor->bytes.size());
+    }
+    if (!written || !file.close()) return io_error("writing");
+    return file.commit(path);
+}
+
+}  // namespace fedllm::formats
