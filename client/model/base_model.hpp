@@ -37,6 +37,7 @@ public:
 
 private:
     friend class WeightLoader;
+    friend tensor::ParamSet full_parameters(const BaseModel& model);
     BaseModel(ModelConfig config, formats::SafetensorsFolder files)
         : config_(std::move(config)), files_(std::move(files)) {}
 

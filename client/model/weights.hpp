@@ -24,6 +24,9 @@ struct ModelWeights {
     std::vector<LayerWeights> layers;
 };
 
+// Puts the tensors of full_manifest(config), in its order, in their places; vectors are f32 with one row.
+ModelWeights arrange(const ModelConfig& config, std::span<const kernels::WeightView> tensors);
+
 // Views into a whole model under training; `parameters` must have full_manifest(config) and outlive the
 // views.
 ModelWeights weights_of(const ModelConfig& config, const tensor::ParamSet& parameters);

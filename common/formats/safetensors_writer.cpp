@@ -58,7 +58,8 @@ Result<std::string> build_header(std::span<const TensorToWrite* const> tensors,
         header += tensor::name(tensor->dtype);
         header += "\",\"shape\":[";
         for (std::size_t i = 0; i < tensor->shape.size(); ++i) {
-            header += (i > 0 ? "," : "") + std::to_string(tensor->shape[i]);
+            if (i > 0) header += ',';
+            header += std::to_string(tensor->shape[i]);
         }
         header += "],\"data_offsets\":[" + std::to_string(offset) + ",";
         offset += tensor->bytes.size();
