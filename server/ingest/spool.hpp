@@ -1,0 +1,84 @@
+// Uploads on disk. An upload lies in <state>/spool/<task>-<digest>.part while it arrives and is renamed to
+// .update once all its bytes are there, hash to the digest and are on disk: only then may it be acknowledged.
+// A restart finds the bytes again and the transfer goes on where they end.
+//
+// <task> is a hash of the task id and <digest> 64 checked hex digits, so no character of a file name is a
+// peer's choice, and two clients that send equal bytes do not share a file.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "common/base/files.hpp"
+#include "common/base/ids.hpp"
+#include "common/base/result.hpp"
+#include "common/crypto/sha256.hpp"
+
+namespace fedllm::server::ingest {
+
+// Gets the bytes already on disk, in order, before an upload goes on.
+using Replay = std::function<Result<void>(std::span<const std::byte>)>;
+
+// One upload. Lifecycle: append until held() == bytes_total(), then commit, or discard. Destroyed before
+// that, it leaves the .part behind, to be resumed. Move-only.
+class Upload {
+public:
+    Upload(Upload&& other) noexcept;
+    Upload& operator=(Upload&& other) noexcept;
+    ~Upload();
+
+    std::uint64_t held() const { return held_; }  // the offset at which the peer goes on
+    std::uint64_t bytes_total() const { return bytes_total_; }
+    const Path& final_path() const { return final_path_; }
+
+    Result<void> append(std::span<const std::byte> bytes);  // TooLarge beyond bytes_total, IoFailed
+    // Syncs and renames. DigestMismatch (and the file is gone) when the bytes are not those announced.
+    Result<void> commit();
+    Result<void> discard();
+
+private:
+    friend class Spool;
+    Upload() = default;
+
+    int fd_ = -1;
+    Path path_;  // what is open: the .part, or the .update of an upload that was complete before a restart
+    Path final_path_;
+    std::string digest_;
+    std::uint64_t bytes_total_ = 0;
+    std::uint64_t held_ = 0;
+    crypto::Sha256 hash_;
+};
+
+class Spool {
+public:
+    static Result<Spool> open(const Path& state_directory);
+
+    // Begins or resumes. Bytes of an earlier attempt are hashed again and given to `replay`; when they cannot
+    // be those of this upload (longer than announced, or replay refuses them) they are deleted and the error
+    // returned. Malformed when the digest is not one.
+    Result<Upload> begin(const TaskId& task, std::string_view digest, std::uint64_t bytes_total,
+                         const Replay& replay);
+
+    // A committed upload. NotFound, or InvalidFile when its size is not `bytes`; the digest was checked at
+    // commit.
+    Result<MappedFile> open_update(const TaskId& task, std::string_view digest, std::uint64_t bytes) const;
+    Path update_path(const TaskId& task, std::string_view digest) const;
+
+    // Deletes every file of the spool but the .update files listed and the .part files when keep_parts.
+    enum class Parts { Keep, Delete };
+    Result<void> prune(const std::set<Path>& keep, Parts parts) const;
+    // Deletes a task's files, whatever their digest: its round is over.
+    Result<void> remove(const TaskId& task) const;
+
+private:
+    explicit Spool(Path folder) : folder_(std::move(folder)) {}
+
+    Path folder_;
+};
+
+}  // namespace fedllm::server::ingest

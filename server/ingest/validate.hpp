@@ -1,0 +1,70 @@
+// What a client may claim about an update, and what an update may contain. Everything here is hostile input:
+// each refusal has its own error code, and names the field or the tensor.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "common/base/result.hpp"
+#include "common/codec/codec.hpp"
+#include "common/tensor/param_set.hpp"
+
+namespace fedllm::server::ingest {
+
+struct UpdateRules {
+    codec::CodecId codec = codec::CodecId::None;
+    double clip_norm = 0;           // of the job: the L2 bound of a whole update
+    std::uint64_t samples_max = 0;  // of the job
+    bool operator==(const UpdateRules&) const = default;
+};
+
+// An Offer's words (common/protocol), before any of them is believed.
+struct Claim {
+    std::string digest;
+    std::uint64_t bytes = 0;
+    std::uint64_t samples = 0;
+    std::uint64_t tokens = 0;
+    double train_loss = 0;
+    double train_seconds = 0;
+    double update_norm = 0;
+    double eval_loss_sum = 0;  // with eval_tokens 0: nothing was evaluated
+    std::uint64_t eval_tokens = 0;
+};
+
+// ManifestMismatch (wrong size), SampleCountLie, NotFinite, Malformed (digest or an impossible number).
+Result<void> check_claim(const Claim& claim, const UpdateRules& rules, const tensor::Manifest& manifest);
+Result<void> check_evaluation(double loss_sum, std::uint64_t tokens);
+
+// Checks an update while it arrives. Feed it every byte in order; hand what feed() returns to the
+// accumulator. Lifecycle: one per upload, borrows the manifest. After an error the update is refused for
+// good.
+class UpdateValidator {
+public:
+    UpdateValidator(const tensor::Manifest& manifest, const UpdateRules& rules);
+
+    // The values these bytes complete, starting at element first_element(); valid until the next call.
+    // NotFinite or OutOfBounds naming the tensor, TooLarge for bytes beyond the last value.
+    Result<std::span<const float>> feed(std::span<const std::byte> bytes);
+    std::uint64_t first_element() const { return decoder_.decoded() - values_.size(); }
+
+    Result<void> finish() const;  // ManifestMismatch when bytes are missing
+    double norm() const;          // L2 of what arrived so far
+
+private:
+    Result<void> check(std::uint64_t first_element) const;
+    Error name_culprit(std::uint64_t first_element) const;
+
+    const tensor::Manifest& manifest_;
+    double bound_;  // clip norm with slack
+    codec::Decoder decoder_;
+    std::vector<float> values_;
+    double square_sum_ = 0;
+};
+
+// The tensor an element belongs to, and the index inside it: "'a.lora_A.weight' [8, 64], element 17".
+std::string describe_element(const tensor::Manifest& manifest, std::uint64_t element);
+
+}  // namespace fedllm::server::ingest

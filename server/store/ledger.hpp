@@ -1,0 +1,76 @@
+// The ledger: what the server has promised, in SQLite. A contribution is in it before it is acknowledged, a
+// version before it is sent; so after any crash it says exactly where each job stands.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/base/result.hpp"
+#include "server/store/rows.hpp"
+#include "server/store/sqlite.hpp"
+
+namespace fedllm::server::store {
+
+enum class Acceptance { Counted, AlreadyCounted };
+
+// How a round ends; see commit_round and finish_job.
+struct RoundResult {
+    Timestamp closed{};
+    double eval_loss = kNoLoss;
+    double train_loss = kNoLoss;
+};
+
+// Lifecycle: open once, after the StateDirectory. Concurrency: one strand; a commit takes about half a
+// millisecond. Every failure of the database is StoreFailed; after one the process should stop and start
+// again from the disk.
+class Ledger {
+public:
+    static Result<Ledger> open(const Path& state_directory);  // <state>/ledger.db
+
+    // Jobs. add_job gives the id ("j1", "j2", ...) and records the initial version with it.
+    Result<JobId> add_job(const std::string& job_name, const std::string& yaml,
+                          const std::string& initial_digest, std::uint64_t initial_bytes, Timestamp now);
+    Result<std::vector<JobRow>> jobs() const;   // in order of submission
+    Result<JobRow> job(const JobId& id) const;  // NotFound
+
+    // Rounds. Opening twice is the same as once.
+    Result<void> open_round(const RoundRow& round, std::span<const ClientId> asked);
+    // Fixes the set of counted contributions: whoever is still asked is dropped, later ones are Stale.
+    Result<void> close_round(const JobId& job, RoundId round);
+    // In one transaction: the round is committed, the version exists, the job has advanced to the next round.
+    Result<void> commit_round(const JobId& job, RoundId round, const RoundResult& result,
+                              const VersionRow& next);
+    Result<std::vector<RoundRow>> rounds(const JobId& job) const;
+
+    // The job is over. `final_round` closes the final evaluation, where there was one.
+    Result<void> finish_job(const JobId& job, JobStatus status, const std::string& detail,
+                            const std::optional<RoundResult>& final_round = std::nullopt);
+
+    // Parts. accept: Duplicate when this client's contribution to this round was counted with another digest,
+    // Stale when the round is not open, NotFound when the client was never asked.
+    Result<Acceptance> accept(const PartRow& part);
+    // Asked, Refused, Declined: replaces what was known, but never an accepted contribution (Duplicate).
+    Result<void> record_part(const PartRow& part);
+    Result<void> record_evaluation(const PartRow& part);  // of the final evaluation: status Evaluated
+    Result<std::vector<PartRow>> parts(const JobId& job, RoundId round) const;  // sorted by client
+    Result<std::optional<PartRow>> part(const JobId& job, RoundId round, const ClientId& client) const;
+
+    Result<VersionRow> version(std::string_view digest) const;  // NotFound
+    Result<std::vector<VersionRow>> versions(const JobId& job) const;
+
+private:
+    explicit Ledger(std::unique_ptr<Database> database) : database_(std::move(database)) {}
+
+    Result<void> put_part(const PartRow& part);
+    Result<RoundStatus> round_status(const JobId& job, RoundId round) const;
+
+    std::unique_ptr<Database> database_;
+};
+
+TaskId task_id(const JobId& job, RoundId round, const ClientId& client);  // "j1/0/site-a"
+
+}  // namespace fedllm::server::store

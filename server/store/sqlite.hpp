@@ -1,0 +1,93 @@
+// SQLite with owners and Results. Every error names the database file and what was being done.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "common/base/files.hpp"
+#include "common/base/result.hpp"
+
+struct sqlite3;
+struct sqlite3_stmt;
+
+namespace fedllm::server::store {
+
+class Database;
+
+// A prepared statement in use: bind in order, then step. Resets itself when it goes, so that the next user of
+// the same text finds it clean.
+class Statement {
+public:
+    Statement(Statement&& other) noexcept;
+    Statement& operator=(Statement&&) = delete;
+    ~Statement();
+
+    Statement& bind(std::string_view text);
+    Statement& bind(std::int64_t number);
+    Statement& bind(std::uint64_t number) { return bind(static_cast<std::int64_t>(number)); }
+    Statement& bind(std::uint32_t number) { return bind(static_cast<std::int64_t>(number)); }
+    Statement& bind(double number);  // NaN becomes NULL
+    Statement& bind_null();
+
+    Result<bool> step();  // true: a row is there
+    Result<void> run();   // for statements without rows
+
+    std::string text(int column) const;
+    std::int64_t integer(int column) const;
+    std::uint64_t count(int column) const { return static_cast<std::uint64_t>(integer(column)); }
+    double real(int column) const;  // NULL becomes NaN
+    bool is_null(int column) const;
+
+private:
+    friend class Database;
+    Statement(Database& database, sqlite3_stmt* statement) : database_(&database), statement_(statement) {}
+
+    Database* database_;
+    sqlite3_stmt* statement_;
+    int bound_ = 0;
+    bool bind_failed_ = false;
+};
+
+// One connection: WAL, synchronous=FULL. Unmovable, because statements point at it; used from one strand.
+class Database {
+public:
+    static Result<std::unique_ptr<Database>> open(const Path& path);
+    Database(const Database&) = delete;
+    Database& operator=(const Database&) = delete;
+    ~Database();
+
+    Result<Statement> prepare(std::string_view sql);  // `sql` is a literal: it is also the cache's key
+    Result<void> execute(const std::string& sql);
+    std::uint64_t changed_rows() const;  // by the last statement
+    const Path& path() const { return path_; }
+
+    Error error(std::string_view doing) const;
+
+private:
+    explicit Database(Path path);
+
+    struct Cache;
+    Path path_;
+    sqlite3* handle_ = nullptr;
+    std::unique_ptr<Cache> cache_;
+};
+
+// BEGIN IMMEDIATE ... COMMIT; rolls back when it goes without a commit.
+class Transaction {
+public:
+    static Result<Transaction> begin(Database& database);
+    Transaction(Transaction&& other) noexcept : database_(other.database_) { other.database_ = nullptr; }
+    Transaction& operator=(Transaction&&) = delete;
+    ~Transaction();
+
+    Result<void> commit();
+
+private:
+    explicit Transaction(Database& database) : database_(&database) {}
+    Database* database_;
+};
+
+}  // namespace fedllm::server::store

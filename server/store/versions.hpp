@@ -1,0 +1,44 @@
+// Model versions as files: <state>/versions/<digest>.safetensors, whose name is the SHA-256 of its bytes.
+// Written to a temporary file, synced, renamed; never changed afterwards. Read back only after the bytes were
+// hashed.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "common/base/files.hpp"
+#include "common/base/result.hpp"
+#include "common/tensor/param_set.hpp"
+
+namespace fedllm::server::store {
+
+struct VersionFile {
+    std::string digest;
+    std::uint64_t bytes = 0;
+    bool operator==(const VersionFile&) const = default;
+};
+
+class Versions {
+public:
+    static Result<Versions> open(const Path& state_directory);
+
+    Path path_of(std::string_view digest) const;
+
+    // The safetensors file of the set; the same set gives the same file.
+    Result<VersionFile> write(const tensor::ParamSet& params) const;
+    // Takes over a finished upload (an initial version), after checking that it is the safetensors file, with
+    // only F32 tensors, that `digest` names. The source is gone afterwards.
+    Result<VersionFile> adopt(const Path& source, std::string_view digest) const;
+
+    // Verified bytes, for sending. NotFound; DigestMismatch when the disk has changed them.
+    Result<MappedFile> map(std::string_view digest) const;
+    Result<tensor::ParamSet> read(std::string_view digest) const;
+
+private:
+    explicit Versions(Path folder) : folder_(std::move(folder)) {}
+
+    Path folder_;
+};
+
+}  // namespace fedllm::server::store
