@@ -1,0 +1,35 @@
+// TLS contexts: 1.3 only, mutual, our own authority only, no resumption, ALPN fedllm/1 required.
+#pragma once
+
+#include <boost/asio/ssl/context.hpp>
+#include <memory>
+#include <optional>
+
+#include "common/base/files.hpp"
+#include "common/base/result.hpp"
+#include "common/net/awaitable.hpp"
+#include "common/net/identity.hpp"
+
+namespace fedllm::net {
+
+struct TlsFiles {
+    Path ca;           // PEM, the federation's authority; the system's authorities are not trusted
+    Path certificate;  // PEM
+    Path key;          // PEM, readable by its owner only
+    std::optional<Path> crl = {};  // PEM; when given, a revoked certificate is refused
+
+    bool operator==(const TlsFiles&) const = default;
+};
+
+// Who shares: each open connection holds the context it began with, and a reload swaps in another.
+using TlsContext = std::shared_ptr<asio::ssl::context>;
+
+// Errors name the file and what to do. A context checks that certificate and key belong together, that the
+// certificate is one of our authority, is in date, and says the role that this side needs.
+Result<TlsContext> make_server_context(const TlsFiles& files);
+Result<TlsContext> make_client_context(const TlsFiles& files);  // role client or operator
+
+// Who our own certificate says we are: the client's own name for its log and data folder.
+Result<PeerIdentity> own_identity(const TlsFiles& files);
+
+}  // namespace fedllm::net
