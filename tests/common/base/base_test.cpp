@@ -1,0 +1,129 @@
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <map>
+
+#include "common/base/files.hpp"
+#include "common/base/ids.hpp"
+#include "common/base/philox.hpp"
+#include "common/base/text.hpp"
+#include "tests/support/temp_dir.hpp"
+
+namespace fedllm {
+namespace {
+
+// The known answers of the Random123 distribution (kat_vectors, philox4x32-10).
+TEST(Philox, MatchesThePublishedVectors) {
+    using Block = std::array<std::uint32_t, 4>;
+    EXPECT_EQ(philox4x32({0, 0, 0, 0}, {0, 0}), (Block{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
+    EXPECT_EQ(philox4x32({0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff}, {0xffffffff, 0xffffffff}),
+              (Block{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
+    EXPECT_EQ(philox4x32({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}),
+              (Block{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
+}
+
+TEST(Rng, StreamsAreReproducibleAndApart) {
+    Rng a(7, "init/q_proj");
+    Rng b(7, "init/q_proj");
+    Rng other_stream(7, "init/k_proj");
+    Rng other_seed(8, "init/q_proj");
+    int equal_stream = 0;
+    int equal_seed = 0;
+    for (int i = 0; i < 1000; ++i) {
+        const auto value = a.next_u64();
+        EXPECT_EQ(value, b.next_u64());
+        equal_stream += value == other_stream.next_u64();
+        equal_seed += value == other_seed.next_u64();
+    }
+    EXPECT_EQ(equal_stream, 0);
+    EXPECT_EQ(equal_seed, 0);
+}
+
+TEST(Rng, BelowIsUniformAndInRange) {
+    Rng rng(1, "below");
+    std::array<int, 6> counts{};
+    constexpr int kDraws = 60'000;
+    for (int i = 0; i < kDraws; ++i) ++counts.at(rng.below(6));
+    // Five sigma of a binomial with p = 1/6.
+    for (const int count : counts) EXPECT_NEAR(count, kDraws / 6, 5 * std::sqrt(kDraws * 5.0 / 36.0));
+}
+
+TEST(Rng, NormalHasMeanZeroAndVarianceOne) {
+    Rng rng(3, "normal");
+    constexpr int kDraws = 100'000;
+    double sum = 0;
+    double squares = 0;
+    for (int i = 0; i < kDraws; ++i) {
+        const double value = rng.normal();
+        sum += value;
+        squares += value * value;
+    }
+    EXPECT_NEAR(sum / kDraws, 0.0, 5 / std::sqrt(kDraws));
+    EXPECT_NEAR(squares / kDraws, 1.0, 5 * std::sqrt(2.0 / kDraws));
+}
+
+TEST(Result, CarriesValueOrError) {
+    const auto half = [](int number) -> Result<int> {
+        if (number % 2) return make_error(Errc::InvalidArgument, std::to_string(number) + " is odd");
+        return number / 2;
+    };
+    const auto quarter = [&](int number) -> Result<int> {
+        FEDLLM_TRY(const int first, half(number));
+        return half(first);
+    };
+    EXPECT_EQ(quarter(12).value(), 3);
+    EXPECT_EQ(quarter(6).error(), (Error{Errc::InvalidArgument, "3 is odd"}));
+    EXPECT_DEATH({ [[maybe_unused]] auto value = quarter(6).value(); }, "3 is odd");
+}
+
+TEST(Result, EveryCodeHasItsOwnNameAndASentence) {
+    std::map<std::string_view, int> names;
+    for (int code = 0; code <= static_cast<int>(Errc::Cancelled); ++code) {
+        ++names[name(static_cast<Errc>(code))];
+        EXPECT_GT(describe(static_cast<Errc>(code)).size(), 10u);
+    }
+    EXPECT_EQ(names.size(), static_cast<std::size_t>(Errc::Cancelled) + 1);
+}
+
+TEST(Files, AtomicWriteReplacesWhollyAndKeepsSecretsPrivate) {
+    const test::TempDir dir;
+    const Path file = dir.path() / "a.txt";
+    ASSERT_TRUE(write_file_atomically(file, "first"));
+    ASSERT_TRUE(write_file_atomically(file, "second"));
+    EXPECT_EQ(read_file(file).value(), "second");
+    ASSERT_TRUE(write_file_atomically(dir.path() / "key", "secret", FileMode::Secret));
+    struct stat status {};
+    ASSERT_EQ(::stat((dir.path() / "key").c_str(), &status), 0);
+    EXPECT_EQ(status.st_mode & 0777, 0600u);
+    // No temporary file stays behind.
+    EXPECT_EQ(std::distance(std::filesystem::directory_iterator(dir.path()), {}), 2);
+}
+
+TEST(Files, ErrorsNameTheFile) {
+    const auto missing = read_file("no/such/file");
+    ASSERT_FALSE(missing);
+    EXPECT_EQ(missing.error().code, Errc::NotFound);
+    EXPECT_NE(missing.error().message.find("no/such/file"), std::string::npos);
+
+    const test::TempDir dir;
+    ASSERT_TRUE(write_file_atomically(dir.path() / "big", std::string(100, 'x')));
+    EXPECT_EQ(read_file(dir.path() / "big", 99).error().code, Errc::TooLarge);
+    EXPECT_EQ(read_file(dir.path()).error().code, Errc::InvalidFile);
+    EXPECT_FALSE(write_file_atomically("/proc/nowhere/file", "x"));
+}
+
+TEST(Text, FindsTheNearestNameButNotAFarOne) {
+    const std::array<std::string_view, 3> known{"listen.port", "listen.address", "tls.ca"};
+    EXPECT_EQ(nearest_name("listen.prot", known), "listen.port");
+    EXPECT_EQ(nearest_name("tls.cA", known), "tls.ca");
+    EXPECT_EQ(nearest_name("colour", known), "");
+    EXPECT_EQ(format_bytes(1536), "1.5 KiB");
+    EXPECT_EQ(format_bytes(12), "12 B");
+}
+
+}  // namespace
+}  // namespace fedllm
