@@ -1,0 +1,275 @@
+#include "client/engine/transformer.hpp"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "client/engine/rope_frequencies.hpp"
+#include "client/engine/rows.hpp"
+#include "client/engine/step.hpp"
+#include "kernels/attention/op.hpp"
+#include "kernels/cross_entropy/op.hpp"
+#include "kernels/embedding/op.hpp"
+#include "kernels/matmul/op.hpp"
+#include "kernels/rms_norm/op.hpp"
+#include "kernels/rope/op.hpp"
+#include "kernels/swiglu/op.hpp"
+
+namespace fedllm::client::engine {
+
+using kernels::ConstMatrix;
+using kernels::Matrix;
+
+BatchView BatchView::slice(std::size_t first, std::size_t count) const {
+    const std::size_t t = tokens_per_row;
+    const auto part = [&](std::span<const std::int32_t> all) { return all.subspan(first * t, count * t); };
+    return {count, t, part(tokens), part(targets), part(positions), part(first_key)};
+}
+
+Transformer::Transformer(kernels::ThreadPool* pool, Network network, Limits limits)
+    : pool_(pool), network_(std::move(network)), limits_(limits) {
+    first_trained_ = network_.binding().first_trained_layer();
+}
+
+Result<Transformer> Transformer::create(kernels::ThreadPool& pool, Network network, Limits limits) {
+    if (limits.rows == 0 || limits.tokens_per_row == 0) {
+        return make_error(Errc::InvalidArgument, "a micro-batch needs at least one row of one token");
+    }
+    Transformer made(&pool, std::move(network), limits);
+    const std::size_t half = made.network_.config().head_size / 2;
+    made.cosine_.resize(limits.tokens_per_row * half);
+    made.sine_.resize(limits.tokens_per_row * half);
+    kernels::rope_table(limits.tokens_per_row, rope_frequencies(made.network_.config()), made.cosine_.data(),
+                        made.sine_.data());
+    made.places_.resize(limits.rows * limits.tokens_per_row);
+    made.targets_.resize(limits.rows * limits.tokens_per_row);
+    Carver measure;
+    made.lay_out(measure);
+    made.arena_ = Arena(measure.used());
+    Carver place(made.arena_.data());
+    made.lay_out(place);
+    return made;
+}
+
+std::size_t Transformer::buffer_bytes(const Network& network, Limits limits) {
+    Transformer measured(nullptr, network, limits);
+    Carver measure;
+    measured.lay_out(measure);
+    return measure.used() * sizeof(float);
+}
+
+void Transformer::lay_out(Carver& carver) {
+    const model::ModelConfig& config = network_.config();
+    const std::size_t m = limits_.rows * limits_.tokens_per_row;
+    const std::size_t wide = config.query_width() + 2 * config.key_width();
+    const bool trained = network_.binding().trained();
+    layers_.resize(trained ? std::max<std::size_t>(1, config.layers - first_trained_) : 1);
+    for (LayerBuffers& layer : layers_) {
+        for (float** rows : {&layer.input, &layer.normed, &layer.middle, &layer.normed_mlp}) {
+            *rows = carver.take(m * config.hidden);
+        }
+        layer.rstd = carver.take(m);
+        layer.rstd_mlp = carver.take(m);
+        layer.qkv = carver.take(m * wide);
+        layer.attended = carver.take(m * config.query_width());
+        layer.log_sum_exp = carver.take(m * config.heads);
+        for (float** rows : {&layer.gate, &layer.up, &layer.act}) *rows = carver.take(m * config.intermediate);
+        for (float*& rows : layer.lora) rows = carver.take(m * network_.binding().rank_max);
+    }
+    head_ = {carver.take(m * config.hidden), carver.take(m * config.hidden), carver.take(m * config.hidden),
+             carver.take(m), carver.take(std::min(m, kLogitRows) * config.vocab), carver.take(m)};
+    if (!trained) return;
+    backward_ = {carver.take(m * config.hidden), carver.take(m * config.hidden),
+                 carver.take(m * std::max(config.intermediate, config.query_width())), carver.take(m * wide),
+                 carver.take(m * network_.binding().rank_max), carver.take(m * config.heads)};
+}
+
+// Layers below the first trained one run through the buffers of that one, each overwriting the one before.
+Transformer::LayerBuffers& Transformer::buffers(std::size_t layer) {
+    return layers_[layer <= first_trained_ ? 0 : std::min(layer - first_trained_, layers_.size() - 1)];
+}
+
+Result<void> Transformer::check(const BatchView& batch, const tensor::ParamSet& params) const {
+    const std::size_t m = batch.rows * batch.tokens_per_row;
+    FEDLLM_CHECK(batch.rows <= limits_.rows && batch.tokens_per_row <= limits_.tokens_per_row && m > 0,
+                 "the batch must fit the limits given at creation");
+    FEDLLM_CHECK(batch.tokens.size() == m && batch.targets.size() == m && batch.positions.size() == m &&
+                     batch.first_key.size() == m,
+                 "all arrays of a batch have rows * tokens_per_row entries");
+    FEDLLM_CHECK(params.values().size() == network_.parameters(), "parameters have the network's manifest");
+    const auto vocab = static_cast<std::int64_t>(network_.config().vocab);
+    const auto within = [](std::int64_t value, std::int64_t end) { return value >= 0 && value < end; };
+    for (std::size_t i = 0; i < m; ++i) {
+        const auto t = static_cast<std::int64_t>(i % batch.tokens_per_row);
+        const bool target_good = batch.targets[i] == kernels::kIgnoreIndex || within(batch.targets[i], vocab);
+        if (within(batch.tokens[i], vocab) && target_good &&
+            within(batch.positions[i], static_cast<std::int64_t>(limits_.tokens_per_row)) &&
+            within(batch.first_key[i], t + 1)) {
+            continue;
+        }
+        return make_error(Errc::InvalidData,
+                          "token " + std::to_string(i) + " of a batch: id " + std::to_string(batch.tokens[i]) +
+                              ", target " + std::to_string(batch.targets[i]) + ", position " +
+                              std::to_string(batch.positions[i]) + ", first key " +
+                              std::to_string(batch.first_key[i]) + "; the model has " + std::to_string(vocab) +
+                              " token ids: does the tokenizer belong to it?");
+    }
+    return {};
+}
+
+Result<StepResult> Transformer::forward_backward(const BatchView& batch, const tensor::ParamSet& params,
+                                                 tensor::ParamSet& gradients, float gradient_scale) {
+    FEDLLM_CHECK(network_.binding().trained(), "nothing is trained");
+    FEDLLM_CHECK(gradients.values().size() == network_.parameters(), "gradients have the network's manifest");
+    FEDLLM_TRY_VOID(check(batch, params));
+    const Step step{batch, params.values().data(), gradients.values().data(), batch.rows * batch.tokens_per_row};
+    forward_stream(step);
+    gather_counted(step);
+    if (counted_ == 0) return StepResult{};
+    normalise_head(step);
+    const double loss_sum = head_losses(step, gradient_scale);
+    backward_head(step);
+    for (std::size_t layer = network_.config().layers; layer-- > first_trained_;) {
+        const Needs need = needs(layer);
+        backward_mlp(step, layer, need);
+        if (need.middle) backward_attention(step, layer, need);
+    }
+    if (const Matrix table = network_.embedding_gradient(step.gradients); table.data != nullptr) {
+        kernels::embedding_backward(*pool_, batch.tokens,
+                                    ConstMatrix(backward_.stream, step.tokens, network_.config().hidden), table);
+    }
+    return StepResult{loss_sum, counted_};
+}
+
+Result<StepResult> Transformer::forward_loss(const BatchView& batch, const tensor::ParamSet& params) {
+    FEDLLM_TRY_VOID(check(batch, params));
+    const Step step{batch, params.values().data(), nullptr, batch.rows * batch.tokens_per_row};
+    forward_stream(step);
+    gather_counted(step);
+    if (counted_ == 0) return StepResult{};
+    normalise_head(step);
+    const double loss_sum = head_losses(step, 0.0F);
+    return StepResult{loss_sum, counted_};
+}
+
+Result<void> Transformer::logits(const BatchView& batch, const tensor::ParamSet& params,
+                                 std::span<const std::int32_t> places, Matrix out) {
+    FEDLLM_TRY_VOID(check(batch, params));
+    const Step step{batch, params.values().data(), nullptr, batch.rows * batch.tokens_per_row};
+    FEDLLM_CHECK(places.size() <= step.tokens && out.rows == places.size(), "at most one row per token");
+    forward_stream(step);
+    counted_ = places.size();
+    std::copy(places.begin(), places.end(), places_.begin());
+    const std::size_t hidden = network_.config().hidden;
+    gather_rows(*pool_, ConstMatrix(head_.stream, step.tokens, hidden), places, Matrix(head_.input, counted_, hidden));
+    normalise_head(step);
+    const Linear head = network_.head(step.params, nullptr);
+    kernels::matmul_forward(*pool_, ConstMatrix(head_.normed, counted_, hidden), head.weight, out);
+    counted_ = 0;
+    return {};
+}
+
+void Transformer::forward_stream(const Step& step) {
+    const std::size_t hidden = network_.config().hidden;
+    const std::size_t layers = network_.config().layers;
+    kernels::embedding_forward(*pool_, step.batch.tokens, network_.embedding(step.params),
+                               Matrix(layers == 0 ? head_.stream : buffers(0).input, step.tokens, hidden));
+    for (std::size_t layer = 0; layer < layers; ++layer) {
+        forward_attention(step, layer);
+        float* output = layer + 1 == layers ? head_.stream : buffers(layer + 1).input;
+        forward_mlp(step, layer, Matrix(output, step.tokens, hidden));
+    }
+}
+
+void Transformer::project(const Step& step, std::size_t layer, Part part, ConstMatrix x, Matrix y) {
+    const Linear linear = network_.linear(layer, part, step.params, nullptr);
+    linear_forward(*pool_, linear, x, Matrix(buffers(layer).lora[part], x.rows, linear.lora.a.rows), y);
+}
+
+// middle = input + o(attention(rope(q), rope(k), v)).
+void Transformer::forward_attention(const Step& step, std::size_t layer) {
+    const model::ModelConfig& config = network_.config();
+    LayerBuffers& b = buffers(layer);
+    const ConstMatrix input(b.input, step.tokens, config.hidden);
+    const Matrix normed(b.normed, step.tokens, config.hidden);
+    const Gain norm = network_.input_norm(layer, step.params, nullptr);
+    kernels::rms_norm_forward(*pool_, input, norm.weight, config.norm_epsilon, normed, b.rstd);
+    const auto [q, k, v] = split_qkv(config, b.qkv, step.tokens);
+    project(step, layer, kQ, normed, q);
+    project(step, layer, kK, normed, k);
+    project(step, layer, kV, normed, v);
+    const std::int32_t* positions = step.batch.positions.data();
+    kernels::rope(*pool_, q, config.heads, config.head_size, positions, cosine_.data(), sine_.data(),
+                  kernels::Turn::Forward);
+    kernels::rope(*pool_, k, config.kv_heads, config.head_size, positions, cosine_.data(), sine_.data(),
+                  kernels::Turn::Forward);
+    const Matrix attended(b.attended, step.tokens, config.query_width());
+    kernels::attention_forward(*pool_, attention_shape(config, step.batch), step.batch.first_key.data(), q, k, v,
+                               attended, b.log_sum_exp);
+    const Matrix middle(b.middle, step.tokens, config.hidden);
+    project(step, layer, kO, attended, middle);
+    add_rows(*pool_, input, middle);
+}
+
+// output = middle + down(silu(gate) * up).
+void Transformer::forward_mlp(const Step& step, std::size_t layer, Matrix output) {
+    const model::ModelConfig& config = network_.config();
+    LayerBuffers& b = buffers(layer);
+    const ConstMatrix middle(b.middle, step.tokens, config.hidden);
+    const Matrix normed(b.normed_mlp, step.tokens, config.hidden);
+    const Gain norm = network_.post_attention_norm(layer, step.params, nullptr);
+    kernels::rms_norm_forward(*pool_, middle, norm.weight, config.norm_epsilon, normed, b.rstd_mlp);
+    const Matrix gate(b.gate, step.tokens, config.intermediate);
+    const Matrix up(b.up, step.tokens, config.intermediate);
+    const Matrix act(b.act, step.tokens, config.intermediate);
+    project(step, layer, kGate, normed, gate);
+    project(step, layer, kUp, normed, up);
+    kernels::swiglu_forward(*pool_, gate, up, act);
+    project(step, layer, kDown, act, output);
+    add_rows(*pool_, middle, output);
+}
+
+// Only tokens with a target reach the head: prompts and padding cost no row of vocabulary width.
+void Transformer::gather_counted(const Step& step) {
+    counted_ = 0;
+    for (std::size_t i = 0; i < step.tokens; ++i) {
+        if (step.batch.targets[i] == kernels::kIgnoreIndex) continue;
+        places_[counted_] = static_cast<std::int32_t>(i);
+        targets_[counted_++] = step.batch.targets[i];
+    }
+    const std::size_t hidden = network_.config().hidden;
+    gather_rows(*pool_, ConstMatrix(head_.stream, step.tokens, hidden), {places_.data(), counted_},
+                Matrix(head_.input, counted_, hidden));
+}
+
+void Transformer::normalise_head(const Step& step) {
+    const std::size_t hidden = network_.config().hidden;
+    kernels::rms_norm_forward(*pool_, ConstMatrix(head_.input, counted_, hidden),
+                              network_.final_norm(step.params, nullptr).weight, network_.config().norm_epsilon,
+                              Matrix(head_.normed, counted_, hidden), head_.rstd);
+}
+
+// Chunk by chunk: logits, losses and, with gradients, d(normed) and the head's own gradient.
+double Transformer::head_losses(const Step& step, float gradient_scale) {
+    const std::size_t hidden = network_.config().hidden;
+    const Linear head = network_.head(step.params, step.gradients);
+    for (std::size_t first = 0; first < counted_; first += kLogitRows) {
+        const std::size_t rows = std::min(kLogitRows, counted_ - first);
+        const ConstMatrix normed(head_.normed + first * hidden, rows, hidden);
+        const Matrix logits(head_.logits, rows, network_.config().vocab);
+        const std::span targets(targets_.data() + first, rows);
+        const std::span losses(head_.losses + first, rows);
+        kernels::matmul_forward(*pool_, normed, head.weight, logits);
+        if (step.gradients == nullptr) {
+            kernels::cross_entropy_forward(*pool_, logits, targets, losses);
+            continue;
+        }
+        kernels::cross_entropy_forward_backward(*pool_, logits, targets, losses, gradient_scale);
+        linear_backward(*pool_, head, logits, normed, {}, {}, Matrix(backward_.normed + first * hidden, rows, hidden));
+    }
+    double sum = 0;
+    for (const float loss : losses()) sum += loss;
+    return sum;
+}
+
+}  // namespace fedllm::client::engine
