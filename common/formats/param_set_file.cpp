@@ -1,0 +1,63 @@
+#include "common/formats/param_set_file.hpp"
+
+#include <cmath>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/formats/safetensors.hpp"
+
+namespace fedllm::formats {
+namespace {
+
+Result<tensor::Manifest> manifest_of(const SafetensorsFile& file) {
+    std::vector<tensor::TensorSpec> specs;
+    specs.reserve(file.tensors().size());
+    for (const TensorInfo& tensor : file.tensors()) {
+        if (tensor.dtype != tensor::DType::F32) {
+            return make_error(Errc::ManifestMismatch, file.path().string() + ": " + describe(tensor) +
+                                                          ": the tensors of a model version must be F32");
+        }
+        specs.push_back({tensor.name, tensor.shape});
+    }
+    auto manifest = tensor::Manifest::create(std::move(specs));
+    if (!manifest) return with_context(manifest.error(), file.path().string());
+    return manifest;
+}
+
+}  // namespace
+
+Result<void> write_param_set(const Path& path, const tensor::ParamSet& params) {
+    std::vector<TensorToWrite> tensors;
+    const auto specs = params.manifest().tensors();
+    tensors.reserve(specs.size());
+    for (std::size_t i = 0; i < specs.size(); ++i) {
+        tensors.push_back(
+            {specs[i].name, tensor::DType::F32, specs[i].shape, std::as_bytes(params.tensor(i))});
+    }
+    return write_safetensors(path, tensors, {{"format", "pt"}});
+}
+
+Result<tensor::ParamSet> read_param_set(const Path& path) {
+    FEDLLM_TRY(const SafetensorsFile file, SafetensorsFile::open(path));
+    FEDLLM_TRY(tensor::Manifest manifest, manifest_of(file));
+    tensor::ParamSet params(std::move(manifest));
+    for (std::size_t i = 0; i < file.tensors().size(); ++i) {
+        const TensorInfo& tensor = file.tensors()[i];
+        FEDLLM_TRY_VOID(read_floats(tensor, params.tensor(i)));
+        for (const float value : params.tensor(i)) {
+            if (!std::isfinite(value)) {
+                return make_error(Errc::NotFinite, path.string() + ": " + describe(tensor) +
+                                                       ": holds a value that is not a finite number");
+            }
+        }
+    }
+    return params;
+}
+
+Result<tensor::Manifest> read_manifest(const Path& path) {
+    FEDLLM_TRY(const SafetensorsFile file, SafetensorsFile::open(path));
+    return manifest_of(file);
+}
+
+}  // namespace fedllm::formats

@@ -1,0 +1,20 @@
+// A ParamSet as a safetensors file: what a model version is, on the wire and on disk. For LoRA jobs it is
+// exactly PEFT's adapter_model.safetensors. The manifest's order is the order of the data in the file.
+#pragma once
+
+#include "common/base/files.hpp"
+#include "common/base/result.hpp"
+#include "common/tensor/param_set.hpp"
+
+namespace fedllm::formats {
+
+// All tensors F32, metadata {"format": "pt"}; atomic. The same set gives the same bytes.
+Result<void> write_param_set(const Path& path, const tensor::ParamSet& params);
+
+// ManifestMismatch for a tensor that is not F32; NotFinite, naming the tensor, for NaN or infinity.
+Result<tensor::ParamSet> read_param_set(const Path& path);
+
+// The tensors' names and shapes alone.
+Result<tensor::Manifest> read_manifest(const Path& path);
+
+}  // namespace fedllm::formats
