@@ -1,0 +1,135 @@
+// The engine against PyTorch, transformers and peft: tests/golden/make_llama_golden.py says what the files hold.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <optional>
+
+#include "client/engine/transformer.hpp"
+#include "client/model/base_model.hpp"
+#include "client/model/manifests.hpp"
+#include "common/formats/safetensors.hpp"
+#include "tests/client/engine/tiny_model.hpp"
+
+namespace fedllm::client::engine {
+namespace {
+
+using formats::SafetensorsFile;
+using testing::OwnedBatch;
+using tensor::ParamSet;
+
+constexpr double kTolerance = 1e-4;
+
+struct Case {
+    const char* model;
+    const char* run;  // "all", "qv" or "full"
+    bool gradients = true;
+};
+std::ostream& operator<<(std::ostream& out, const Case& c) { return out << c.model << "/" << c.run; }
+
+std::vector<std::int32_t> integers(const formats::TensorInfo& info) {
+    std::vector<std::int32_t> values(info.elements());
+    std::memcpy(values.data(), info.bytes.data(), info.bytes.size());
+    return values;
+}
+
+class Golden : public ::testing::TestWithParam<Case> {
+protected:
+    void SetUp() override {
+        const Path folder = Path("tests/golden/llama") / GetParam().model;
+        model.emplace(model::BaseModel::load(folder).value());
+        expected.emplace(SafetensorsFile::open(folder / "expected.safetensors").value());
+        if (run() == "full") {
+            params = model::full_parameters(*model);
+        } else {
+            load_adapter(folder / ("adapter_" + run()));
+        }
+        network.emplace(Network::create(model->config(), model->weights(), params.manifest(), scale).value());
+        const auto tokens = expected->find("tokens");
+        batch = {2, tokens->shape[1], integers(*tokens), integers(*expected->find("targets")), {}, {}};
+        for (std::size_t i = 0; i < batch.tokens.size(); ++i) {
+            batch.positions.push_back(static_cast<std::int32_t>(i % batch.tokens_per_row));
+            batch.first_key.push_back(0);
+        }
+        transformer.emplace(Transformer::create(pool, *network, {2, batch.tokens_per_row}).value());
+    }
+
+    std::string run() const { return GetParam().run; }
+    std::vector<float> values(const std::string& name) const {
+        return formats::read_floats(*expected->find(run() + "." + name)).value();
+    }
+
+    void load_adapter(const Path& folder) {
+        const SafetensorsFile file = SafetensorsFile::open(folder / "adapter_model.safetensors").value();
+        std::vector<tensor::TensorSpec> specs;
+        for (const auto& info : file.tensors()) specs.push_back({info.name, info.shape});
+        params = ParamSet(tensor::Manifest::create(specs).value());
+        for (std::size_t i = 0; i < specs.size(); ++i) {
+            formats::read_floats(file.tensors()[i], params.tensor(i)).value();
+        }
+        const bool rslora = std::string_view(GetParam().model) == "long_rope" && run() == "qv";
+        scale = tensor::LoraSpec{.rank = 4, .alpha = 8, .rslora = rslora, .target_modules = {}}.scale();
+    }
+
+    std::optional<model::BaseModel> model;
+    std::optional<SafetensorsFile> expected;
+    ParamSet params;
+    double scale = 1;
+    kernels::ThreadPool pool{2};
+    std::optional<Network> network;
+    std::optional<Transformer> transformer;
+    OwnedBatch batch;
+};
+
+INSTANTIATE_TEST_SUITE_P(Models, Golden,
+                         ::testing::Values(Case{"gqa", "all"}, Case{"gqa", "qv"}, Case{"gqa", "full"},
+                                           Case{"tied_bias", "all"}, Case{"tied_bias", "qv"},
+                                           Case{"tied_bias", "full"}, Case{"long_rope", "all"},
+                                           Case{"long_rope", "qv"}, Case{"long_rope", "full", false}),
+                         [](const auto& tested) {
+                             return std::string(tested.param.model) + "_" + tested.param.run;
+                         });
+
+// || actual - expected || / || expected ||.
+double relative(std::span<const float> actual, std::span<const float> wanted) {
+    double difference = 0;
+    double size = 0;
+    for (std::size_t i = 0; i < wanted.size(); ++i) {
+        difference += std::pow(static_cast<double>(actual[i]) - wanted[i], 2);
+        size += std::pow(wanted[i], 2);
+    }
+    return std::sqrt(difference / size);
+}
+
+TEST_P(Golden, LossAndLogits) {
+    const StepResult result = transformer->forward_loss(batch.view(), params).value();
+    const double loss = values("loss")[0];
+    EXPECT_NEAR(result.loss_sum / static_cast<double>(result.tokens), loss, kTolerance * loss);
+    const auto t = static_cast<std::int32_t>(batch.tokens_per_row);
+    const std::size_t vocab = model->config().vocab;
+    const std::vector<float> wanted = values("logits_last");
+    std::vector<float> logits(wanted.size());
+    transformer->logits(batch.view(), params, std::vector{t - 1, 2 * t - 1}, {logits.data(), 2, vocab}).value();
+    EXPECT_LT(relative(logits, wanted), kTolerance);
+    const float largest = std::abs(*std::max_element(wanted.begin(), wanted.end(), [](float a, float b) {
+        return std::abs(a) < std::abs(b);
+    }));
+    for (std::size_t i = 0; i < wanted.size(); ++i) EXPECT_NEAR(logits[i], wanted[i], kTolerance * largest);
+}
+
+TEST_P(Golden, EveryGradient) {
+    if (!GetParam().gradients) GTEST_SKIP() << "the golden file has no gradients for this run, to stay small";
+    ParamSet gradients(params.manifest());
+    const auto counted = std::count_if(batch.targets.begin(), batch.targets.end(),
+                                       [](std::int32_t target) { return target != kernels::kIgnoreIndex; });
+    (void)transformer->forward_backward(batch.view(), params, gradients, 1.0F / static_cast<float>(counted)).value();
+    for (std::size_t i = 0; i < params.manifest().tensors().size(); ++i) {
+        const std::string& name = params.manifest().tensors()[i].name;
+        const std::vector<float> wanted = values("grad." + name);
+        EXPECT_LT(relative(gradients.tensor(i), wanted), kTolerance) << name;
+    }
+}
+
+}  // namespace
+}  // namespace fedllm::client::engine
