@@ -49,7 +49,10 @@ Result<void> check_bounds(double value, std::optional<double> min, std::optional
 }
 
 Result<std::string> single(const Scalars& scalars) {
-    if (scalars.is_list || scalars.items.size() != 1) return wrong("expected one value, not a list");
+    if (scalars.kind != Scalars::Kind::One || scalars.items.size() != 1) {
+        return wrong(scalars.kind == Scalars::Kind::Section ? "expected one value, not a section"
+                                                            : "expected one value, not a list");
+    }
     return scalars.items.front();
 }
 

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -23,10 +24,12 @@ struct ByteCount {
     auto operator<=>(const ByteCount&) const = default;
 };
 
-// What stands behind a key: one scalar, or a sequence of them.
+// What stands behind a key: one scalar, a sequence of them, or a section with free keys (`keys` beside `items`).
 struct Scalars {
-    bool is_list = false;
+    enum class Kind { One, List, Section };
+    Kind kind = Kind::One;
     std::vector<std::string> items;
+    std::vector<std::string> keys;
 };
 
 Result<void> check_bounds(double value, std::optional<double> min, std::optional<double> max);
@@ -141,11 +144,38 @@ struct Value<ByteCount> {
 template <>
 struct Value<std::vector<std::string>> {
     static std::string type() { return "list of text"; }
-    static Result<std::vector<std::string>> parse(const Scalars& s) { return s.items; }
+    static Result<std::vector<std::string>> parse(const Scalars& s) {
+        if (s.kind == Scalars::Kind::Section) return make_error(Errc::InvalidConfig, "expected a list, not a section");
+        return s.items;
+    }
     static std::string print(const std::vector<std::string>& value) {
         std::string text = "[";
         for (std::size_t i = 0; i < value.size(); ++i) text += (i ? ", " : "") + quote(value[i]);
         return text + "]";
+    }
+};
+
+// A section whose keys the user chooses: names and what they stand for.
+template <class T>
+struct Value<std::map<std::string, T>> {
+    static std::string type() { return "section of 'name: " + Value<T>::type() + "' lines"; }
+    static Result<std::map<std::string, T>> parse(const Scalars& s) {
+        std::map<std::string, T> result;
+        if (s.kind != Scalars::Kind::Section) return make_error(Errc::InvalidConfig, "expected indented lines");
+        for (std::size_t i = 0; i < s.items.size(); ++i) {
+            auto value = Value<T>::parse({.kind = Scalars::Kind::One, .items = {s.items[i]}, .keys = {}});
+            if (!value) return with_context(value.error(), s.keys[i]);
+            if (!result.emplace(s.keys[i], *std::move(value)).second) {
+                return make_error(Errc::InvalidConfig, s.keys[i] + ": this key is given twice");
+            }
+        }
+        return result;
+    }
+    // The lines below the key, each after a newline; write_yaml() indents them.
+    static std::string print(const std::map<std::string, T>& value) {
+        std::string text;
+        for (const auto& [key, item] : value) text += "\n  " + quote(key) + ": " + Value<T>::print(item);
+        return text.empty() ? "{}" : text;
     }
 };
 

@@ -53,10 +53,19 @@ private:
         if (value.IsScalar()) {
             scalars.items.push_back(value.Scalar());
         } else if (value.IsSequence()) {
-            scalars.is_list = true;
+            scalars.kind = Scalars::Kind::List;
             for (const auto& item : value) {
                 if (!item.IsScalar()) return wrong(item, sink.key, "list items must be plain values");
                 scalars.items.push_back(item.Scalar());
+            }
+        } else if (value.IsMap()) {
+            scalars.kind = Scalars::Kind::Section;
+            for (const auto& entry : value) {
+                if (!entry.first.IsScalar() || !entry.second.IsScalar()) {
+                    return wrong(entry.first, sink.key, "expected " + sink.type);
+                }
+                scalars.keys.push_back(entry.first.Scalar());
+                scalars.items.push_back(entry.second.Scalar());
             }
         } else {
             return wrong(key_node, sink.key, "expected " + sink.type);
@@ -130,7 +139,9 @@ std::string write_yaml(const std::vector<Printed>& rows) {
         }
         const std::string indent(open.size() * 2, ' ');
         if (!row.help.empty()) text += indent + "# " + row.help + "\n";
-        text += indent + row.key.substr(start) + ": " + row.value + "\n";
+        text += indent + row.key.substr(start) + ":" + (row.value.starts_with('\n') ? "" : " ");
+        for (const char c : row.value) text += c == '\n' ? "\n" + indent : std::string(1, c);
+        text += "\n";
     }
     return text;
 }
