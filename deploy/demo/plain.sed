@@ -1,0 +1,9 @@
+# Typographic quotes and dashes become their plain forms.
+s/‘/'/g
+s/’/'/g
+s/“/"/g
+s/”/"/g
+s/—/ - /g
+s/–/-/g
+s/…/.../g
+s/·//g
