@@ -9,11 +9,11 @@
 namespace fedllm::kernels {
 
 struct AdamWConfig {
-    float learning_rate = 1e-3f;
-    float beta1 = 0.9f;
-    float beta2 = 0.999f;
-    float epsilon = 1e-8f;
-    float weight_decay = 0.0f;  // decoupled: params *= 1 - learning_rate * weight_decay
+    double learning_rate = 1e-3;
+    double beta1 = 0.9;
+    double beta2 = 0.999;
+    double epsilon = 1e-8;
+    double weight_decay = 0.0;  // decoupled: params *= 1 - learning_rate * weight_decay
 };
 
 // One step, number `step` counted from 1 (bias correction). gradient_scale multiplies every gradient first

@@ -1,16 +1,17 @@
-// The threads of the CPU backend. Work is cut by problem size, never by thread count, and every output element
-// is reduced in one fixed order: results are the same bits for any number of threads.
+// The threads of the CPU backend. Every output element is reduced in one fixed order, however the work is cut:
+// results are the same bits for any number of threads.
 #pragma once
 
 #include <cstddef>
 #include <memory>
+#include <span>
 #include <type_traits>
 
 namespace fedllm::kernels {
 
 // Lifecycle: threads start in the constructor and join in the destructor.
 // Concurrency: parallel_for is called by one thread at a time (the trainer); bodies must not throw or call it.
-// Limits: no allocation after construction.
+// Limits: no allocation after construction. Idle threads spin for some microseconds, then sleep.
 class ThreadPool {
 public:
     explicit ThreadPool(unsigned threads = 0);  // 0: one per available core; counts the calling thread
@@ -27,6 +28,14 @@ public:
         run(count, [](void* context, std::size_t index) { (*static_cast<Plain*>(context))(index); },
             const_cast<void*>(static_cast<const void*>(std::addressof(body))));
     }
+
+    // Inside a body: floats of this thread alone, aligned to 64 bytes, contents undefined at the body's start.
+    static std::span<float> thread_scratch();
+    // Outside: floats that an operation may share between its bodies. Nothing is kept from call to call.
+    std::span<float> shared_scratch() const;
+
+    static constexpr std::size_t kThreadScratchFloats = 256 * 1024;
+    static constexpr std::size_t kSharedScratchFloats = 512 * 1024;
 
 private:
     using Call = void (*)(void* context, std::size_t index);

@@ -1,0 +1,30 @@
+// The blocked product behind every linear layer: C (+)= scale * A B, with A and B given by strides.
+#pragma once
+
+#include <cstddef>
+
+#include "kernels/device/thread_pool.hpp"
+#include "kernels/device/views.hpp"
+
+namespace fedllm::kernels {
+
+// One of the two strides is 1. `outer` steps along the rows of A or the columns of B, `depth` along the sum.
+struct GemmOperand {
+    const void* data = nullptr;
+    DType dtype = DType::F32;  // F32, or BF16 for B
+    std::size_t outer_stride = 0;
+    std::size_t depth_stride = 0;
+};
+
+// c (rows of A, cols of B). scale multiplies A while it is packed.
+// The sum over depth is cut into blocks by its length alone, and each block is one chain of fused multiply-adds:
+// an element's bits do not depend on the number of threads, nor on the other rows and columns of the product.
+void gemm(ThreadPool& pool, GemmOperand a, GemmOperand b, std::size_t depth, Matrix c, Write write,
+          float scale = 1.0f);
+
+inline GemmOperand rows_of(ConstMatrix m) { return {m.data, DType::F32, m.pitch, 1}; }     // depth = columns
+inline GemmOperand columns_of(ConstMatrix m) { return {m.data, DType::F32, 1, m.pitch}; }  // depth = rows
+inline GemmOperand rows_of(WeightView w) { return {w.data, w.dtype, w.cols, 1}; }
+inline GemmOperand columns_of(WeightView w) { return {w.data, w.dtype, 1, w.cols}; }
+
+}  // namespace fedllm::kernels

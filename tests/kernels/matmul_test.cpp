@@ -1,0 +1,155 @@
+#include "kernels/matmul/op.hpp"
+
+#include <gtest/gtest.h>
+
+#include "tests/kernels/cases.hpp"
+#include "tests/kernels/support.hpp"
+
+namespace fedllm::kernels {
+namespace {
+
+using namespace testing;
+namespace ref = reference;
+
+std::string text(const cases::Matmul& c) {
+    return std::to_string(c.m) + "x" + std::to_string(c.k) + "x" + std::to_string(c.n);
+}
+
+// a b^T against the oracle. Large products are checked on every s-th row and column, s a prime.
+void expect_product(const Grid& got, const Dense& a, const Dense& b, const Dense& start, const std::string& what) {
+    const std::size_t step = a.rows * b.rows * a.cols > 20'000'000 ? 13 : 1;
+    EXPECT_TRUE(got.guards_intact()) << what << ": padding was written";
+    const double bound = bound_of(a.cols + 4);
+    double worst = 0.0;
+    for (std::size_t i = 0; i < a.rows; i += step) {
+        for (std::size_t j = i % step; j < b.rows; j += step) {
+            double want = start(i, j), magnitude = std::abs(want);
+            for (std::size_t k = 0; k < a.cols; ++k) {
+                want += a(i, k) * b(j, k);
+                magnitude += std::abs(a(i, k) * b(j, k));
+            }
+            const double ratio = std::abs(got.at(i, j) - want) / (bound * magnitude + kTiny);
+            if (!(ratio <= worst)) worst = ratio;
+        }
+    }
+    EXPECT_LE(worst, 1.0) << what << ": error in units of the bound";
+}
+
+class Matmul : public ::testing::TestWithParam<cases::Matmul> {
+protected:
+    ThreadPool pool_{2};
+};
+
+TEST_P(Matmul, ForwardEqualsOracle) {
+    const auto c = GetParam();
+    const Grid x = Grid::random(c.m, c.k, "x");
+    const Grid w = Grid::random(c.n, c.k, "w", 0);
+    const Bf16 w16(w);
+    Grid y(c.m, c.n);
+    y.fill(NAN);  // overwriting must not read
+    matmul_forward(pool_, x.view(), w.weight(), y.view());
+    expect_product(y, x.dense(), w.dense(), Dense(c.m, c.n), text(c) + " f32");
+    y = Grid::random(c.m, c.n, "y");
+    const Dense start = y.dense();
+    matmul_forward(pool_, x.view(), w16.weight(), y.view(), Write::Accumulate);
+    expect_product(y, x.dense(), w16.rounded.dense(), start, text(c) + " bf16, accumulating");
+}
+
+TEST_P(Matmul, BackwardInputEqualsOracle) {
+    const auto c = GetParam();
+    const Grid dy = Grid::random(c.m, c.n, "dy");
+    const Grid w = Grid::random(c.n, c.k, "w", 0);
+    const Bf16 w16(w);
+    Grid dx(c.m, c.k);
+    dx.fill(NAN);
+    matmul_backward_input(pool_, dy.view(), w.weight(), dx.view());
+    expect_product(dx, dy.dense(), ref::transposed(w.dense()), Dense(c.m, c.k), text(c) + " f32");
+    dx = Grid::random(c.m, c.k, "dx");
+    const Dense start = dx.dense();
+    matmul_backward_input(pool_, dy.view(), w16.weight(), dx.view(), Write::Accumulate);
+    expect_product(dx, dy.dense(), ref::transposed(w16.rounded.dense()), start, text(c) + " bf16, accumulating");
+}
+
+TEST_P(Matmul, BackwardWeightEqualsOracle) {
+    const auto c = GetParam();
+    const Grid dy = Grid::random(c.m, c.n, "dy");
+    const Grid x = Grid::random(c.m, c.k, "x");
+    Grid dw = Grid::random(c.n, c.k, "dw");
+    const Dense start = dw.dense();
+    const Dense dy_t = ref::transposed(dy.dense()), x_t = ref::transposed(x.dense());
+    matmul_backward_weight(pool_, dy.view(), x.view(), dw.view());
+    expect_product(dw, dy_t, x_t, start, text(c) + " accumulating");
+    dw.fill(NAN);
+    matmul_backward_weight(pool_, dy.view(), x.view(), dw.view(), Write::Overwrite);
+    expect_product(dw, dy_t, x_t, Dense(c.n, c.k), text(c) + " overwriting");
+}
+
+TEST_P(Matmul, BitsDoNotDependOnThreads) {
+    const auto c = GetParam();
+    const Grid x = Grid::random(c.m, c.k, "x");
+    const Grid dy = Grid::random(c.m, c.n, "dy");
+    const Grid w = Grid::random(c.n, c.k, "w", 0);
+    expect_same_bits(
+        [&](ThreadPool& pool) {
+            std::vector<Grid> out{Grid(c.m, c.n), Grid(c.m, c.k), Grid(c.n, c.k)};
+            matmul_forward(pool, x.view(), w.weight(), out[0].view());
+            matmul_backward_input(pool, dy.view(), w.weight(), out[1].view());
+            matmul_backward_weight(pool, dy.view(), x.view(), out[2].view());
+            return out;
+        },
+        text(c));
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, Matmul, ::testing::ValuesIn(cases::kMatmul),
+                         [](const auto& test) { return text(test.param); });
+
+// A token's output does not depend on its neighbours: generating one by one gives the bits of a batch.
+TEST(MatmulRows, AreIndependentOfTheBatch) {
+    ThreadPool pool(2);
+    const Grid x = Grid::random(37, 500, "x");
+    const Grid w = Grid::random(70, 500, "w", 0);
+    Grid all(37, 70), one(1, 70);
+    matmul_forward(pool, x.view(), w.weight(), all.view());
+    for (std::size_t m = 0; m < 37; ++m) {
+        matmul_forward(pool, x.view().slice(m, 1), w.weight(), one.view());
+        for (std::size_t n = 0; n < 70; ++n) ASSERT_EQ(one.at(0, n), all.at(m, n)) << m << "," << n;
+    }
+}
+
+TEST(MatmulOracle, GradientsAreFiniteDifferences) {
+    const Dense x = Grid::random(3, 4, "x").dense(), w = Grid::random(2, 4, "w").dense();
+    const Dense dy = Grid::random(3, 2, "dy").dense();
+    expect_gradient([&](const Dense& at) { return weighted_sum(ref::times_transposed(at, w), dy); }, x,
+                    ref::times(dy, w), "dx");
+    expect_gradient([&](const Dense& at) { return weighted_sum(ref::times_transposed(x, at), dy); }, w,
+                    ref::times(ref::transposed(dy), x), "dw");
+}
+
+TEST(Bias, IsAddedAndItsGradientSummed) {
+    for (const auto& c : cases::kRows) {
+        ThreadPool pool(2);
+        Grid y = Grid::random(c.rows, c.cols, "y");
+        const Grid bias = Grid::random(1, c.cols, "bias", 0);
+        const Dense before = y.dense();
+        Grid dbias = Grid::random(1, c.cols, "dbias", 0);
+        Dense want = dbias.dense(), magnitude = ref::absolute(want);
+        add_bias_backward(pool, y.view(), dbias.storage().data());
+        for (std::size_t m = 0; m < c.rows; ++m) {
+            for (std::size_t n = 0; n < c.cols; ++n) {
+                want(0, n) += before(m, n);
+                magnitude(0, n) += std::abs(before(m, n));
+            }
+        }
+        expect_within(dbias, want, magnitude, bound_of(c.rows + 1), "dbias");
+        add_bias(pool, bias.storage().data(), y.view());
+        for (std::size_t m = 0; m < c.rows; ++m) {
+            for (std::size_t n = 0; n < c.cols; ++n) {
+                ASSERT_EQ(y.at(m, n), static_cast<float>(before(m, n)) + bias.at(0, n));
+            }
+        }
+        EXPECT_TRUE(y.guards_intact());
+    }
+}
+
+}  // namespace
+}  // namespace fedllm::kernels

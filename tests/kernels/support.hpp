@@ -1,0 +1,153 @@
+// What the kernel tests share: views with guarded padding, random values, pools, bounds, finite differences.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "common/base/philox.hpp"
+#include "kernels/device/thread_pool.hpp"
+#include "kernels/device/views.hpp"
+#include "tests/kernels/reference.hpp"
+
+namespace fedllm::kernels::testing {
+
+using reference::Dense;
+
+inline constexpr double kUnit = 0x1p-24;   // rounding unit of f32
+inline constexpr double kTiny = 0x1p-120;  // below what the bounds speak about: room for subnormals
+
+// The error of n roundings in a sum grows like sqrt(n) (Higham & Mary 2019); 8 makes a failure by chance
+// negligible, and a single dropped term still stands out by orders of magnitude.
+inline double bound_of(std::size_t roundings) { return 8.0 * std::sqrt(static_cast<double>(roundings) + 8.0) * kUnit; }
+
+// rows x cols floats in a buffer of greater pitch, whose padding must survive.
+class Grid {
+public:
+    Grid(std::size_t rows, std::size_t cols, std::size_t padding = 3)
+        : rows_(rows), cols_(cols), pitch_(cols + padding), values_(rows * pitch_, kGuard) {
+        fill(0.0f);
+    }
+    static Grid random(std::size_t rows, std::size_t cols, std::string_view stream, std::size_t padding = 3) {
+        Grid grid(rows, cols, padding);
+        Rng rng(42, stream);
+        for (std::size_t i = 0; i < rows; ++i) {
+            for (std::size_t j = 0; j < cols; ++j) grid.at(i, j) = rng.normal();
+        }
+        return grid;
+    }
+    void fill(float value) {
+        for (std::size_t i = 0; i < rows_; ++i) std::fill_n(values_.data() + i * pitch_, cols_, value);
+    }
+    float& at(std::size_t i, std::size_t j) { return values_[i * pitch_ + j]; }
+    float at(std::size_t i, std::size_t j) const { return values_[i * pitch_ + j]; }
+    Matrix view() { return {values_.data(), rows_, cols_, pitch_}; }
+    ConstMatrix view() const { return {values_.data(), rows_, cols_, pitch_}; }
+    WeightView weight() const { return {values_.data(), DType::F32, rows_, cols_}; }  // padding must be 0
+    Dense dense() const {
+        Dense out(rows_, cols_);
+        for (std::size_t i = 0; i < rows_; ++i) {
+            for (std::size_t j = 0; j < cols_; ++j) out(i, j) = at(i, j);
+        }
+        return out;
+    }
+    bool guards_intact() const {
+        for (std::size_t i = 0; i < values_.size(); ++i) {
+            if (i % pitch_ >= cols_ && values_[i] != kGuard) return false;
+        }
+        return true;
+    }
+    std::vector<float>& storage() { return values_; }
+    const std::vector<float>& storage() const { return values_; }
+    std::size_t rows() const { return rows_; }
+    std::size_t cols() const { return cols_; }
+
+private:
+    static constexpr float kGuard = -7777.0f;
+    std::size_t rows_, cols_, pitch_;
+    std::vector<float> values_;
+};
+
+// The values rounded to bf16: as stored bits, and as the floats they stand for.
+struct Bf16 {
+    std::vector<std::uint16_t> bits;
+    Grid rounded;
+    explicit Bf16(const Grid& from) : rounded(from) {
+        for (float& value : rounded.storage()) {
+            bits.push_back(tensor::f32_to_bf16(value));
+            value = tensor::bf16_to_f32(bits.back());
+        }
+    }
+    WeightView weight() const { return {bits.data(), DType::BF16, rounded.rows(), rounded.cols()}; }
+};
+
+// |got - want| <= bound * magnitude element by element, and the padding is untouched.
+inline void expect_within(const Grid& got, const Dense& want, const Dense& magnitude, double bound,
+                          const std::string& what) {
+    ASSERT_EQ(got.rows(), want.rows) << what;
+    ASSERT_EQ(got.cols(), want.cols) << what;
+    EXPECT_TRUE(got.guards_intact()) << what << ": padding was written";
+    double worst = 0.0;
+    std::size_t row = 0, col = 0;
+    for (std::size_t i = 0; i < want.rows; ++i) {
+        for (std::size_t j = 0; j < want.cols; ++j) {
+            const double error = std::abs(got.at(i, j) - want(i, j));
+            const double ratio = error / (bound * std::abs(magnitude(i, j)) + kTiny);
+            if (!(ratio <= worst)) worst = ratio, row = i, col = j;  // NaN counts as worst
+        }
+    }
+    EXPECT_LE(worst, 1.0) << what << ": element (" << row << "," << col << ") is " << got.at(row, col)
+                          << ", want " << want(row, col) << ", bound " << bound * std::abs(magnitude(row, col));
+}
+
+// Runs `outputs_of` with 1, 2 and 3 threads: each element of the list of outputs must have the same bits.
+inline void expect_same_bits(const std::function<std::vector<Grid>(ThreadPool&)>& outputs_of,
+                             const std::string& what) {
+    std::vector<Grid> first;
+    for (const unsigned threads : {1u, 2u, 3u}) {
+        ThreadPool pool(threads);
+        std::vector<Grid> outputs = outputs_of(pool);
+        if (threads == 1) first = outputs;
+        for (std::size_t i = 0; i < outputs.size(); ++i) {
+            const auto& a = first[i].storage();
+            const auto& b = outputs[i].storage();
+            EXPECT_EQ(std::memcmp(a.data(), b.data(), a.size() * sizeof(float)), 0)
+                << what << ": output " << i << " differs between 1 and " << threads << " threads";
+        }
+    }
+}
+
+// Central differences of a scalar function in double: error h^2 from the cut, 1e-16 / h from rounding.
+inline void expect_gradient(const std::function<double(const Dense&)>& function, const Dense& at,
+                            const Dense& gradient, const std::string& what) {
+    constexpr double kStep = 1e-5;
+    for (std::size_t i = 0; i < at.values.size(); ++i) {
+        Dense moved = at;
+        moved.values[i] = at.values[i] + kStep;
+        const double up = function(moved);
+        moved.values[i] = at.values[i] - kStep;
+        const double slope = (up - function(moved)) / (2.0 * kStep);
+        EXPECT_NEAR(slope, gradient.values[i], 1e-7 * (1.0 + std::abs(slope))) << what << ", element " << i;
+    }
+}
+
+// The scalar whose gradient with respect to an operation's output is `weights`.
+inline double weighted_sum(const Dense& values, const Dense& weights) {
+    double total = 0.0;
+    for (std::size_t i = 0; i < values.values.size(); ++i) total += values.values[i] * weights.values[i];
+    return total;
+}
+
+inline Dense row_of(const std::vector<double>& values) {
+    Dense out(1, values.size());
+    out.values = values;
+    return out;
+}
+
+}  // namespace fedllm::kernels::testing
