@@ -1,0 +1,35 @@
+// One line of a JSONL data set, whatever its form, as stretches of text that are to be learned or only to be
+// read.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/base/result.hpp"
+
+namespace fedllm::client::data {
+
+enum class Learn { No, Yes };
+
+struct Segment {
+    std::string text;
+    Learn learn = Learn::No;
+    bool ends_turn = false;  // an end-of-text token follows, and is learned with it
+};
+
+struct Row {
+    std::vector<Segment> segments;
+    bool cut_into_windows = false;  // too long: several examples, rather than one that is shortened
+};
+
+// The forms, told apart by their keys; other keys (an id, a category) are not looked at:
+//   {"text"}                                 all of it is learned
+//   {"prompt", "completion"}                 the completion is learned
+//   {"instruction", "input"?, "output"}      the output is learned, after "### Instruction:" and "### Input:"
+//   blocks
+//   {"messages": [{"role", "content"}, ..]}  "role: content" lines; what the assistant says is learned
+// `place` is "file:line". A row with nothing to learn (an empty text or answer) has no segments.
+Result<Row> parse_row(std::string_view line, const std::string& place);
+
+}  // namespace fedllm::client::data
