@@ -59,6 +59,11 @@ private:
 }  // namespace
 
 Result<Json> parse_json(std::string_view text, std::string_view source) {
+    // The parser takes a NUL for the end of the text and would not look at what follows.
+    if (const auto nul = text.find('\0'); nul != text.npos) {
+        return make_error(Errc::InvalidFile, std::string(source) + ": not the JSON we accept: a NUL after " +
+                                                 std::to_string(nul) + " bytes");
+    }
     Checker checker;
     if (!Json::sax_parse(text, &checker)) {
         return make_error(Errc::InvalidFile,
