@@ -4,6 +4,8 @@
 #include <cmath>
 #include <numbers>
 
+#include "common/tensor/fixed_point.hpp"
+
 namespace fedllm::job {
 namespace {
 
@@ -97,13 +99,11 @@ Result<void> check_together(const JobSpec& job, const std::string& source) {
     if (job.method == Method::Lora && job.lora.target_modules.empty()) {
         return refused(source, "lora.target_modules", "is empty: there would be nothing to train");
     }
-    // The accumulator needs at least 24 fraction bits under its 62-bit sum (server/aggregate/accumulator.hpp).
-    const double weight = job.weighting == Weighting::Samples ? static_cast<double>(job.samples_max) : 1.0;
-    const double largest_sum = weight * job.clients_per_round * job.update.clip_norm;
-    if (largest_sum > 0x1p38) {
+    const auto scale = tensor::FixedPoint::choose(tensor::bound_with_slack(job.update.clip_norm), weight_total_max(job));
+    if (!scale) {
         return refused(source, "update.clip_norm",
-                       "clip_norm x samples_max x clients_per_round exceeds 2^38, which the exact 64-bit sum cannot "
-                       "hold with enough precision; lower samples_max, or use weighting: uniform");
+                       "clip_norm x samples_max x clients_per_round is more than the exact 64-bit sum can hold with "
+                       "enough precision; lower samples_max, or use weighting: uniform");
     }
     return {};
 }
@@ -127,6 +127,11 @@ Result<JobSpec> load_job(const Path& path) {
 }
 
 std::string print_job(const JobSpec& job) { return config::print_yaml(job, job_table()); }
+
+double weight_total_max(const JobSpec& job) {
+    const double weight = job.weighting == Weighting::Samples ? static_cast<double>(job.samples_max) : 1.0;
+    return weight * job.clients_per_round;
+}
 
 double learning_rate_at(const OptimizerSpec& optimizer, std::uint64_t step, std::uint64_t total) {
     if (step < optimizer.warmup_steps) {

@@ -7,6 +7,7 @@
 #include <string>
 #include <utility>
 
+#include "common/codec/codec.hpp"
 #include "common/config/yaml.hpp"
 #include "common/tensor/lora_spec.hpp"
 
@@ -15,7 +16,7 @@ namespace fedllm::job {
 enum class Method { Lora, Full };                // what is trained: adapters over a frozen base, or all weights
 enum class Weighting { Samples, Uniform };       // FedAvg's n_k, or 1
 enum class Schedule { Constant, Cosine };        // of the learning rate, over all rounds together, after warm-up
-enum class CodecName { None };                   // how an update is encoded; see common/codec
+using CodecName = codec::CodecId;                // how an update is encoded
 
 struct OptimizerSpec {  // AdamW; fresh moments each round, as in FedAvg
     double learning_rate = 1e-3;
@@ -69,6 +70,10 @@ const config::Table<JobSpec>& job_table();
 Result<JobSpec> parse_job(const std::string& yaml, const std::string& source);
 Result<JobSpec> load_job(const Path& path);
 std::string print_job(const JobSpec& job);  // canonical YAML: what is stored and sent
+
+// The most that the weights of a round's contributions can add up to: with the clip norm it fixes the scale of the
+// exact sum (tensor::FixedPoint).
+double weight_total_max(const JobSpec& job);
 
 // The learning rate of optimiser step `step` (from 0, counted over all rounds) out of `total`.
 double learning_rate_at(const OptimizerSpec& optimizer, std::uint64_t step, std::uint64_t total);

@@ -34,6 +34,9 @@ public:
 
     std::uint64_t held() const { return held_; }  // the offset at which the peer goes on
     std::uint64_t bytes_total() const { return bytes_total_; }
+    // Its first bytes come from an earlier attempt: a power cut may have damaged what was not yet synced, so
+    // a digest that does not fit is then no proof against the client, who is to send again from 0.
+    bool resumed() const { return resumed_; }
     const Path& final_path() const { return final_path_; }
 
     Result<void> append(std::span<const std::byte> bytes);  // TooLarge beyond bytes_total, IoFailed
@@ -51,6 +54,7 @@ private:
     std::string digest_;
     std::uint64_t bytes_total_ = 0;
     std::uint64_t held_ = 0;
+    bool resumed_ = false;
     crypto::Sha256 hash_;
 };
 

@@ -54,8 +54,7 @@ public:
     double norm() const;          // L2 of what arrived so far
 
 private:
-    Result<void> check(std::uint64_t first_element) const;
-    Error name_culprit(std::uint64_t first_element) const;
+    Error name_culprit() const;
 
     const tensor::Manifest& manifest_;
     double bound_;  // clip norm with slack

@@ -2,19 +2,19 @@
 // thread or randomness inside; whoever calls it carries out the effects in order and reports what happened as
 // events.
 //
-//   Waiting --enough clients--> Training --enough updates--> Aggregating --committed--> Waiting ... (rounds
-//   times)
-//      --> FinalEvaluation --answers--> Finished                 any --> Failed
+//   Waiting --enough clients--> Training --enough updates--> Aggregating --committed--> Waiting ...
+//      --all rounds done--> FinalEvaluation --answers--> Finished              any --> Failed
 //
 // Time limits follow from what was observed, there are none to tune:
-//   - A round opens when N clients are there, or when K are and nobody else came for a while (patience).
-//   - It closes when everybody asked has settled and K are in, when N are in, or when the missing ones have
-//   had
-//     after the K-th as long as the K-th took in all (at least 2 s): nobody is waited for longer than twice
-//     that.
-//   - A client that left stays asked: it may resume. Only when those left cannot make up K, and patience has
-//   passed,
-//     are others asked in its place. When that is impossible too the job waits; it does not fail.
+//
+// - A round opens when N clients are there, or when K are and nobody else came for a while (patience).
+// - It closes when everybody asked has settled and K updates are in, when N are in, or when the missing ones
+// had,
+//   after the K-th, as long again as the K-th took (at least 2 s): nobody is waited for longer than twice
+//   that.
+// - A client that left stays asked: it may resume. Only when those left cannot make up K, and patience has
+//   passed, others are asked in its place. When that is impossible too, the job waits; it does not fail.
+// - Patience is 10 s, or a tenth of the last round's duration if that is longer.
 #pragma once
 
 #include <cstdint>

@@ -1,0 +1,145 @@
+#include "server/ingest/validate.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "common/crypto/sha256.hpp"
+#include "common/tensor/fixed_point.hpp"
+
+namespace fedllm::server::ingest {
+namespace {
+
+constexpr std::uint64_t kTokensMax = std::uint64_t{1} << 50;
+
+Result<void> check_number(const char* field, double value) {
+    if (!std::isfinite(value)) {
+        return make_error(Errc::NotFinite, std::string(field) + " is not a finite number");
+    }
+    if (value < 0) {
+        return make_error(Errc::Malformed, std::string(field) + " is " + std::to_string(value) +
+                                               ", which it cannot be: expected 0 or more");
+    }
+    return {};
+}
+
+// Sum of squares, and whether every |value| <= bound (false for NaN). Several sums keep the adder busy.
+struct Scan {
+    bool within = true;
+    double square_sum = 0;
+};
+Scan scan(std::span<const float> values, double bound) {
+    constexpr std::size_t kLanes = 8;
+    std::array<double, kLanes> sums{};
+    std::array<unsigned, kLanes> outside{};
+    const std::size_t whole = values.size() / kLanes * kLanes;
+    for (std::size_t i = 0; i < whole; i += kLanes) {
+        for (std::size_t lane = 0; lane < kLanes; ++lane) {
+            const double value = values[i + lane];
+            sums[lane] += value * value;
+            outside[lane] |= !(std::abs(value) <= bound);
+        }
+    }
+    Scan result;
+    for (const double sum : sums) result.square_sum += sum;
+    for (const unsigned any : outside) result.within &= any == 0;
+    for (const float value : values.subspan(whole)) {
+        result.square_sum += static_cast<double>(value) * value;
+        result.within &= std::abs(static_cast<double>(value)) <= bound;
+    }
+    return result;
+}
+
+}  // namespace
+
+Result<void> check_claim(const Claim& claim, const UpdateRules& rules, const tensor::Manifest& manifest) {
+    if (!crypto::from_hex(claim.digest)) {
+        return make_error(Errc::Malformed, "the update's digest is not 64 hexadecimal digits");
+    }
+    const std::uint64_t expected = codec::encoded_bytes(rules.codec, manifest.elements());
+    if (claim.bytes != expected) {
+        return make_error(Errc::ManifestMismatch,
+                          "an update of " + std::to_string(claim.bytes) +
+                              " bytes is offered, but the job's " + std::to_string(manifest.elements()) +
+                              " values in codec '" + std::string(codec::name(rules.codec)) + "' make " +
+                              std::to_string(expected));
+    }
+    if (claim.samples < 1 || claim.samples > rules.samples_max) {
+        return make_error(Errc::SampleCountLie, "a sample count of " + std::to_string(claim.samples) +
+                                                    " is claimed; the job allows 1 to " +
+                                                    std::to_string(rules.samples_max) + " (samples_max)");
+    }
+    if (claim.tokens > kTokensMax) {
+        return make_error(Errc::Malformed,
+                          "a token count of " + std::to_string(claim.tokens) + " is impossible");
+    }
+    FEDLLM_TRY_VOID(check_number("train_loss", claim.train_loss));
+    FEDLLM_TRY_VOID(check_number("train_seconds", claim.train_seconds));
+    FEDLLM_TRY_VOID(check_number("update_norm", claim.update_norm));
+    return check_evaluation(claim.eval_loss_sum, claim.eval_tokens);
+}
+
+Result<void> check_evaluation(double loss_sum, std::uint64_t tokens) {
+    FEDLLM_TRY_VOID(check_number("the evaluation's loss_sum", loss_sum));
+    if (tokens > kTokensMax || (tokens == 0 && loss_sum != 0)) {
+        return make_error(Errc::Malformed, "an evaluation over " + std::to_string(tokens) +
+                                               " tokens with a loss sum of " + std::to_string(loss_sum) +
+                                               " is impossible");
+    }
+    return {};
+}
+
+std::string describe_element(const tensor::Manifest& manifest, std::uint64_t element) {
+    const auto tensors = manifest.tensors();
+    std::size_t low = 0, high = tensors.size();  // offset(low) <= element < offset(high)
+    while (high - low > 1) {
+        const std::size_t middle = (low + high) / 2;
+        (manifest.offset(middle) <= element ? low : high) = middle;
+    }
+    return "tensor " + tensor::describe(tensors[low]) + ", element " +
+           std::to_string(element - manifest.offset(low));
+}
+
+UpdateValidator::UpdateValidator(const tensor::Manifest& manifest, const UpdateRules& rules)
+    : manifest_(manifest),
+      bound_(tensor::bound_with_slack(rules.clip_norm)),
+      decoder_(rules.codec, manifest.elements()) {}
+
+Result<std::span<const float>> UpdateValidator::feed(std::span<const std::byte> bytes) {
+    FEDLLM_TRY_VOID(decoder_.push(bytes, values_));
+    const Scan found = scan(values_, bound_);
+    square_sum_ += found.square_sum;
+    if (!found.within) return name_culprit();
+    if (norm() > bound_) {
+        return make_error(Errc::OutOfBounds, "the update's L2 norm reaches " + std::to_string(norm()) +
+                                                 " in " +
+                                                 describe_element(manifest_, decoder_.decoded() - 1) +
+                                                 "; the job's clip_norm allows " + std::to_string(bound_));
+    }
+    return std::span<const float>(values_);
+}
+
+Error UpdateValidator::name_culprit() const {
+    const auto bad = std::find_if(values_.begin(), values_.end(), [this](float value) {
+        return !(std::abs(static_cast<double>(value)) <= bound_);
+    });
+    FEDLLM_CHECK(bad != values_.end());
+    const std::uint64_t element = first_element() + static_cast<std::uint64_t>(bad - values_.begin());
+    const std::string where = describe_element(manifest_, element);
+    if (!std::isfinite(*bad)) return make_error(Errc::NotFinite, where + " is not a finite number");
+    return make_error(Errc::OutOfBounds, where + " is " + std::to_string(*bad) +
+                                             "; the job's clip_norm allows at most " +
+                                             std::to_string(bound_));
+}
+
+Result<void> UpdateValidator::finish() const {
+    if (decoder_.complete()) return {};
+    return make_error(Errc::ManifestMismatch, "the update ends after " + std::to_string(decoder_.decoded()) +
+                                                  " of " + std::to_string(manifest_.elements()) + " values");
+}
+
+double UpdateValidator::norm() const {
+    return std::sqrt(square_sum_);
+}
+
+}  // namespace fedllm::server::ingest

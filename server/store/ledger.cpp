@@ -1,0 +1,270 @@
+#include "server/store/ledger.hpp"
+
+#include <utility>
+
+#include "server/store/ledger_columns.hpp"
+
+namespace fedllm::server::store {
+namespace {
+
+constexpr std::int64_t kSchemaVersion = 1;
+
+constexpr const char* kSchema = R"sql(
+CREATE TABLE jobs(
+  number INTEGER PRIMARY KEY, job_id TEXT NOT NULL UNIQUE, name TEXT NOT NULL, yaml TEXT NOT NULL,
+  state TEXT NOT NULL, created_ms INTEGER NOT NULL, round INTEGER NOT NULL, model_digest TEXT NOT NULL,
+  detail TEXT NOT NULL);
+CREATE TABLE rounds(
+  job_id TEXT NOT NULL REFERENCES jobs(job_id), round INTEGER NOT NULL, state TEXT NOT NULL,
+  model_digest TEXT NOT NULL, opened_ms INTEGER NOT NULL, closed_ms INTEGER, eval_loss REAL, train_loss REAL,
+  next_digest TEXT NOT NULL, PRIMARY KEY(job_id, round)) WITHOUT ROWID;
+CREATE TABLE parts(
+  job_id TEXT NOT NULL, round INTEGER NOT NULL, client TEXT NOT NULL, task_id TEXT NOT NULL, state TEXT NOT NULL,
+  weight INTEGER NOT NULL, samples INTEGER NOT NULL, tokens INTEGER NOT NULL, update_digest TEXT NOT NULL,
+  bytes INTEGER NOT NULL, train_loss REAL, train_seconds REAL, eval_loss_sum REAL, eval_tokens INTEGER NOT NULL,
+  reason TEXT NOT NULL, detail TEXT NOT NULL, accepted_ms INTEGER, elapsed_ms INTEGER NOT NULL,
+  PRIMARY KEY(job_id, round, client), FOREIGN KEY(job_id, round) REFERENCES rounds(job_id, round)) WITHOUT ROWID;
+CREATE TABLE versions(
+  job_id TEXT NOT NULL REFERENCES jobs(job_id), round INTEGER NOT NULL, digest TEXT NOT NULL,
+  bytes INTEGER NOT NULL, created_ms INTEGER NOT NULL, PRIMARY KEY(job_id, round)) WITHOUT ROWID;
+CREATE INDEX versions_by_digest ON versions(digest);
+PRAGMA user_version = 1;
+)sql";
+
+Result<void> prepare_schema(Database& database) {
+    std::int64_t version = 0;
+    {
+        FEDLLM_TRY(Statement check, database.prepare("PRAGMA quick_check(1)"));
+        FEDLLM_TRY(const bool row, check.step());
+        if (!row || check.text(0) != "ok") {
+            return make_error(Errc::StoreFailed, database.path().string() + ": the ledger is damaged (" +
+                                                     (row ? check.text(0) : "no answer") +
+                                                     "); restore it from a backup");
+        }
+        FEDLLM_TRY(Statement read, database.prepare("PRAGMA user_version"));
+        FEDLLM_TRY_VOID(read.run());
+        version = read.integer(0);
+    }
+    if (version == kSchemaVersion) return {};
+    if (version != 0) {
+        return make_error(Errc::Unsupported, database.path().string() + ": has schema version " +
+                                                 std::to_string(version) + ", this program knows " +
+                                                 std::to_string(kSchemaVersion) +
+                                                 "; it was written by another fedllm-server");
+    }
+    FEDLLM_TRY(Transaction transaction, Transaction::begin(database));
+    FEDLLM_TRY_VOID(database.execute(kSchema));
+    return transaction.commit();
+}
+
+Result<JobRow> read_job(const Database& database, const Statement& row) {
+    JobRow job;
+    job.id = JobId(row.text(0));
+    job.name = row.text(1);
+    job.yaml = row.text(2);
+    FEDLLM_TRY(job.status, parse_status<JobStatus>(database, row.text(3)));
+    job.created = time_of(row.integer(4));
+    job.round = RoundId(static_cast<std::uint32_t>(row.integer(5)));
+    job.model_digest = row.text(6);
+    job.detail = row.text(7);
+    return job;
+}
+
+Result<RoundRow> read_round(const Database& database, const JobId& job, const Statement& row) {
+    RoundRow round;
+    round.job = job;
+    round.round = RoundId(static_cast<std::uint32_t>(row.integer(0)));
+    FEDLLM_TRY(round.status, parse_status<RoundStatus>(database, row.text(1)));
+    round.model_digest = row.text(2);
+    round.opened = time_of(row.integer(3));
+    if (!row.is_null(4)) round.closed = time_of(row.integer(4));
+    round.eval_loss = row.real(5);
+    round.train_loss = row.real(6);
+    round.next_digest = row.text(7);
+    return round;
+}
+
+Result<void> insert_version(Database& database, const VersionRow& version) {
+    FEDLLM_TRY(Statement insert,
+               database.prepare("INSERT INTO versions(job_id, round, digest, bytes, created_ms) "
+                                "VALUES(?, ?, ?, ?, ?)"));
+    return insert.bind(version.job.get())
+        .bind(version.round.get())
+        .bind(version.digest)
+        .bind(version.bytes)
+        .bind(milliseconds(version.created))
+        .run();
+}
+
+Result<void> drop_the_asked(Database& database, const JobId& job, RoundId round) {
+    FEDLLM_TRY(Statement drop, database.prepare("UPDATE parts SET state = 'dropped' "
+                                                "WHERE job_id = ? AND round = ? AND state = 'asked'"));
+    return drop.bind(job.get()).bind(round.get()).run();
+}
+
+// Sets a round's last columns. Fails with OutOfOrder when there is no such round or it was committed before.
+Result<void> end_round(Database& database, const JobId& job, RoundId round, const RoundResult& result,
+                       std::string_view next_digest) {
+    FEDLLM_TRY(Statement close,
+               database.prepare("UPDATE rounds SET state = 'committed', closed_ms = ?, eval_loss = ?, "
+                                "train_loss = ?, next_digest = ? "
+                                "WHERE job_id = ? AND round = ? AND state <> 'committed'"));
+    FEDLLM_TRY_VOID(close.bind(milliseconds(result.closed))
+                        .bind(result.eval_loss)
+                        .bind(result.train_loss)
+                        .bind(next_digest)
+                        .bind(job.get())
+                        .bind(round.get())
+                        .run());
+    if (database.changed_rows() == 1) return {};
+    return make_error(Errc::OutOfOrder, database.path().string() + ": job " + job.get() +
+                                            " has no open round " + std::to_string(round.get()) +
+                                            " to commit");
+}
+
+}  // namespace
+
+TaskId task_id(const JobId& job, RoundId round, const ClientId& client) {
+    return TaskId(job.get() + "/" + std::to_string(round.get()) + "/" + client.get());
+}
+
+Result<Ledger> Ledger::open(const Path& state_directory) {
+    FEDLLM_TRY(auto database, Database::open(state_directory / "ledger.db"));
+    FEDLLM_TRY_VOID(prepare_schema(*database));
+    return Ledger(std::move(database));
+}
+
+// ------------------------------------------------------------------------------------------------------ jobs
+
+Result<JobId> Ledger::add_job(const std::string& job_name, const std::string& yaml,
+                              const std::string& initial_digest, std::uint64_t initial_bytes, Timestamp now) {
+    FEDLLM_TRY(Transaction transaction, Transaction::begin(*database_));
+    FEDLLM_TRY(Statement next, database_->prepare("SELECT COALESCE(MAX(number), 0) + 1 FROM jobs"));
+    FEDLLM_TRY_VOID(next.run());
+    const std::int64_t number = next.integer(0);
+    const JobId id(std::string("j").append(std::to_string(number)));
+    FEDLLM_TRY(Statement insert,
+               database_->prepare("INSERT INTO jobs(number, job_id, name, yaml, state, created_ms, round, "
+                                  "model_digest, detail) VALUES(?, ?, ?, ?, 'running', ?, 0, ?, '')"));
+    FEDLLM_TRY_VOID(insert.bind(number)
+                        .bind(id.get())
+                        .bind(job_name)
+                        .bind(yaml)
+                        .bind(milliseconds(now))
+                        .bind(initial_digest)
+                        .run());
+    FEDLLM_TRY_VOID(insert_version(*database_, {initial_digest, id, RoundId(0), initial_bytes, now}));
+    FEDLLM_TRY_VOID(transaction.commit());
+    return id;
+}
+
+Result<std::vector<JobRow>> Ledger::jobs() const {
+    FEDLLM_TRY(Statement select, database_->prepare("SELECT job_id, name, yaml, state, created_ms, round, "
+                                                    "model_digest, detail FROM jobs ORDER BY number"));
+    std::vector<JobRow> jobs;
+    while (true) {
+        FEDLLM_TRY(const bool more, select.step());
+        if (!more) return jobs;
+        FEDLLM_TRY(JobRow job, read_job(*database_, select));
+        jobs.push_back(std::move(job));
+    }
+}
+
+Result<JobRow> Ledger::job(const JobId& id) const {
+    FEDLLM_TRY(Statement select, database_->prepare("SELECT job_id, name, yaml, state, created_ms, round, "
+                                                    "model_digest, detail FROM jobs WHERE job_id = ?"));
+    FEDLLM_TRY(const bool found, select.bind(id.get()).step());
+    if (!found) return make_error(Errc::NotFound, "there is no job '" + id.get() + "'");
+    return read_job(*database_, select);
+}
+
+Result<void> Ledger::finish_job(const JobId& job, JobStatus status, const std::string& detail,
+                                const std::optional<RoundResult>& final_round) {
+    FEDLLM_TRY(const JobRow row, this->job(job));
+    FEDLLM_TRY(Transaction transaction, Transaction::begin(*database_));
+    FEDLLM_TRY_VOID(drop_the_asked(*database_, job, row.round));
+    if (final_round) FEDLLM_TRY_VOID(end_round(*database_, job, row.round, *final_round, ""));
+    FEDLLM_TRY(Statement update,
+               database_->prepare("UPDATE jobs SET state = ?, detail = ? WHERE job_id = ?"));
+    FEDLLM_TRY_VOID(update.bind(name(status)).bind(detail).bind(job.get()).run());
+    return transaction.commit();
+}
+
+// ---------------------------------------------------------------------------------------------------- rounds
+
+Result<void> Ledger::open_round(const RoundRow& round, std::span<const ClientId> asked) {
+    FEDLLM_TRY(Transaction transaction, Transaction::begin(*database_));
+    FEDLLM_TRY(
+        Statement insert,
+        database_->prepare("INSERT INTO rounds(job_id, round, state, model_digest, opened_ms, next_digest) "
+                           "VALUES(?, ?, 'open', ?, ?, '') ON CONFLICT DO NOTHING"));
+    FEDLLM_TRY_VOID(insert.bind(round.job.get())
+                        .bind(round.round.get())
+                        .bind(round.model_digest)
+                        .bind(milliseconds(round.opened))
+                        .run());
+    for (const ClientId& client : asked) {
+        FEDLLM_TRY(const auto known, part(round.job, round.round, client));
+        if (known) continue;
+        PartRow row;
+        row.job = round.job;
+        row.round = round.round;
+        row.client = client;
+        FEDLLM_TRY_VOID(put_part(row));
+    }
+    return transaction.commit();
+}
+
+Result<void> Ledger::close_round(const JobId& job, RoundId round) {
+    FEDLLM_TRY(Transaction transaction, Transaction::begin(*database_));
+    FEDLLM_TRY_VOID(drop_the_asked(*database_, job, round));
+    FEDLLM_TRY(Statement close, database_->prepare("UPDATE rounds SET state = 'closing' "
+                                                   "WHERE job_id = ? AND round = ? AND state = 'open'"));
+    FEDLLM_TRY_VOID(close.bind(job.get()).bind(round.get()).run());
+    return transaction.commit();
+}
+
+Result<void> Ledger::commit_round(const JobId& job, RoundId round, const RoundResult& result,
+                                  const VersionRow& next) {
+    FEDLLM_TRY(Transaction transaction, Transaction::begin(*database_));
+    FEDLLM_TRY_VOID(drop_the_asked(*database_, job, round));
+    FEDLLM_TRY_VOID(end_round(*database_, job, round, result, next.digest));
+    FEDLLM_TRY_VOID(insert_version(*database_, next));
+    FEDLLM_TRY(
+        Statement advance,
+        database_->prepare("UPDATE jobs SET round = ?, model_digest = ? WHERE job_id = ? AND round = ?"));
+    FEDLLM_TRY_VOID(advance.bind(round.get() + 1).bind(next.digest).bind(job.get()).bind(round.get()).run());
+    if (database_->changed_rows() != 1) {
+        return make_error(Errc::OutOfOrder, database_->path().string() + ": job " + job.get() +
+                                                " is not at round " + std::to_string(round.get()));
+    }
+    return transaction.commit();
+}
+
+Result<std::vector<RoundRow>> Ledger::rounds(const JobId& job) const {
+    FEDLLM_TRY(
+        Statement select,
+        database_->prepare("SELECT round, state, model_digest, opened_ms, closed_ms, eval_loss, train_loss, "
+                           "next_digest FROM rounds WHERE job_id = ? ORDER BY round"));
+    select.bind(job.get());
+    std::vector<RoundRow> rounds;
+    while (true) {
+        FEDLLM_TRY(const bool more, select.step());
+        if (!more) return rounds;
+        FEDLLM_TRY(RoundRow round, read_round(*database_, job, select));
+        rounds.push_back(std::move(round));
+    }
+}
+
+Result<RoundStatus> Ledger::round_status(const JobId& job, RoundId round) const {
+    FEDLLM_TRY(Statement select,
+               database_->prepare("SELECT state FROM rounds WHERE job_id = ? AND round = ?"));
+    FEDLLM_TRY(const bool found, select.bind(job.get()).bind(round.get()).step());
+    if (!found) {
+        return make_error(Errc::Stale,
+                          "job " + job.get() + " has no open round " + std::to_string(round.get()));
+    }
+    return parse_status<RoundStatus>(*database_, select.text(0));
+}
+
+}  // namespace fedllm::server::store

@@ -1,0 +1,164 @@
+#include <utility>
+
+#include "server/store/ledger.hpp"
+#include "server/store/ledger_columns.hpp"
+
+namespace fedllm::server::store {
+namespace {
+
+#define FEDLLM_PART_COLUMNS                                                                              \
+    "client, task_id, state, weight, samples, tokens, update_digest, bytes, train_loss, train_seconds, " \
+    "eval_loss_sum, eval_tokens, reason, detail, accepted_ms, elapsed_ms"
+
+Result<PartRow> read_part(const Database& database, const JobId& job, RoundId round, const Statement& row) {
+    PartRow part;
+    part.job = job;
+    part.round = round;
+    part.client = ClientId(row.text(0));
+    part.task = TaskId(row.text(1));
+    FEDLLM_TRY(part.status, parse_status<PartStatus>(database, row.text(2)));
+    part.weight = row.count(3);
+    part.samples = row.count(4);
+    part.tokens = row.count(5);
+    part.update_digest = row.text(6);
+    part.bytes = row.count(7);
+    part.train_loss = row.real(8);
+    part.train_seconds = row.real(9);
+    part.eval_loss_sum = row.real(10);
+    part.eval_tokens = row.count(11);
+    part.reason = row.text(12);
+    part.detail = row.text(13);
+    if (!row.is_null(14)) part.accepted = time_of(row.integer(14));
+    part.elapsed = Duration(row.integer(15));
+    return part;
+}
+
+std::string describe(const PartRow& part) {
+    return part.client.get() + "'s part in round " + std::to_string(part.round.get()) + " of job " +
+           part.job.get();
+}
+
+}  // namespace
+
+Result<void> Ledger::put_part(const PartRow& part) {
+    FEDLLM_TRY(Statement put,
+               database_->prepare("INSERT OR REPLACE INTO parts(job_id, round, " FEDLLM_PART_COLUMNS
+                                  ") VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"));
+    put.bind(part.job.get())
+        .bind(part.round.get())
+        .bind(part.client.get())
+        .bind(task_id(part.job, part.round, part.client).get())
+        .bind(name(part.status))
+        .bind(part.weight)
+        .bind(part.samples)
+        .bind(part.tokens)
+        .bind(part.update_digest)
+        .bind(part.bytes)
+        .bind(part.train_loss)
+        .bind(part.train_seconds)
+        .bind(part.eval_loss_sum)
+        .bind(part.eval_tokens)
+        .bind(part.reason)
+        .bind(part.detail);
+    if (part.accepted) {
+        put.bind(milliseconds(*part.accepted));
+    } else {
+        put.bind_null();
+    }
+    return put.bind(std::int64_t{part.elapsed.count()}).run();
+}
+
+Result<Acceptance> Ledger::accept(const PartRow& part) {
+    FEDLLM_TRY(Transaction transaction, Transaction::begin(*database_));
+    FEDLLM_TRY(const auto known, this->part(part.job, part.round, part.client));
+    if (known && known->status == PartStatus::Accepted) {
+        if (known->update_digest == part.update_digest) return Acceptance::AlreadyCounted;
+        return make_error(Errc::Duplicate,
+                          describe(part) + " was counted already, with the update " + known->update_digest);
+    }
+    FEDLLM_TRY(const RoundStatus status, round_status(part.job, part.round));
+    if (status != RoundStatus::Open) return make_error(Errc::Stale, describe(part) + ": the round is closed");
+    if (!known) return make_error(Errc::NotFound, describe(part) + ": it was not asked");
+    if (known->status != PartStatus::Asked) {
+        return make_error(Errc::Stale,
+                          describe(part) + " is over: it was " + std::string(name(known->status)));
+    }
+    PartRow counted = part;
+    counted.status = PartStatus::Accepted;
+    FEDLLM_TRY_VOID(put_part(counted));
+    FEDLLM_TRY_VOID(transaction.commit());
+    return Acceptance::Counted;
+}
+
+Result<void> Ledger::record_part(const PartRow& part) {
+    FEDLLM_TRY(Transaction transaction, Transaction::begin(*database_));
+    FEDLLM_TRY(const auto known, this->part(part.job, part.round, part.client));
+    if (known && known->status == PartStatus::Accepted) {
+        return make_error(Errc::Duplicate, describe(part) + " was counted already");
+    }
+    FEDLLM_TRY_VOID(put_part(part));
+    return transaction.commit();
+}
+
+Result<void> Ledger::record_evaluation(const PartRow& part) {
+    PartRow evaluated = part;
+    evaluated.status = PartStatus::Evaluated;
+    return record_part(evaluated);
+}
+
+Result<std::vector<PartRow>> Ledger::parts(const JobId& job, RoundId round) const {
+    FEDLLM_TRY(Statement select,
+               database_->prepare("SELECT " FEDLLM_PART_COLUMNS
+                                  " FROM parts WHERE job_id = ? AND round = ? ORDER BY client"));
+    select.bind(job.get()).bind(round.get());
+    std::vector<PartRow> parts;
+    while (true) {
+        FEDLLM_TRY(const bool more, select.step());
+        if (!more) return parts;
+        FEDLLM_TRY(PartRow part, read_part(*database_, job, round, select));
+        parts.push_back(std::move(part));
+    }
+}
+
+Result<std::optional<PartRow>> Ledger::part(const JobId& job, RoundId round, const ClientId& client) const {
+    FEDLLM_TRY(Statement select,
+               database_->prepare("SELECT " FEDLLM_PART_COLUMNS
+                                  " FROM parts WHERE job_id = ? AND round = ? AND client = ?"));
+    FEDLLM_TRY(const bool found, select.bind(job.get()).bind(round.get()).bind(client.get()).step());
+    if (!found) return std::optional<PartRow>();
+    FEDLLM_TRY(PartRow part, read_part(*database_, job, round, select));
+    return std::optional<PartRow>(std::move(part));
+}
+
+// -------------------------------------------------------------------------------------------------- versions
+
+namespace {
+VersionRow read_version(const Statement& row) {
+    return {row.text(0), JobId(row.text(1)), RoundId(static_cast<std::uint32_t>(row.integer(2))),
+            row.count(3), time_of(row.integer(4))};
+}
+}  // namespace
+
+Result<VersionRow> Ledger::version(std::string_view digest) const {
+    FEDLLM_TRY(Statement select,
+               database_->prepare("SELECT digest, job_id, round, bytes, created_ms FROM versions "
+                                  "WHERE digest = ? ORDER BY created_ms LIMIT 1"));
+    FEDLLM_TRY(const bool found, select.bind(digest).step());
+    if (!found) return make_error(Errc::NotFound, "there is no model version '" + std::string(digest) + "'");
+    return read_version(select);
+}
+
+Result<std::vector<VersionRow>> Ledger::versions(const JobId& job) const {
+    FEDLLM_TRY(Statement select,
+               database_->prepare("SELECT digest, job_id, round, bytes, created_ms FROM versions "
+                                  "WHERE job_id = ? ORDER BY round"));
+    select.bind(job.get());
+    std::vector<VersionRow> versions;
+    while (true) {
+        FEDLLM_TRY(const bool more, select.step());
+        if (!more) return versions;
+        versions.push_back(read_version(select));
+    }
+}
+
+}  // namespace fedllm::server::store

@@ -1,0 +1,106 @@
+#include "server/store/versions.hpp"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "common/crypto/sha256.hpp"
+#include "common/formats/param_set_file.hpp"
+
+namespace fedllm::server::store {
+namespace {
+
+constexpr const char* kTemporary = "writing-";
+
+// A fresh empty file's name, so that two writers never share one.
+Result<Path> temporary_in(const Path& folder) {
+    std::string path = (folder / kTemporary).string() + "XXXXXX";
+    const int fd = ::mkostemp(path.data(), O_CLOEXEC);
+    if (fd < 0) {
+        return make_error(Errc::IoFailed, folder.string() + ": creating a file: " + std::strerror(errno));
+    }
+    ::close(fd);
+    return Path(path);
+}
+
+Result<VersionFile> identify(const Path& path) {
+    FEDLLM_TRY(const MappedFile file, MappedFile::open(path));
+    return VersionFile{crypto::to_hex(crypto::sha256(file.bytes())), file.bytes().size()};
+}
+
+void remove_quietly(const Path& path) {
+    std::error_code ignored;  // a leftover costs space only, and open() sweeps again
+    std::filesystem::remove(path, ignored);
+}
+
+Result<VersionFile> write_and_name(const tensor::ParamSet& params, const Path& temporary,
+                                   const Versions& versions) {
+    FEDLLM_TRY_VOID(formats::write_param_set(temporary, params));
+    FEDLLM_TRY(VersionFile file, identify(temporary));
+    FEDLLM_TRY_VOID(commit_file(temporary, versions.path_of(file.digest)));
+    return file;
+}
+
+}  // namespace
+
+Result<Versions> Versions::open(const Path& state_directory) {
+    const Path folder = state_directory / "versions";
+    FEDLLM_TRY_VOID(make_directories(folder));
+    std::error_code code;
+    std::vector<Path> leftovers;  // of a process that died while writing
+    for (std::filesystem::directory_iterator it(folder, code), end; !code && it != end; it.increment(code)) {
+        if (it->path().filename().string().starts_with(kTemporary)) leftovers.push_back(it->path());
+    }
+    if (code) return make_error(Errc::IoFailed, folder.string() + ": listing: " + code.message());
+    for (const Path& path : leftovers) remove_quietly(path);
+    return Versions(folder);
+}
+
+Path Versions::path_of(std::string_view digest) const {
+    return folder_ / (std::string(digest) + ".safetensors");
+}
+
+Result<VersionFile> Versions::write(const tensor::ParamSet& params) const {
+    FEDLLM_TRY(const Path temporary, temporary_in(folder_));
+    auto written = write_and_name(params, temporary, *this);
+    if (!written) remove_quietly(temporary);
+    return written;
+}
+
+Result<VersionFile> Versions::adopt(const Path& source, std::string_view digest) const {
+    FEDLLM_TRY(VersionFile file, identify(source));
+    if (file.digest != digest) {
+        return make_error(Errc::DigestMismatch, source.string() + ": hashes to " + file.digest +
+                                                    ", announced was " + std::string(digest));
+    }
+    FEDLLM_TRY([[maybe_unused]] const tensor::ParamSet params, formats::read_param_set(source));
+    FEDLLM_TRY_VOID(commit_file(source, path_of(file.digest)));
+    return file;
+}
+
+Result<MappedFile> Versions::map(std::string_view digest) const {
+    const auto checked = crypto::from_hex(digest);
+    if (!checked)
+        return make_error(Errc::NotFound, "there is no model version '" + std::string(digest) + "'");
+    const Path path = path_of(crypto::to_hex(*checked));
+    FEDLLM_TRY(MappedFile file, MappedFile::open(path));
+    if (crypto::sha256(file.bytes()) != *checked) {
+        return make_error(Errc::DigestMismatch,
+                          path.string() +
+                              ": its bytes do not hash to its name: the disk has changed them; "
+                              "restore the file from a backup");
+    }
+    return file;
+}
+
+Result<tensor::ParamSet> Versions::read(std::string_view digest) const {
+    FEDLLM_TRY([[maybe_unused]] const MappedFile verified, map(digest));
+    return formats::read_param_set(path_of(digest));
+}
+
+}  // namespace fedllm::server::store
