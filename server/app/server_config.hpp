@@ -1,0 +1,51 @@
+// server.yaml: where the server listens, who it is, and how much it may use. What is trained is in the job.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "common/config/yaml.hpp"
+#include "common/service/log_config.hpp"
+
+namespace fedllm::server::app {
+
+struct ListenConfig {
+    std::string address = "0.0.0.0";
+    std::uint16_t port = 7443;
+    bool operator==(const ListenConfig&) const = default;
+};
+
+struct TlsConfig {
+    Path ca = "ca.crt";
+    Path certificate = "server.crt";
+    Path key = "server.key";
+    bool operator==(const TlsConfig&) const = default;
+};
+
+struct LimitsConfig {
+    std::uint32_t connections_max = 1000;
+    config::ByteCount upload_bytes_max{std::uint64_t{64} << 30};
+    Duration idle_timeout = std::chrono::seconds(90);
+    bool operator==(const LimitsConfig&) const = default;
+};
+
+struct ServerConfig {
+    ListenConfig listen;
+    TlsConfig tls;
+    ListenConfig admin{.address = "127.0.0.1", .port = 7480};
+    Path state_directory = "state";
+    std::uint32_t threads = 0;
+    LimitsConfig limits;
+    service::LogConfig log;
+    bool operator==(const ServerConfig&) const = default;
+};
+
+const config::Table<ServerConfig>& server_table();
+
+// Loads the file; relative paths in it are taken from the file's own folder.
+Result<ServerConfig> load_server_config(const Path& file);
+
+// The file that `fedllm init` writes: every key with its meaning above it.
+std::string print_server_config(const ServerConfig& config, config::Comments comments);
+
+}  // namespace fedllm::server::app

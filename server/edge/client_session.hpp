@@ -1,0 +1,54 @@
+// One client's connection: frames in, engine calls, messages and version bytes out.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "common/net/channel.hpp"
+#include "common/net/identity.hpp"
+#include "common/net/task_group.hpp"
+#include "common/protocol/session.hpp"
+#include "server/edge/outbox.hpp"
+#include "server/engine/engine.hpp"
+
+namespace fedllm::server::edge {
+
+// Lifecycle: constructed for one connection, run() to its end, destroyed.
+// Concurrency: the control strand; a download and the writer are tasks of its own group.
+class ClientSession final : public engine::Link {
+public:
+    ClientSession(std::unique_ptr<net::Stream> stream, net::PeerIdentity peer, const protocol::Limits& limits,
+                  engine::Engine& engine);
+
+    // Until the peer leaves or breaks the protocol. The error says why it ended.
+    net::awaitable<Result<void>> run();
+    void ask_to_stop() { end("the server is shutting down"); }
+
+    void post(protocol::ServerMessage message) override { outbox_.push(std::move(message)); }
+    void end(const std::string& reason) override;
+
+private:
+    net::awaitable<Result<void>> write();
+    net::awaitable<Result<void>> greet();
+    net::awaitable<Result<void>> listen();
+    net::awaitable<Result<void>> on_control(std::span<const std::byte> bytes);
+    net::awaitable<Result<void>> on_chunk(std::uint64_t offset, std::span<const std::byte> bytes);
+    net::awaitable<Result<void>> on_offer(protocol::Offer offer);
+    net::awaitable<Result<void>> download(protocol::Fetch fetch);
+    void on_fetch(const protocol::Fetch& fetch);
+
+    net::asio::any_io_executor executor_;
+    net::PeerIdentity peer_;
+    protocol::Limits limits_;
+    engine::Engine& engine_;
+    net::Channel channel_;
+    protocol::Session session_{protocol::Side::Server, protocol::PeerRole::Client};
+    net::TaskGroup tasks_;
+    Outbox outbox_;
+    registry::SessionId session_id_;
+    bool joined_ = false;
+    std::unique_ptr<engine::Intake> intake_;
+};
+
+}  // namespace fedllm::server::edge

@@ -1,0 +1,117 @@
+#include "server/engine/commit.hpp"
+
+#include <algorithm>
+#include <filesystem>
+#include <system_error>
+
+#include "common/codec/codec.hpp"
+#include "common/formats/peft.hpp"
+#include "common/tensor/fixed_point.hpp"
+#include "server/aggregate/accumulator.hpp"
+#include "server/aggregate/strategy.hpp"
+
+namespace fedllm::server::engine {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::uint64_t kSliceElements = std::uint64_t{1} << 16;  // decoded at a time: stays in the cache
+
+codec::CodecId codec_of(job::CodecName name) {
+    switch (name) {
+        case job::CodecName::None: return codec::CodecId::None;
+    }
+    return codec::CodecId::None;
+}
+
+Result<void> add_update(const job::JobSpec& job, const Contribution& part, const ingest::Spool& spool,
+                        aggregate::Accumulator& sum) {
+    FEDLLM_TRY(const MappedFile update, spool.open_update(part.task, part.digest, part.bytes));
+    std::vector<float> slice;
+    for (std::uint64_t first = 0; first < sum.elements(); first += kSliceElements) {
+        slice.resize(std::min(kSliceElements, sum.elements() - first));
+        FEDLLM_TRY_VOID(codec::decode_range(codec_of(job.update.codec), update.bytes(), first, slice));
+        sum.add(first, slice, part.weight);
+    }
+    return {};
+}
+
+// `latest` is replaced by rename, so that a reader always finds a whole adapter behind it.
+Result<void> point_latest_at(const Path& folder) {
+    const Path link = folder.parent_path() / "latest";
+    const Path temporary = folder.parent_path() / "latest.new";
+    std::error_code code;
+    fs::remove(temporary, code);
+    fs::create_directory_symlink(folder.filename(), temporary, code);
+    if (!code) fs::rename(temporary, link, code);
+    if (code) return make_error(Errc::IoFailed, link.string() + ": replacing the link: " + code.message());
+    return {};
+}
+
+}  // namespace
+
+Result<store::VersionFile> compute_version(const job::JobSpec& job, const std::string& old_digest,
+                                           const std::vector<Contribution>& contributions,
+                                           const store::Versions& versions, const ingest::Spool& spool) {
+    FEDLLM_TRY(tensor::ParamSet params, versions.read(old_digest));
+    const double weight_max =
+        job.weighting == job::Weighting::Samples ? static_cast<double>(job.samples_max) : 1.0;
+    FEDLLM_TRY(const auto scale, tensor::FixedPoint::choose(tensor::bound_with_slack(job.update.clip_norm),
+                                                            weight_max * job.clients_per_round));
+    aggregate::Accumulator sum(params.manifest().elements(), scale);
+    std::uint64_t total_weight = 0;
+    for (const Contribution& part : contributions) {
+        if (auto added = add_update(job, part, spool, sum); !added) {
+            return with_context(added.error(), "adding " + part.task.get());
+        }
+        total_weight += part.weight;
+    }
+    std::vector<float> mean;
+    for (std::uint64_t first = 0; first < sum.elements(); first += kSliceElements) {
+        mean.resize(std::min(kSliceElements, sum.elements() - first));
+        sum.mean(first, mean, total_weight);
+        aggregate::fed_avg(params.values().subspan(first, mean.size()), mean, job.server_learning_rate);
+    }
+    return versions.write(params);
+}
+
+Result<Path> write_adapter(const job::JobSpec& job, const JobId& id, std::uint32_t rounds_done,
+                           const std::string& digest, const store::Versions& versions,
+                           const Path& state_directory) {
+    char name[32];
+    std::snprintf(name, sizeof name, "round-%04u", rounds_done);
+    const Path folder = state_directory / "adapters" / id.get() / name;
+    FEDLLM_TRY_VOID(make_directories(folder));
+    FEDLLM_TRY(const tensor::ParamSet params, versions.read(digest));
+    if (job.method == job::Method::Lora) {
+        FEDLLM_TRY_VOID(formats::write_peft_adapter(folder, params, job.lora, job.base_model));
+    } else {
+        FEDLLM_TRY(const MappedFile version, versions.map(digest));
+        FEDLLM_TRY_VOID(write_file_atomically(folder / "model.safetensors", version.bytes()));
+    }
+    FEDLLM_TRY_VOID(point_latest_at(folder));
+    return folder;
+}
+
+double eval_loss_of(const std::vector<store::PartRow>& parts) {
+    double sum = 0;
+    std::uint64_t tokens = 0;
+    for (const auto& part : parts) {
+        sum += part.eval_tokens > 0 ? part.eval_loss_sum : 0.0;
+        tokens += part.eval_tokens;
+    }
+    return tokens > 0 ? sum / static_cast<double>(tokens) : store::kNoLoss;
+}
+
+double train_loss_of(const std::vector<store::PartRow>& parts) {
+    double sum = 0;
+    std::uint64_t tokens = 0;
+    for (const auto& part : parts) {
+        if (part.status != store::PartStatus::Accepted) continue;
+        sum += part.train_loss * static_cast<double>(part.tokens);
+        tokens += part.tokens;
+    }
+    return tokens > 0 ? sum / static_cast<double>(tokens) : store::kNoLoss;
+}
+
+}  // namespace fedllm::server::engine

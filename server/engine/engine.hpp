@@ -1,0 +1,151 @@
+// The server's centre: clients and operators come in, the round machine decides, its effects are carried out.
+// It knows connections only as Links; sockets are in server/edge.
+//
+//   session --Hello, Offer, ...--> Engine --Event--> round::step --Effect--> ledger, Links, the pool
+#pragma once
+
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/thread_pool.hpp>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "common/base/clock.hpp"
+#include "common/job/job_spec.hpp"
+#include "common/net/awaitable.hpp"
+#include "common/net/identity.hpp"
+#include "common/net/task_group.hpp"
+#include "server/engine/intake.hpp"
+#include "server/engine/link.hpp"
+#include "server/observe/metrics.hpp"
+#include "server/registry/registry.hpp"
+#include "server/round/machine.hpp"
+#include "server/store/ledger.hpp"
+#include "server/store/state_directory.hpp"
+#include "server/store/versions.hpp"
+
+namespace fedllm::server::engine {
+
+struct EngineOptions {
+    Path state_directory;
+    std::uint64_t upload_bytes_max = std::uint64_t{64} << 30;
+    unsigned threads = 0;  // of the compute pool; 0: one per core
+};
+
+// A version's verified bytes. Who shares: every connection that is sending them, and the engine's cache.
+using SharedVersion = std::shared_ptr<const MappedFile>;
+
+// Lifecycle: open, start, and stop before destruction. Jobs run one after another, in order of submission.
+// Concurrency: everything on one strand; file and number work goes to the pool and comes back.
+// After a failure of the ledger `on_fatal` is called: the process should end, and start again from the disk.
+class Engine {
+public:
+    static Result<std::unique_ptr<Engine>> open(net::asio::any_io_executor strand, const EngineOptions& options,
+                                                const Clock& clock, observe::Metrics& metrics,
+                                                std::function<void(const Error&)> on_fatal);
+    ~Engine();
+    Engine(const Engine&) = delete;
+    Engine& operator=(const Engine&) = delete;
+
+    Result<void> start();  // takes up the job that a previous process left
+    net::awaitable<void> stop();
+
+    // Clients. A Link is used until leave(), or until a newer connection of the same client replaces it.
+    registry::SessionId join(const ClientId& client, const protocol::Hello& hello, Link& link);
+    void leave(const ClientId& client, registry::SessionId session);
+    void on_progress(const ClientId& client, const protocol::Progress& progress);
+    void on_decline(const ClientId& client, const protocol::Decline& decline);
+    void count_download(const ClientId& client, std::uint64_t bytes);
+
+    // What ends in a Verdict posts it to `reply` before anything that follows from it, such as the next Task.
+    void on_evaluation(const ClientId& client, const protocol::Evaluation& evaluation, Link& reply);
+    // Take the update's bytes from held() on; nothing when the Verdict was given at once.
+    net::awaitable<std::unique_ptr<Intake>> on_offer(ClientId client, protocol::Offer offer, Link& reply);
+    net::awaitable<Result<void>> take(Intake& intake, std::uint64_t offset, std::span<const std::byte> bytes);
+    net::awaitable<void> finish_upload(std::unique_ptr<Intake> intake, Link& reply);
+    net::awaitable<void> refuse_upload(std::unique_ptr<Intake> intake, Error error, Link& reply);
+
+    net::awaitable<Result<SharedVersion>> version(std::string digest);
+
+    // Operators. `initial` holds the safetensors file of the first version.
+    Result<ingest::Upload> begin_submission(const std::string& operator_name, const protocol::SubmitJob& request);
+    net::awaitable<Result<JobId>> submit(protocol::SubmitJob request, ingest::Upload initial);
+    Result<protocol::JobList> list_jobs() const;
+    Result<protocol::JobReport> report(const JobId& id) const;
+
+private:
+    struct LivePart {  // what a client said about its work since it was asked
+        std::uint32_t step = 0;
+        std::uint32_t steps = 0;
+        double loss = 0;
+        std::uint64_t bytes_up = 0;
+        std::uint64_t bytes_down = 0;
+        bool uploading = false;
+    };
+    struct ActiveJob {
+        JobId id;
+        job::JobSpec spec;
+        std::string yaml;
+        tensor::Manifest manifest;
+        round::JobState state;
+        std::string last_wait;  // what was last logged as waited for
+        std::map<ClientId, LivePart> live;
+        std::map<std::pair<std::uint32_t, ClientId>, std::uint64_t> bytes_down;
+        std::optional<Timestamp> wake;
+    };
+    struct ParsedTask {
+        JobId job;
+        RoundId round;
+    };
+
+    Engine(net::asio::any_io_executor strand, const EngineOptions& options, const Clock& clock,
+           observe::Metrics& metrics, std::function<void(const Error&)> on_fatal, store::StateDirectory directory,
+           store::Ledger ledger, store::Versions versions, ingest::Spool spool);
+
+    Result<void> activate_next();
+    Result<void> activate(const store::JobRow& row);
+    void raise(round::Event event);
+    void apply(const round::Effect& effect);
+    void open_round(const round::OpenRound& effect);
+    void ask(const round::AskClient& effect);
+    void record(const round::RecordPart& effect);
+    void record(const round::RecordEvaluation& effect);
+    void finish(const round::FinishJob& effect);
+    void fail(const round::FailJob& effect);
+    net::awaitable<Result<void>> close_round(round::CloseRound effect);
+    net::awaitable<Result<void>> tick();
+    void log_waiting();
+    bool hold(const Result<void>& done);  // false, and fatal, when the ledger failed
+
+    Result<ParsedTask> parse_task(const ClientId& client, const std::string& task) const;
+    ingest::UpdateRules update_rules() const;
+    void accept(const Intake& intake, Link& reply);
+    std::optional<protocol::Verdict> judge_before_upload(const ClientId& client, const ParsedTask& parsed,
+                                                         const protocol::Offer& offer);
+    void refuse(const UploadTarget& target, const Error& error, Link& reply);
+    void fill_summary(const store::JobRow& row, protocol::JobSummary& summary) const;
+    void fill_round(const store::RoundRow& row, const ActiveJob* active, protocol::RoundReport& out) const;
+
+    net::asio::any_io_executor strand_;
+    EngineOptions options_;
+    const Clock& clock_;
+    observe::Metrics& metrics_;
+    std::function<void(const Error&)> on_fatal_;
+    store::StateDirectory directory_;
+    store::Ledger ledger_;
+    store::Versions versions_;
+    ingest::Spool spool_;
+    net::asio::thread_pool pool_;
+    net::TaskGroup tasks_;
+    net::asio::steady_timer timer_;
+    registry::Registry registry_;
+    std::map<ClientId, Link*> links_;
+    std::map<std::string, std::weak_ptr<const MappedFile>> version_cache_;
+    std::unique_ptr<ActiveJob> active_;
+};
+
+}  // namespace fedllm::server::engine

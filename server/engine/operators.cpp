@@ -1,0 +1,134 @@
+// The engine's half about operators: submitting jobs, and saying how they stand.
+#include <cmath>
+#include <filesystem>
+
+#include "common/log/log.hpp"
+#include "common/net/offload.hpp"
+#include "server/engine/engine.hpp"
+
+namespace fedllm::server::engine {
+namespace {
+
+std::uint64_t to_ms(Timestamp time) { return static_cast<std::uint64_t>(time.time_since_epoch().count()); }
+
+std::string part_state(const store::PartRow& row, bool uploading) {
+    if (row.status != store::PartStatus::Asked) return std::string(store::name(row.status));
+    return uploading ? "uploading" : "working";
+}
+
+}  // namespace
+
+Result<ingest::Upload> Engine::begin_submission(const std::string& operator_name,
+                                                const protocol::SubmitJob& request) {
+    FEDLLM_TRY([[maybe_unused]] const job::JobSpec spec, job::parse_job(request.job(), "the submitted job"));
+    if (request.initial_bytes() > options_.upload_bytes_max) {
+        return make_error(Errc::TooLarge, "the initial version has " + std::to_string(request.initial_bytes()) +
+                                              " bytes; limits.upload_bytes_max allows " +
+                                              std::to_string(options_.upload_bytes_max));
+    }
+    const auto nothing_to_check = [](std::span<const std::byte>) -> Result<void> { return {}; };
+    return spool_.begin(TaskId("submission/" + operator_name), request.initial_digest(), request.initial_bytes(),
+                        nothing_to_check);
+}
+
+net::awaitable<Result<JobId>> Engine::submit(protocol::SubmitJob request, ingest::Upload initial) {
+    const auto adopt = [&]() -> Result<store::VersionFile> {
+        FEDLLM_TRY_VOID(initial.commit());
+        return versions_.adopt(initial.final_path(), request.initial_digest());
+    };
+    FEDLLM_CO_TRY(const auto version, co_await net::offload(pool_.get_executor(), adopt));
+    FEDLLM_CO_TRY(const job::JobSpec spec, job::parse_job(request.job(), "the submitted job"));
+    auto id = ledger_.add_job(spec.name, job::print_job(spec), version.digest, version.bytes, clock_.now());
+    if (!id) {
+        hold(id.error());
+        co_return id.error();
+    }
+    log::info("job submitted", {{"job", id->get()}, {"name", spec.name}, {"rounds", spec.rounds}});
+    if (!active_) hold(activate_next());
+    co_return id;
+}
+
+void Engine::fill_summary(const store::JobRow& row, protocol::JobSummary& summary) const {
+    summary.set_job_id(row.id.get());
+    summary.set_name(row.name);
+    summary.set_state(std::string(store::name(row.status)));
+    summary.set_round(row.round.get());
+    if (const auto spec = job::parse_job(row.yaml, row.id.get())) summary.set_rounds(spec->rounds);
+    summary.set_model_digest(row.model_digest);
+    summary.set_created_ms(to_ms(row.created));
+    if (row.status == store::JobStatus::Failed) {
+        summary.set_waiting_for(row.detail);
+    } else if (row.status == store::JobStatus::Running) {
+        const bool active = active_ && active_->id == row.id;
+        summary.set_waiting_for(active ? round::waiting_for(active_->state, clock_.now())
+                                       : "its turn: jobs run one after another");
+    }
+}
+
+Result<protocol::JobList> Engine::list_jobs() const {
+    protocol::JobList list;
+    FEDLLM_TRY(const auto rows, ledger_.jobs());
+    for (const store::JobRow& row : rows) fill_summary(row, *list.add_jobs());
+    return list;
+}
+
+void Engine::fill_round(const store::RoundRow& row, const ActiveJob* active, protocol::RoundReport& out) const {
+    const auto parts = ledger_.parts(row.job, row.round);
+    out.set_round(row.round.get());
+    out.set_state(std::string(store::name(row.status)));
+    out.set_model_digest(row.model_digest);
+    out.set_eval_loss(row.eval_loss);
+    out.set_train_loss(row.train_loss);
+    out.set_seconds(std::chrono::duration<double>(row.closed.value_or(clock_.now()) - row.opened).count());
+    if (!parts) return;
+    for (const store::PartRow& part : *parts) {
+        protocol::Part& to = *out.add_parts();
+        to.set_client(part.client.get());
+        to.set_samples(part.samples);
+        to.set_bytes_up(part.bytes);
+        to.set_loss(std::isnan(part.train_loss) ? 0.0 : part.train_loss);
+        to.set_train_seconds(part.train_seconds);
+        to.set_detail(part.detail);
+        to.set_eval_loss_sum(part.eval_loss_sum);
+        to.set_eval_tokens(part.eval_tokens);
+        bool uploading = false;
+        if (active) {
+            const auto down = active->bytes_down.find({row.round.get(), part.client});
+            if (down != active->bytes_down.end()) to.set_bytes_down(down->second);
+            const auto live = active->live.find(part.client);
+            if (live != active->live.end() && row.status == store::RoundStatus::Open) {
+                uploading = live->second.uploading;
+                to.set_step(live->second.step);
+                to.set_steps(live->second.steps);
+                if (part.status == store::PartStatus::Asked) {
+                    to.set_loss(live->second.loss);
+                    to.set_bytes_up(live->second.bytes_up);
+                }
+            }
+        }
+        to.set_state(part_state(part, uploading));
+    }
+}
+
+Result<protocol::JobReport> Engine::report(const JobId& id) const {
+    FEDLLM_TRY(const store::JobRow row, ledger_.job(id));
+    FEDLLM_TRY(const auto rounds, ledger_.rounds(id));
+    protocol::JobReport report;
+    fill_summary(row, *report.mutable_summary());
+    report.set_job(row.yaml);
+    report.set_final_eval_loss(std::nan(""));
+    const ActiveJob* active = active_ && active_->id == id ? active_.get() : nullptr;
+    for (const store::RoundRow& round : rounds) {
+        fill_round(round, active, *report.add_rounds());
+        // The round beyond the last is the final evaluation.
+        if (round.round.get() == report.summary().rounds()) report.set_final_eval_loss(round.eval_loss);
+    }
+    const Path latest = options_.state_directory / "adapters" / id.get() / "latest";
+    std::error_code missing;
+    if (std::filesystem::exists(latest, missing)) {
+        report.set_adapter_path(std::filesystem::absolute(latest, missing).string());
+    }
+    return report;
+}
+
+}  // namespace fedllm::server::engine

@@ -1,0 +1,204 @@
+// The engine's half about updates: Offer, bytes, verdict.
+#include "common/log/log.hpp"
+#include "common/net/offload.hpp"
+#include "server/engine/engine.hpp"
+
+namespace fedllm::server::engine {
+namespace {
+
+ingest::Claim claim_of(const protocol::Offer& offer) {
+    ingest::Claim claim;
+    claim.digest = offer.digest();
+    claim.bytes = offer.bytes();
+    claim.samples = offer.samples();
+    claim.tokens = offer.tokens();
+    claim.train_loss = offer.train_loss();
+    claim.train_seconds = offer.train_seconds();
+    claim.update_norm = offer.update_norm();
+    claim.eval_loss_sum = offer.evaluation().loss_sum();
+    claim.eval_tokens = offer.evaluation().tokens();
+    return claim;
+}
+
+protocol::Verdict outcome(const TaskId& task, protocol::Outcome value) {
+    protocol::Verdict verdict;
+    verdict.set_task_id(task.get());
+    verdict.set_outcome(value);
+    return verdict;
+}
+
+protocol::Verdict refusal(const TaskId& task, const Error& error) {
+    protocol::Verdict verdict = outcome(task, protocol::OUTCOME_REFUSED);
+    verdict.set_reason(std::string(name(error.code)));
+    verdict.set_detail(error.message.substr(0, protocol::kTextBytesMax));
+    return verdict;
+}
+
+void post(Link& reply, protocol::Verdict verdict) {
+    protocol::ServerMessage message;
+    *message.mutable_verdict() = std::move(verdict);
+    reply.post(std::move(message));
+}
+
+}  // namespace
+
+ingest::UpdateRules Engine::update_rules() const {
+    return {.codec = codec::CodecId::None,
+            .clip_norm = active_->spec.update.clip_norm,
+            .samples_max = active_->spec.samples_max};
+}
+
+void Engine::on_evaluation(const ClientId& client, const protocol::Evaluation& evaluation, Link& reply) {
+    const TaskId task(evaluation.task_id());
+    const auto parsed = parse_task(client, task.get());
+    if (!parsed) return post(reply, refusal(task, parsed.error()));
+    if (!active_ || active_->id != parsed->job) return post(reply, refusal(task, {Errc::Stale, "the job is over"}));
+    if (auto fine = ingest::check_evaluation(evaluation.loss_sum(), evaluation.tokens()); !fine) {
+        return refuse({parsed->job, parsed->round, client, task}, fine.error(), reply);
+    }
+    post(reply, outcome(task, protocol::OUTCOME_ACCEPTED));
+    raise(round::EvaluationArrived{client, parsed->round, evaluation.loss_sum(), evaluation.tokens()});
+}
+
+// Everything that can be said before a byte is taken; nothing means: take them.
+std::optional<protocol::Verdict> Engine::judge_before_upload(const ClientId& client, const ParsedTask& parsed,
+                                                             const protocol::Offer& offer) {
+    const TaskId task(offer.task_id());
+    const auto part = ledger_.part(parsed.job, parsed.round, client);
+    if (!part) {
+        hold(part.error());
+        return refusal(task, part.error());
+    }
+    if (*part && (*part)->status == store::PartStatus::Accepted) {
+        if ((*part)->update_digest == offer.digest()) {
+            metrics_.update_repeated(parsed.job);
+            return outcome(task, protocol::OUTCOME_ALREADY_ACCEPTED);
+        }
+        const Error again{Errc::Duplicate, "another update of this client is counted in this round already"};
+        metrics_.update_refused(parsed.job, again.code);
+        return refusal(task, again);
+    }
+    if (!active_ || active_->id != parsed.job) return refusal(task, {Errc::Stale, "the job is over"});
+    if (auto admitted = round::admits(active_->state, parsed.round, client); !admitted) {
+        metrics_.update_refused(parsed.job, admitted.error().code);
+        return refusal(task, admitted.error());
+    }
+    return std::nullopt;
+}
+
+net::awaitable<std::unique_ptr<Intake>> Engine::on_offer(ClientId client, protocol::Offer offer, Link& reply) {
+    const TaskId task(offer.task_id());
+    const auto parsed = parse_task(client, task.get());
+    if (!parsed) {
+        post(reply, refusal(task, parsed.error()));
+        co_return nullptr;
+    }
+    if (auto judged = judge_before_upload(client, *parsed, offer)) {
+        post(reply, std::move(*judged));
+        co_return nullptr;
+    }
+    const UploadTarget target{parsed->job, parsed->round, client, task};
+    const ingest::Claim claim = claim_of(offer);
+    auto fine = ingest::check_claim(claim, update_rules(), active_->manifest);
+    if (fine && claim.bytes > options_.upload_bytes_max) {
+        fine = make_error(Errc::TooLarge, std::to_string(claim.bytes) + " bytes exceed limits.upload_bytes_max");
+    }
+    if (!fine) {
+        refuse(target, fine.error(), reply);
+        co_return nullptr;
+    }
+    const tensor::Manifest manifest = active_->manifest;  // copies: the job may end while the pool works
+    const ingest::UpdateRules rules = update_rules();
+    auto intake = co_await net::offload(pool_.get_executor(),
+                                        [&] { return Intake::begin(spool_, manifest, rules, target, claim); });
+    if (!intake) {
+        refuse(target, intake.error(), reply);
+        co_return nullptr;
+    }
+    if (active_ && active_->id == parsed->job) active_->live[client].uploading = true;
+    co_return std::move(*intake);
+}
+
+net::awaitable<Result<void>> Engine::take(Intake& intake, std::uint64_t offset, std::span<const std::byte> bytes) {
+    metrics_.bytes_moved(intake.target().client, observe::Direction::Up, bytes.size());
+    auto taken = co_await net::offload(pool_.get_executor(), [&] { return intake.take(offset, bytes); });
+    if (active_ && active_->id == intake.target().job) {
+        active_->live[intake.target().client].bytes_up = intake.held();
+    }
+    co_return taken;
+}
+
+net::awaitable<void> Engine::finish_upload(std::unique_ptr<Intake> intake, Link& reply) {
+    const auto settled = co_await net::offload(pool_.get_executor(), [&] { return intake->settle(); });
+    if (settled) {
+        accept(*intake, reply);
+    } else {
+        co_await refuse_upload(std::move(intake), settled.error(), reply);
+    }
+}
+
+net::awaitable<void> Engine::refuse_upload(std::unique_ptr<Intake> intake, Error error, Link& reply) {
+    co_await net::offload(pool_.get_executor(), [&] {
+        intake->discard();
+        return true;
+    });
+    refuse(intake->target(), error, reply);
+}
+
+// The bytes are on disk. From here to the ledger's commit nothing suspends, so the round cannot close in between.
+void Engine::accept(const Intake& intake, Link& reply) {
+    const UploadTarget& target = intake.target();
+    const ingest::Claim& claim = intake.claim();
+    if (!active_ || active_->id != target.job) {
+        return post(reply, refusal(target.task, {Errc::Stale, "the job is over"}));
+    }
+    if (auto admitted = round::admits(active_->state, target.round, target.client); !admitted) {
+        metrics_.update_refused(target.job, admitted.error().code);
+        return post(reply, refusal(target.task, admitted.error()));
+    }
+    store::PartRow row;
+    row.job = target.job;
+    row.round = target.round;
+    row.client = target.client;
+    row.task = target.task;
+    row.status = store::PartStatus::Accepted;
+    row.weight = active_->spec.weighting == job::Weighting::Samples ? claim.samples : 1;
+    row.samples = claim.samples;
+    row.tokens = claim.tokens;
+    row.update_digest = claim.digest;
+    row.bytes = claim.bytes;
+    row.train_loss = claim.train_loss;
+    row.train_seconds = claim.train_seconds;
+    row.eval_loss_sum = claim.eval_loss_sum;
+    row.eval_tokens = claim.eval_tokens;
+    row.accepted = clock_.now();
+    row.elapsed = *row.accepted - active_->state.clock + active_->state.worked;
+    if (auto counted = ledger_.accept(row); !counted) {
+        if (counted.error().code == Errc::StoreFailed) hold(counted.error());
+        return post(reply, refusal(target.task, counted.error()));
+    }
+    metrics_.update_accepted(target.job);
+    log::info("update accepted", {{"client", target.client.get()},
+                                  {"job", target.job.get()},
+                                  {"round", target.round.get()},
+                                  {"samples", claim.samples},
+                                  {"bytes", claim.bytes},
+                                  {"train_loss", claim.train_loss},
+                                  {"norm", claim.update_norm}});
+    post(reply, outcome(target.task, protocol::OUTCOME_ACCEPTED));
+    raise(round::UploadAccepted{target.client, target.round});
+}
+
+void Engine::refuse(const UploadTarget& target, const Error& error, Link& reply) {
+    metrics_.update_refused(target.job, error.code);
+    log::warn("update refused", {{"client", target.client.get()},
+                                 {"job", target.job.get()},
+                                 {"round", target.round.get()},
+                                 {"reason", name(error.code)},
+                                 {"detail", error.message}});
+    post(reply, refusal(target.task, error));
+    if (!active_ || active_->id != target.job) return;
+    raise(round::UploadRefused{target.client, target.round, std::string(name(error.code)), error.message});
+}
+
+}  // namespace fedllm::server::engine
