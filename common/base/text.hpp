@@ -1,6 +1,7 @@
 // Words for people: sizes, and the nearest name to a misspelt one.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -12,5 +13,10 @@ std::string format_bytes(std::uint64_t bytes);  // "1.5 MiB"
 
 // The candidate with the smallest edit distance, or "" if none is near enough to be a plausible slip.
 std::string nearest_name(std::string_view word, std::span<const std::string_view> candidates);
+
+// The length of the well-formed UTF-8 sequence (RFC 3629) at the front of `text`, or 0: broken, or empty.
+std::size_t utf8_sequence_length(std::string_view text);
+
+bool is_utf8(std::string_view text);
 
 }  // namespace fedllm

@@ -1,7 +1,7 @@
 // Log lines: one event as a sentence and its fields, for people by default and as JSON objects by option.
 //
 //   log::info("round closed", {{"job", "j1"}, {"round", 3}, {"accepted", 2}});
-//   2026-11-23 08:51:45 INFO  round closed  job=j1 round=3 accepted=2
+//   2026-11-23 08:51:45 INFO  round closed  job=j1 round=3 accepted=2      (times are UTC)
 //   {"ts":"2026-11-23T08:51:45.123Z","level":"info","msg":"round closed","job":"j1","round":3,"accepted":2}
 //
 // Rule: fields never hold keys, tokens, tensor values, seeds of masks or private text.
@@ -27,7 +27,7 @@ struct LogOptions {
     std::function<void(std::string_view line)> sink = {};
 };
 
-// Call once, first thing in main(). Without it lines go to standard error, human, from Info on.
+// Call before threads start, first thing in main(). Without it lines go to standard error, human, from Info on.
 void setup(LogOptions options);
 
 class Field {

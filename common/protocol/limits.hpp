@@ -46,7 +46,7 @@ struct Limits {
 // Inside messages; see messages.hpp.
 inline constexpr int kMessageNestingMax = 16;
 inline constexpr std::size_t kClientElementsMax = 4096;   // fields and sub-messages counted over the whole message
-inline constexpr std::size_t kServerElementsMax = 1 << 17;  // a report of 1000 rounds with their parts
+inline constexpr std::size_t kServerElementsMax = 1 << 18;  // a full frame of reports
 inline constexpr std::size_t kNameBytesMax = 128;         // ids, names, states
 inline constexpr std::size_t kTextBytesMax = 4096;        // reasons and details for people
 inline constexpr std::size_t kJobBytesMax = std::size_t{64} << 10;  // canonical YAML

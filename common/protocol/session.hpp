@@ -15,6 +15,7 @@
 // the previous connection. The server answers it with a Verdict out of its ledger.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -38,7 +39,8 @@ public:
 
     // Call with each message before handling it. `task` is task_of(message). OutOfOrder names message and state.
     Result<Relevance> on_receive(MessageKind kind, std::string_view task = {});
-    // Call with each message before sending it, without suspending in between.
+    // Call with each message before sending it, without suspending in between. OutOfOrder for a chunk also means that
+    // the transfer was given up (Release, Verdict, Decline): the sender stops.
     Result<void> on_send(MessageKind kind, std::string_view task = {});
 
     // The last chunk of the transfer was sent, or received.
@@ -52,14 +54,24 @@ public:
 
 private:
     enum class Phase { Silent, Greeting, Open, Over };
-    enum class Transfer { None, Asked, Running, Draining };
+    enum class Transfer { None, Asked, Running, Done, Draining };
+    struct Move {  // one message, seen from here
+        MessageKind kind;
+        std::string_view task;
+        bool from_server;
+        bool sending;
+    };
 
-    Result<Relevance> apply(MessageKind kind, std::string_view task, bool from_server);
-    Result<Relevance> apply_client(MessageKind kind, std::string_view task, bool from_server);
-    Result<Relevance> apply_operator(MessageKind kind, bool from_server);
-    Result<Relevance> chunk(Transfer& transfer, bool sending);
-    void close_task(bool by_server);
-    Error out_of_order(MessageKind kind, bool from_server) const;
+    Result<Relevance> apply(const Move& move);
+    Result<Relevance> greet(const Move& move);
+    Result<Relevance> client_says(const Move& move);   // role client
+    Result<Relevance> server_says(const Move& move);
+    Result<Relevance> operator_asks(const Move& move);  // role operator
+    Result<Relevance> server_answers(const Move& move);
+    Result<Relevance> chunk(const Move& move, Transfer transfer);
+    Result<Relevance> other_task(const Move& move, bool may_be_sent);
+    void close_task();
+    Error out_of_order(const Move& move) const;
 
     Side side_;
     PeerRole role_;
@@ -67,9 +79,8 @@ private:
     Transfer download_ = Transfer::None;
     Transfer upload_ = Transfer::None;
     std::string task_;
-    bool evaluated_ = false;       // the open task's Evaluation has passed
-    bool request_open_ = false;    // an operator's request waits for its answer
-    MessageKind request_ = MessageKind::Ping;
+    bool evaluated_ = false;               // the open task's Evaluation has passed
+    std::optional<MessageKind> request_;   // an operator's, that waits for its answer
 };
 
 }  // namespace fedllm::protocol
