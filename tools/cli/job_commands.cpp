@@ -1,0 +1,299 @@
+// fedllm job submit|list|show, export: what an operator asks of the server.
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <memory>
+#include <thread>
+
+#include "client/model/manifests.hpp"
+#include "common/base/text.hpp"
+#include "common/crypto/secure_rng.hpp"
+#include "common/formats/param_set_file.hpp"
+#include "common/formats/peft.hpp"
+#include "tools/cli/commands.hpp"
+#include "tools/cli/output.hpp"
+#include "tools/federation/operator_link.hpp"
+#include "tools/local/workspace.hpp"
+
+namespace fedllm::tools::cli {
+namespace {
+
+using federation::OperatorLink;
+
+Result<std::unique_ptr<OperatorLink>> connect(const std::string& folder) {
+    FEDLLM_TRY(const auto config, federation::load_operator_config(folder));
+    return OperatorLink::connect(config);
+}
+
+// ----------------------------------------------------------------------------------------------------------- submit
+
+// The first version as the safetensors bytes that travel.
+Result<std::string> initial_version(const client::model::BaseModel& model, const job::JobSpec& job) {
+    FEDLLM_TRY(const auto start, local::initial_state(model, job));
+    const Path file =
+        std::filesystem::temp_directory_path() / ("fedllm-initial-" + crypto::SecureRng().random_hex(8) + ".safetensors");
+    auto written = formats::write_param_set(file, start.params);
+    auto bytes = written ? read_file(file, std::size_t{1} << 40) : Result<std::string>(written.error());
+    std::error_code ignored;
+    std::filesystem::remove(file, ignored);
+    return bytes;
+}
+
+Result<void> submit(const std::string& recipe, const std::string& model_folder, const std::string& hub, bool json) {
+    FEDLLM_TRY(job::JobSpec job, job::load_job(recipe));
+    FEDLLM_TRY(const auto model, client::model::BaseModel::load(model_folder));
+    job.base_fingerprint = model.fingerprint();
+    FEDLLM_TRY(const std::string initial, initial_version(model, job));
+    FEDLLM_TRY(const auto link, connect(hub));
+    FEDLLM_TRY(const JobId id,
+               link->submit(job::print_job(job), std::as_bytes(std::span(initial.data(), initial.size()))));
+    if (json) {
+        std::printf("%s\n", Json{{"job", id.get()}}.dump(2).c_str());
+    } else {
+        std::printf("%s submitted: %u rounds of %u clients\n  follow it with: fedllm job show %s --follow --dir %s\n",
+                    id.get().c_str(), job.rounds, job.clients_per_round, id.get().c_str(), hub.c_str());
+    }
+    return {};
+}
+
+// ------------------------------------------------------------------------------------------------------------- show
+
+Json to_json(const protocol::JobSummary& job) {
+    return {{"job", job.job_id()},       {"name", job.name()},
+            {"state", job.state()},      {"round", job.round()},
+            {"rounds", job.rounds()},    {"model_digest", job.model_digest()},
+            {"waiting_for", job.waiting_for()}, {"created_ms", job.created_ms()}};
+}
+
+Json to_json(const protocol::Part& part) {
+    return {{"client", part.client()},
+            {"state", part.state()},
+            {"step", part.step()},
+            {"steps", part.steps()},
+            {"loss", part.loss()},
+            {"samples", part.samples()},
+            {"bytes_up", part.bytes_up()},
+            {"bytes_down", part.bytes_down()},
+            {"train_seconds", part.train_seconds()},
+            {"eval_loss", number(part.eval_tokens() ? part.eval_loss_sum() / part.eval_tokens() : std::nan(""))},
+            {"eval_tokens", part.eval_tokens()},
+            {"detail", part.detail()}};
+}
+
+Json to_json(const protocol::JobReport& report) {
+    Json json = to_json(report.summary());
+    json["final_eval_loss"] = number(report.final_eval_loss());
+    json["adapter_path"] = report.adapter_path();
+    json["rounds_done"] = Json::array();
+    for (const auto& round : report.rounds()) {
+        Json entry{{"round", round.round()},
+                   {"state", round.state()},
+                   {"model_digest", round.model_digest()},
+                   {"eval_loss", number(round.eval_loss())},
+                   {"train_loss", number(round.train_loss())},
+                   {"seconds", round.seconds()}};
+        entry["clients"] = Json::array();
+        for (const auto& part : round.parts()) entry["clients"].push_back(to_json(part));
+        json["rounds_done"].push_back(std::move(entry));
+    }
+    return json;
+}
+
+std::string status_of(const protocol::Part& part) {
+    if (part.state() != "working" || part.steps() == 0) return part.state();
+    return "step " + std::to_string(part.step()) + "/" + std::to_string(part.steps());
+}
+
+std::string render(const protocol::JobReport& report) {
+    const auto& job = report.summary();
+    std::string text = job.job_id() + "  " + job.name() + "  " + job.state() + "  round " +
+                       std::to_string(job.round()) + "/" + std::to_string(job.rounds()) + "\n";
+    if (!job.waiting_for().empty()) text += "waiting for " + job.waiting_for() + "\n";
+    std::vector<std::vector<std::string>> rows;
+    for (const auto& round : report.rounds()) {
+        const bool final = round.round() == job.rounds();
+        rows.push_back({final ? "final" : std::to_string(round.round()), round.state(), "", "",
+                        fixed(round.train_loss(), 4), fixed(round.eval_loss(), 4), "", "",
+                        fixed(round.seconds(), 1)});
+        for (const auto& part : round.parts()) {
+            const double eval = part.eval_tokens() ? part.eval_loss_sum() / part.eval_tokens() : std::nan("");
+            rows.push_back({"", "", part.client(), status_of(part), part.loss() != 0 ? fixed(part.loss(), 4) : "-",
+                            fixed(eval, 4), format_bytes(part.bytes_up()), format_bytes(part.bytes_down()),
+                            part.train_seconds() > 0 ? fixed(part.train_seconds(), 1) : "-"});
+        }
+    }
+    if (!rows.empty()) {
+        text += table({"round", "state", "client", "progress", "loss", "held-out", "up", "down", "seconds"}, rows);
+    }
+    if (!std::isnan(report.final_eval_loss())) {
+        text += "final held-out loss " + fixed(report.final_eval_loss(), 4) + "\n";
+    }
+    if (!report.adapter_path().empty()) text += "adapter on the server: " + report.adapter_path() + "\n";
+    return text;
+}
+
+// One line for each round as it ends, and one that is rewritten in place while it runs.
+class Follower {
+public:
+    void show(const protocol::JobReport& report) {
+        for (const auto& round : report.rounds()) {
+            if (round.state() == "committed" && round.round() >= next_) finish(report, round);
+        }
+        if (report.rounds().empty() || report.summary().state() != "running") return;
+        const auto& open = report.rounds(report.rounds_size() - 1);
+        std::string line = "round " + std::to_string(open.round() + 1) + "/" +
+                           std::to_string(report.summary().rounds());
+        if (open.round() == report.summary().rounds()) line = "final evaluation";
+        for (const auto& part : open.parts()) {
+            line += "  " + part.client() + " " + status_of(part);
+            if (part.state() == "working" && part.loss() != 0) line += " loss " + fixed(part.loss(), 3);
+        }
+        if (isatty_) std::fprintf(stderr, "\r\033[K%s", line.c_str());
+    }
+
+private:
+    void finish(const protocol::JobReport& report, const protocol::RoundReport& round) {
+        if (isatty_) std::fprintf(stderr, "\r\033[K");
+        next_ = round.round() + 1;
+        if (round.round() == report.summary().rounds()) {
+            std::printf("final evaluation: held-out loss %s\n", fixed(round.eval_loss(), 4).c_str());
+        } else {
+            std::uint64_t up = 0;
+            std::uint64_t down = 0;
+            std::size_t accepted = 0;
+            for (const auto& part : round.parts()) {
+                up += part.bytes_up();
+                down += part.bytes_down();
+                accepted += part.state() == "accepted";
+            }
+            std::printf("round %u/%u  clients %zu/%d  train loss %s  held-out before %s  up %s  down %s  %s s\n",
+                        round.round() + 1, report.summary().rounds(), accepted, round.parts_size(),
+                        fixed(round.train_loss(), 4).c_str(), fixed(round.eval_loss(), 4).c_str(),
+                        format_bytes(up).c_str(), format_bytes(down).c_str(), fixed(round.seconds(), 1).c_str());
+        }
+        std::fflush(stdout);
+    }
+
+    std::uint32_t next_ = 0;
+    bool isatty_ = ::isatty(2) == 1;
+};
+
+Result<void> follow(OperatorLink& link, const JobId& id) {
+    Follower follower;
+    for (;;) {
+        FEDLLM_TRY(const auto report, link.show_job(id));
+        follower.show(report);
+        if (report.summary().state() == "finished") return {};
+        if (report.summary().state() != "running") {
+            return make_error(Errc::Internal, id.get() + " " + report.summary().state() + ": " +
+                                                  report.summary().waiting_for());
+        }
+        std::this_thread::sleep_for(std::chrono::milliseconds(500));
+    }
+}
+
+Result<void> show(const std::string& id, const std::string& hub, bool following, bool json) {
+    FEDLLM_TRY(const auto link, connect(hub));
+    if (following) {
+        FEDLLM_TRY_VOID(follow(*link, JobId(id)));
+    }
+    FEDLLM_TRY(const auto report, link->show_job(JobId(id)));
+    if (json) {
+        std::printf("%s\n", to_json(report).dump(2).c_str());
+    } else if (!following) {
+        std::fputs(render(report).c_str(), stdout);
+    }
+    return {};
+}
+
+Result<void> list(const std::string& hub, bool json) {
+    FEDLLM_TRY(const auto link, connect(hub));
+    FEDLLM_TRY(const auto jobs, link->list_jobs());
+    if (json) {
+        Json array = Json::array();
+        for (const auto& job : jobs.jobs()) array.push_back(to_json(job));
+        std::printf("%s\n", array.dump(2).c_str());
+        return {};
+    }
+    std::vector<std::vector<std::string>> rows;
+    for (const auto& job : jobs.jobs()) {
+        rows.push_back({job.job_id(), job.name(), job.state(),
+                        std::to_string(job.round()) + "/" + std::to_string(job.rounds()), job.waiting_for()});
+    }
+    std::fputs(rows.empty() ? "no jobs yet; see 'fedllm job submit --help'\n"
+                            : table({"job", "name", "state", "round", "waiting for"}, rows).c_str(),
+               stdout);
+    return {};
+}
+
+// ----------------------------------------------------------------------------------------------------------- export
+
+Result<void> export_job(const std::string& id, const std::string& out, const std::string& digest,
+                        const std::string& hub, bool json) {
+    FEDLLM_TRY(const auto link, connect(hub));
+    FEDLLM_TRY(const auto report, link->show_job(JobId(id)));
+    FEDLLM_TRY(const auto job, job::parse_job(report.job(), "job " + id));
+    const std::string version = digest.empty() ? report.summary().model_digest() : digest;
+    FEDLLM_TRY(const auto bytes, link->fetch(version));
+    FEDLLM_TRY_VOID(make_directories(out));
+    const Path file =
+        Path(out) / (job.method == job::Method::Lora ? "adapter_model.safetensors" : "model.safetensors");
+    FEDLLM_TRY_VOID(write_file_atomically(file, bytes));
+    if (job.method == job::Method::Lora) {
+        FEDLLM_TRY(const auto params, formats::read_param_set(file));
+        FEDLLM_TRY_VOID(formats::write_peft_adapter(out, params, job.lora, job.base_model));
+    }
+    if (json) {
+        std::printf("%s\n", Json{{"job", id}, {"version", version}, {"path", out}}.dump(2).c_str());
+    } else {
+        std::printf("%s: version %.12s of %s\n", out.c_str(), version.c_str(), id.c_str());
+    }
+    return {};
+}
+
+}  // namespace
+
+void add_job(CLI::App& app, Chosen& chosen) {
+    auto hub = std::make_shared<std::string>("hub");
+    auto text = std::make_shared<std::string>();
+    auto model = std::make_shared<std::string>();
+    auto following = std::make_shared<bool>(false);
+    auto* job = app.add_subcommand("job", "Submit jobs to the server and see how they stand");
+    job->require_subcommand(1);
+
+    auto* submit_command = job->add_subcommand("submit", "Submit a job file; prints the job's id");
+    submit_command->footer("The base model is read here for its shapes and its fingerprint; it is not sent.");
+    submit_command->add_option("recipe", *text, "job file, such as configs/recipes/demo.yaml")->required();
+    submit_command->add_option("--model", *model, "folder of the base model (Hugging Face layout)")->required();
+    submit_command->callback(
+        [=, &chosen] { chosen.run = [=, &chosen] { return submit(*text, *model, *hub, chosen.json); }; });
+
+    auto* list_command = job->add_subcommand("list", "All jobs, a line each");
+    list_command->callback([=, &chosen] { chosen.run = [=, &chosen] { return list(*hub, chosen.json); }; });
+
+    auto* show_command = job->add_subcommand("show", "One job: rounds, clients, losses, bytes, what it waits for");
+    show_command->add_option("job", *text, "id of the job, such as j1")->required();
+    show_command->add_flag("--follow", *following, "stay until the job ends, a line for each round");
+    show_command->callback(
+        [=, &chosen] { chosen.run = [=, &chosen] { return show(*text, *hub, *following, chosen.json); }; });
+
+    for (auto* command : {submit_command, list_command, show_command}) {
+        command->add_option("--dir", *hub, "folder that 'fedllm init' made")->capture_default_str();
+    }
+}
+
+void add_export(CLI::App& app, Chosen& chosen) {
+    auto hub = std::make_shared<std::string>("hub");
+    auto id = std::make_shared<std::string>();
+    auto out = std::make_shared<std::string>();
+    auto digest = std::make_shared<std::string>();
+    auto* command = app.add_subcommand("export", "Fetch what a job has trained: a PEFT adapter, or whole weights");
+    command->add_option("job", *id, "id of the job")->required();
+    command->add_option("--out", *out, "folder to write")->required();
+    command->add_option("--version", *digest, "another version's digest (default: the latest)");
+    command->add_option("--dir", *hub, "folder that 'fedllm init' made")->capture_default_str();
+    command->callback(
+        [=, &chosen] { chosen.run = [=, &chosen] { return export_job(*id, *out, *digest, *hub, chosen.json); }; });
+}
+
+}  // namespace fedllm::tools::cli
