@@ -20,13 +20,13 @@ namespace {
 // What one step multiplies with, rounded once from double as PyTorch does.
 struct Factors {
     float gradient_scale;
-    float keep;             // 1 - learning_rate * weight_decay
+    float keep;  // 1 - learning_rate * weight_decay
     float one_minus_beta1;
     float beta2;
     float one_minus_beta2;
     float root_correction;  // sqrt(1 - beta2^step)
     float epsilon;
-    float step_size;        // learning_rate / (1 - beta1^step)
+    float step_size;  // learning_rate / (1 - beta1^step)
 };
 
 }  // namespace
@@ -97,7 +97,7 @@ void adamw(ThreadPool& pool, const AdamWConfig& config, std::uint64_t step, floa
     FEDLLM_CHECK(gradients.size() == count && first_moment.size() == count && second_moment.size() == count,
                  "adamw: spans differ in length");
     FEDLLM_CHECK(step >= 1, "adamw: steps are counted from 1");
-        const double correction1 = 1.0 - std::pow(config.beta1, static_cast<double>(step));
+    const double correction1 = 1.0 - std::pow(config.beta1, static_cast<double>(step));
     const double correction2 = 1.0 - std::pow(config.beta2, static_cast<double>(step));
     const Factors factors{gradient_scale,
                           static_cast<float>(1.0 - config.learning_rate * config.weight_decay),
@@ -110,8 +110,8 @@ void adamw(ThreadPool& pool, const AdamWConfig& config, std::uint64_t step, floa
     pool.parallel_for((count + kBlock - 1) / kBlock, [&](std::size_t item) {
         const std::size_t at = item * kBlock;
         HWY_DYNAMIC_DISPATCH(StepBlock)
-        (factors, gradients.data() + at, params.data() + at, first_moment.data() + at, second_moment.data() + at,
-         std::min(kBlock, count - at));
+        (factors, gradients.data() + at, params.data() + at, first_moment.data() + at,
+         second_moment.data() + at, std::min(kBlock, count - at));
     });
 }
 

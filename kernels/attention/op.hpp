@@ -20,14 +20,15 @@ struct AttentionShape {
     float scale = 1.0f;         // usually 1 / sqrt(D)
 };
 
-// Rows are tokens (B*T rows); head h of a row is the D columns starting at h*D. Pitches may differ, so q, k and v
-// may be slices of one buffer. first_key is (B,T), non-decreasing within a row of the batch, 0 <= first_key[t] <= t.
+// Rows are tokens (B*T rows); head h of a row is the D columns starting at h*D. Pitches may differ, so q, k
+// and v may be slices of one buffer. first_key is (B,T), non-decreasing within a row of the batch, 0 <=
+// first_key[t] <= t.
 void attention_forward(ThreadPool& pool, const AttentionShape& shape, const std::int32_t* first_key,
-                       ConstMatrix q,             // (B*T, H*D)
-                       ConstMatrix k,             // (B*T, KV*D)
-                       ConstMatrix v,             // (B*T, KV*D)
-                       Matrix out,                // (B*T, H*D)
-                       float* log_sum_exp);       // (B,H,T), for the backward pass
+                       ConstMatrix q,        // (B*T, H*D)
+                       ConstMatrix k,        // (B*T, KV*D)
+                       ConstMatrix v,        // (B*T, KV*D)
+                       Matrix out,           // (B*T, H*D)
+                       float* log_sum_exp);  // (B,H,T), for the backward pass
 
 // Recomputes the probabilities from log_sum_exp. dq, dk, dv are overwritten. dot is (B,H,T) scratch.
 void attention_backward(ThreadPool& pool, const AttentionShape& shape, const std::int32_t* first_key,

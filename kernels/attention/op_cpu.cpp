@@ -70,12 +70,17 @@ struct HeadRows {
     std::size_t size;  // D
 };
 
-HeadRows head_rows(ConstMatrix m, std::size_t first_row, std::size_t rows, std::size_t head, std::size_t size) {
+HeadRows head_rows(ConstMatrix m, std::size_t first_row, std::size_t rows, std::size_t head,
+                   std::size_t size) {
     return {m.row(first_row) + head * size, m.pitch, rows, size};
 }
 
-Operand by_row(const HeadRows& t) { return {t.data, t.pitch, 1}; }     // outer = rows, depth = D
-Operand by_column(const HeadRows& t) { return {t.data, 1, t.pitch}; }  // outer = D, depth = rows
+Operand by_row(const HeadRows& t) {
+    return {t.data, t.pitch, 1};
+}  // outer = rows, depth = D
+Operand by_column(const HeadRows& t) {
+    return {t.data, 1, t.pitch};
+}  // outer = D, depth = rows
 
 // Keys of the tile [k0, k0 + nk) that token t may see, as offsets [low, high).
 struct Seen {
@@ -196,7 +201,8 @@ void DotRow(const AttentionShape& s, ConstMatrix out, ConstMatrix dout, std::siz
     }
 }
 
-// dscores becomes p * (dscores - dot) * scale: the gradient of q k^T before scaling. p is 0 where nothing is seen.
+// dscores becomes p * (dscores - dot) * scale: the gradient of q k^T before scaling. p is 0 where nothing is
+// seen.
 void score_gradient(const float* p, std::size_t count, float dot, float scale, float* dscores) {
     const Floats d;
     for (std::size_t j = 0; j < count; j += kLanes) {
@@ -246,16 +252,23 @@ void backward_query_tile(const BackwardTask& task, std::size_t b, std::size_t h,
                     task.dq.pitch, /*accumulate=*/true);
 }
 
-// All gradients of one key/value head of one row of the batch: nobody else writes them, so their order is fixed.
+// All gradients of one key/value head of one row of the batch: nobody else writes them, so their order is
+// fixed.
 void BackwardHead(const BackwardTask& task, std::size_t b, std::size_t kv_head) {
     const AttentionShape& s = task.shape;
     const std::size_t size = s.head_size, group = s.heads / s.kv_heads, row0 = b * s.tokens;
     const std::size_t width = padded_cols(size);
     Scratch scratch;
     const std::size_t whole = kTile * width + kPackSlack, square = kTile * kTile + kPackSlack;
-    const QueryScratch query{scratch.take(whole), scratch.take(whole), scratch.take(whole), scratch.take(whole),
-                             scratch.take(square), scratch.take(square), scratch.take(square)};
-    KeyTile key{0, 0, scratch.take(whole), scratch.take(whole), scratch.take(whole), scratch.take(whole),
+    const QueryScratch query{scratch.take(whole), scratch.take(whole),  scratch.take(whole),
+                             scratch.take(whole), scratch.take(square), scratch.take(square),
+                             scratch.take(square)};
+    KeyTile key{0,
+                0,
+                scratch.take(whole),
+                scratch.take(whole),
+                scratch.take(whole),
+                scratch.take(whole),
                 scratch.take(whole)};
     for (std::size_t t = 0; t < s.tokens; ++t) {
         float* row = task.dq.row(row0 + t) + kv_head * group * size;
@@ -304,14 +317,16 @@ void check(const AttentionShape& s, ConstMatrix q, ConstMatrix k, ConstMatrix v,
     FEDLLM_CHECK(s.head_size > 0 && s.head_size <= kHeadSizeMax, "attention: head_size is 1 to 256");
     FEDLLM_CHECK(q.rows == rows && k.rows == rows && v.rows == rows && out.rows == rows,
                  "attention: rows are batch * tokens");
-    FEDLLM_CHECK(q.cols == s.heads * s.head_size && out.cols == q.cols, "attention: q and out are (B*T, H*D)");
-    FEDLLM_CHECK(k.cols == s.kv_heads * s.head_size && v.cols == k.cols, "attention: k and v are (B*T, KV*D)");
+    FEDLLM_CHECK(q.cols == s.heads * s.head_size && out.cols == q.cols,
+                 "attention: q and out are (B*T, H*D)");
+    FEDLLM_CHECK(k.cols == s.kv_heads * s.head_size && v.cols == k.cols,
+                 "attention: k and v are (B*T, KV*D)");
 }
 
 }  // namespace
 
-void attention_forward(ThreadPool& pool, const AttentionShape& shape, const std::int32_t* first_key, ConstMatrix q,
-                       ConstMatrix k, ConstMatrix v, Matrix out, float* log_sum_exp) {
+void attention_forward(ThreadPool& pool, const AttentionShape& shape, const std::int32_t* first_key,
+                       ConstMatrix q, ConstMatrix k, ConstMatrix v, Matrix out, float* log_sum_exp) {
     check(shape, q, k, v, out);
     const ForwardTask task{shape, first_key, q, k, v, out, log_sum_exp};
     const std::size_t tiles = (shape.tokens + kTile - 1) / kTile;
@@ -323,13 +338,15 @@ void attention_forward(ThreadPool& pool, const AttentionShape& shape, const std:
     });
 }
 
-void attention_backward(ThreadPool& pool, const AttentionShape& shape, const std::int32_t* first_key, ConstMatrix q,
-                        ConstMatrix k, ConstMatrix v, ConstMatrix out, const float* log_sum_exp, ConstMatrix dout,
-                        float* dot, Matrix dq, Matrix dk, Matrix dv) {
+void attention_backward(ThreadPool& pool, const AttentionShape& shape, const std::int32_t* first_key,
+                        ConstMatrix q, ConstMatrix k, ConstMatrix v, ConstMatrix out,
+                        const float* log_sum_exp, ConstMatrix dout, float* dot, Matrix dq, Matrix dk,
+                        Matrix dv) {
     check(shape, q, k, v, out);
     check(shape, dq, dk, dv, dout);
-    pool.parallel_for(shape.batch * shape.tokens,
-                      [&](std::size_t row) { HWY_DYNAMIC_DISPATCH(DotRow)(shape, out, dout, row, dot); });
+    pool.parallel_for(shape.batch * shape.tokens, [&](std::size_t row) {
+        HWY_DYNAMIC_DISPATCH(DotRow)(shape, out, dout, row, dot);
+    });
     const BackwardTask task{shape, first_key, q, k, v, dout, log_sum_exp, dot, dq, dk, dv};
     pool.parallel_for(shape.batch * shape.kv_heads, [&](std::size_t i) {
         HWY_DYNAMIC_DISPATCH(BackwardHead)(task, i / shape.kv_heads, i % shape.kv_heads);

@@ -28,7 +28,8 @@ float MaxOfRow(const float* row, std::size_t count) {
     return result;
 }
 
-// Sum of exp(row - highest); the terms are written to `terms` unless it is null. Four chains, joined in one order.
+// Sum of exp(row - highest); the terms are written to `terms` unless it is null. Four chains, joined in one
+// order.
 float SumOfExp(const float* row, std::size_t count, float highest, float* terms) {
     const Floats d;
     const std::size_t lanes = hn::Lanes(d);
@@ -68,7 +69,8 @@ HWY_EXPORT(SumOfExp);
 HWY_EXPORT(ScaleRow);
 
 void check(ConstMatrix logits, std::span<const std::int32_t> targets, std::span<const float> losses) {
-    FEDLLM_CHECK(targets.size() == logits.rows && losses.size() == logits.rows, "cross_entropy: shapes differ");
+    FEDLLM_CHECK(targets.size() == logits.rows && losses.size() == logits.rows,
+                 "cross_entropy: shapes differ");
     for (const std::int32_t target : targets) {
         const bool counts = target >= 0 && static_cast<std::size_t>(target) < logits.cols;
         FEDLLM_CHECK(counts || target == kIgnoreIndex, "cross_entropy: a target outside the vocabulary");

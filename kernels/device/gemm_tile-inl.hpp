@@ -1,8 +1,8 @@
 // The one matrix micro-kernel and its packing, used by matmul, LoRA and attention: C (+)= A B for a tile.
 //
-// A is packed into strips of up to kStripRows rows, B into panels of up to two vectors of columns; inside both,
-// one step of depth is contiguous. Each element of C is one chain of fused multiply-adds in the order of depth,
-// so it does not depend on where strips, panels and tiles begin.
+// A is packed into strips of up to kStripRows rows, B into panels of up to two vectors of columns; inside
+// both, one step of depth is contiguous. Each element of C is one chain of fused multiply-adds in the order
+// of depth, so it does not depend on where strips, panels and tiles begin.
 #if defined(FEDLLM_KERNELS_DEVICE_GEMM_TILE_INL) == defined(HWY_TARGET_TOGGLE)
 #ifdef FEDLLM_KERNELS_DEVICE_GEMM_TILE_INL
 #undef FEDLLM_KERNELS_DEVICE_GEMM_TILE_INL
@@ -31,22 +31,41 @@ inline constexpr std::size_t kStripRows = 4;
 #endif
 inline constexpr std::size_t kLanes = hn::MaxLanes(Floats());
 inline constexpr std::size_t kPanelCols = 2 * kLanes;
-// Packing writes whole vectors: a strip may spill this much past its end, where the next strip will be written.
+// Packing writes whole vectors: a strip may spill this much past its end, where the next will be written.
 inline constexpr std::size_t kPackSlack = kLanes;
 
-// Where a strip or panel that holds `left` remaining rows or columns ends. Row counts are those tile_rows knows;
-// each is a multiple of the lanes or at most as many, which the overlapping stores of packing rely on.
+// Where a strip or panel that holds `left` remaining rows or columns ends. Row counts are those tile_rows
+// knows; each is a multiple of the lanes or at most as many, which the overlapping stores of packing rely on.
 HWY_INLINE std::size_t strip_rows(std::size_t left) {
     for (const std::size_t rows : {kStripRows, std::size_t{8}, std::size_t{4}, std::size_t{2}}) {
         if (rows <= kStripRows && rows <= left) return rows;
     }
     return 1;
 }
-HWY_INLINE std::size_t panel_cols(std::size_t left) { return left > kLanes ? kPanelCols : kLanes; }
-HWY_INLINE std::size_t padded_cols(std::size_t cols) { return (cols + kLanes - 1) / kLanes * kLanes; }
+HWY_INLINE std::size_t panel_cols(std::size_t left) {
+    return left > kLanes ? kPanelCols : kLanes;
+}
+HWY_INLINE std::size_t padded_cols(std::size_t cols) {
+    return (cols + kLanes - 1) / kLanes * kLanes;
+}
 
-// to[k * to_stride + i] = from[i * from_stride + k] * scale for i < count <= kLanes, k < depth. Lanes beyond `count`
-// are copies of the last row. 4 x 4 blocks are turned inside the 128-bit parts of the vectors.
+#if HWY_TARGET != HWY_SCALAR  // the baseline of Highway 1.0.3 has one lane and no blocks
+// Four floats from rows[0] + k, then four from rows[4] + k, and so on. (Masked merges would do, but crash GCC
+// 12 under -fsanitize=thread.)
+template <class D>
+HWY_INLINE hn::Vec<D> load_blocks(D d, const float* const* rows, std::size_t k) {
+    constexpr std::size_t lanes = hn::MaxLanes(D());
+    if constexpr (lanes == 4) {
+        return hn::LoadU(d, rows[0] + k);
+    } else {
+        const hn::Half<D> half;
+        return hn::Combine(d, load_blocks(half, rows + lanes / 2, k), load_blocks(half, rows, k));
+    }
+}
+#endif
+
+// to[k * to_stride + i] = from[i * from_stride + k] * scale for i < count <= kLanes, k < depth. Lanes beyond
+// `count` are copies of the last row. 4 x 4 blocks are turned inside the 128-bit parts of the vectors.
 HWY_INLINE void pack_turned(const float* HWY_RESTRICT from, std::size_t from_stride, std::size_t count,
                             std::size_t depth, float scale, float* HWY_RESTRICT to, std::size_t to_stride) {
     const Floats d;
@@ -54,15 +73,11 @@ HWY_INLINE void pack_turned(const float* HWY_RESTRICT from, std::size_t from_str
     const float* rows[kLanes];
     for (std::size_t i = 0; i < kLanes; ++i) rows[i] = from + std::min(i, count - 1) * from_stride;
     std::size_t k = 0;
-#if HWY_TARGET != HWY_SCALAR  // the baseline of Highway 1.0.3 has one lane and no blocks
+#if HWY_TARGET != HWY_SCALAR
     for (; k + 4 <= depth; k += 4) {
         Vector turned[4];
         for (std::size_t j = 0; j < 4; ++j) {
-            Vector v = hn::LoadDup128(d, rows[j] + k);
-            for (std::size_t b = 1; b < kLanes / 4; ++b) {  // lanes below 4 b keep what they have
-                v = hn::IfThenElse(hn::FirstN(d, 4 * b), v, hn::LoadDup128(d, rows[4 * b + j] + k));
-            }
-            turned[j] = hn::Mul(v, factor);
+            turned[j] = hn::Mul(load_blocks(d, rows + j, k), factor);
         }
         const Vector low02 = hn::InterleaveLower(d, turned[0], turned[2]);
         const Vector low13 = hn::InterleaveLower(d, turned[1], turned[3]);
@@ -113,7 +128,8 @@ HWY_INLINE void pack_group(Operand from, std::size_t valid, std::size_t width, s
 inline void pack_a(Operand a, std::size_t rows, std::size_t depth, float scale, float* to) {
     for (std::size_t m = 0; m < rows;) {
         const std::size_t strip = strip_rows(rows - m);
-        pack_group({a.data + m * a.outer_stride, a.outer_stride, a.depth_stride}, strip, strip, depth, scale, to);
+        pack_group({a.data + m * a.outer_stride, a.outer_stride, a.depth_stride}, strip, strip, depth, scale,
+                   to);
         to += strip * depth;
         m += strip;
     }
@@ -122,8 +138,8 @@ inline void pack_a(Operand a, std::size_t rows, std::size_t depth, float scale, 
 inline void pack_b(Operand b, std::size_t cols, std::size_t depth, float* to) {
     for (std::size_t n = 0; n < cols;) {
         const std::size_t panel = panel_cols(cols - n);
-        pack_group({b.data + n * b.outer_stride, b.outer_stride, b.depth_stride}, std::min(panel, cols - n), panel,
-                   depth, 1.0f, to);
+        pack_group({b.data + n * b.outer_stride, b.outer_stride, b.depth_stride}, std::min(panel, cols - n),
+                   panel, depth, 1.0f, to);
         to += panel * depth;
         n += panel;
     }
@@ -167,8 +183,8 @@ HWY_NOINLINE void tile_rows(std::size_t rows, std::size_t depth, const float* a,
 }
 
 // C (rows x cols) = or += A B, both packed. The panel stays in the first-level cache while the strips pass.
-inline void multiply_packed(std::size_t rows, std::size_t cols, std::size_t depth, const float* a, const float* b,
-                            float* c, std::size_t c_pitch, bool accumulate) {
+inline void multiply_packed(std::size_t rows, std::size_t cols, std::size_t depth, const float* a,
+                            const float* b, float* c, std::size_t c_pitch, bool accumulate) {
     for (std::size_t n = 0; n < cols;) {
         const std::size_t panel = panel_cols(cols - n);
         const std::size_t valid = std::min(panel, cols - n);

@@ -1,4 +1,5 @@
-// The GPUs of this machine, for the start-up report. A build without CUDA, or a machine without a driver, has none.
+// The GPUs of this machine, for the start-up report. A build without CUDA, or a machine without a driver, has
+// none.
 #pragma once
 
 #include <cstdint>

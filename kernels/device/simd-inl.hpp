@@ -1,5 +1,5 @@
-// Vector helpers of the CPU bodies. Included once per instruction set: see Highway's foreach_target.h, which is
-// also the reason for the unusual guard.
+// Vector helpers of the CPU bodies. Included once per instruction set: see Highway's foreach_target.h, which
+// is also the reason for the unusual guard.
 #if defined(FEDLLM_KERNELS_DEVICE_SIMD_INL) == defined(HWY_TARGET_TOGGLE)
 #ifdef FEDLLM_KERNELS_DEVICE_SIMD_INL
 #undef FEDLLM_KERNELS_DEVICE_SIMD_INL
@@ -49,7 +49,9 @@ HWY_INLINE void store_n(Floats d, Vector v, float* p, std::size_t count) {
 #endif
 }
 
-HWY_INLINE float sum_of(Floats d, Vector v) { return hn::GetLane(hn::SumOfLanes(d, v)); }
+HWY_INLINE float sum_of(Floats d, Vector v) {
+    return hn::GetLane(hn::SumOfLanes(d, v));
+}
 
 // exp to about 1 ulp (Highway's polynomial) with the edges made total: NaN stays NaN, overflow is infinity.
 HWY_INLINE Vector exp_of(Floats d, Vector x) {

@@ -1,5 +1,5 @@
-// The threads of the CPU backend. Every output element is reduced in one fixed order, however the work is cut:
-// results are the same bits for any number of threads.
+// The threads of the CPU backend. Every output element is reduced in one fixed order, however the work is
+// cut: results are the same bits for any number of threads.
 #pragma once
 
 #include <cstddef>
@@ -10,8 +10,8 @@
 namespace fedllm::kernels {
 
 // Lifecycle: threads start in the constructor and join in the destructor.
-// Concurrency: parallel_for is called by one thread at a time (the trainer); bodies must not throw or call it.
-// Limits: no allocation after construction. Idle threads spin for some microseconds, then sleep.
+// Concurrency: parallel_for is called by one thread at a time (the trainer); bodies must not throw or call
+// it. Limits: no allocation after construction. Idle threads spin for some microseconds, then sleep.
 class ThreadPool {
 public:
     explicit ThreadPool(unsigned threads = 0);  // 0: one per available core; counts the calling thread
@@ -25,11 +25,13 @@ public:
     template <class Body>
     void parallel_for(std::size_t count, Body&& body) {
         using Plain = std::remove_reference_t<Body>;
-        run(count, [](void* context, std::size_t index) { (*static_cast<Plain*>(context))(index); },
+        run(
+            count, [](void* context, std::size_t index) { (*static_cast<Plain*>(context))(index); },
             const_cast<void*>(static_cast<const void*>(std::addressof(body))));
     }
 
-    // Inside a body: floats of this thread alone, aligned to 64 bytes, contents undefined at the body's start.
+    // Inside a body: floats of this thread alone, aligned to 64 bytes, contents undefined at the body's
+    // start.
     static std::span<float> thread_scratch();
     // Outside: floats that an operation may share between its bodies. Nothing is kept from call to call.
     std::span<float> shared_scratch() const;

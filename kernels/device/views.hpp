@@ -24,7 +24,9 @@ struct MatrixView {
     operator MatrixView<const T>() const { return {data, rows, cols, pitch}; }
 
     T* row(std::size_t index) const { return data + index * pitch; }
-    MatrixView columns(std::size_t first, std::size_t count) const { return {data + first, rows, count, pitch}; }
+    MatrixView columns(std::size_t first, std::size_t count) const {
+        return {data + first, rows, count, pitch};
+    }
     MatrixView slice(std::size_t first, std::size_t count) const {
         return {data + first * pitch, count, cols, pitch};
     }
@@ -32,8 +34,8 @@ struct MatrixView {
 using Matrix = MatrixView<float>;
 using ConstMatrix = MatrixView<const float>;
 
-// A weight as it is stored: f32 or bf16 (other DTypes are refused by a check), widened to f32 while it is read.
-// A linear layer's weight is (N out, K in), an embedding table (V, C).
+// A weight as it is stored: f32 or bf16 (other DTypes are refused by a check), widened to f32 while it is
+// read. A linear layer's weight is (N out, K in), an embedding table (V, C).
 struct WeightView {
     const void* data = nullptr;
     DType dtype = DType::F32;

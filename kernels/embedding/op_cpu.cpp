@@ -16,7 +16,9 @@ namespace fedllm::kernels {
 namespace HWY_NAMESPACE {
 namespace {
 
-void WidenRow(const std::uint16_t* from, float* to, std::size_t count) { widen_bf16(from, to, count); }
+void WidenRow(const std::uint16_t* from, float* to, std::size_t count) {
+    widen_bf16(from, to, count);
+}
 
 }  // namespace
 }  // namespace HWY_NAMESPACE
@@ -33,7 +35,8 @@ HWY_EXPORT(WidenRow);
 
 void embedding_forward(ThreadPool& pool, std::span<const std::int32_t> tokens, WeightView table, Matrix out) {
     FEDLLM_CHECK(out.rows == tokens.size() && out.cols == table.cols, "embedding_forward: shapes differ");
-    FEDLLM_CHECK(table.dtype == DType::F32 || table.dtype == DType::BF16, "embedding takes F32 and BF16 tables");
+    FEDLLM_CHECK(table.dtype == DType::F32 || table.dtype == DType::BF16,
+                 "embedding takes F32 and BF16 tables");
     pool.parallel_for(tokens.size(), [&](std::size_t m) {
         const std::size_t at = static_cast<std::size_t>(tokens[m]) * table.cols;
         if (table.dtype == DType::F32) {
@@ -45,7 +48,8 @@ void embedding_forward(ThreadPool& pool, std::span<const std::int32_t> tokens, W
     });
 }
 
-void embedding_backward(ThreadPool& pool, std::span<const std::int32_t> tokens, ConstMatrix dout, Matrix dtable) {
+void embedding_backward(ThreadPool& pool, std::span<const std::int32_t> tokens, ConstMatrix dout,
+                        Matrix dtable) {
     FEDLLM_CHECK(dout.rows == tokens.size() && dout.cols == dtable.cols, "embedding_backward: shapes differ");
     constexpr std::size_t kCols = 64;  // a token may repeat, so the columns are shared out, not the tokens
     pool.parallel_for((dout.cols + kCols - 1) / kCols, [&](std::size_t block) {

@@ -8,8 +8,8 @@
 namespace fedllm::kernels {
 
 struct LoraView {
-    ConstMatrix a;  // (R,K)
-    ConstMatrix b;  // (N,R)
+    ConstMatrix a;       // (R,K)
+    ConstMatrix b;       // (N,R)
     float scale = 1.0f;  // alpha / R, or alpha / sqrt(R) for rsLoRA
 };
 struct LoraGradView {

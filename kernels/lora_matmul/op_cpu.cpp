@@ -6,7 +6,8 @@
 namespace fedllm::kernels {
 
 void lora_matmul_forward(ThreadPool& pool, ConstMatrix x, WeightView w, LoraView lora, Matrix s, Matrix y) {
-    FEDLLM_CHECK(x.cols == w.cols && y.rows == x.rows && y.cols == w.rows, "lora_matmul_forward: shapes differ");
+    FEDLLM_CHECK(x.cols == w.cols && y.rows == x.rows && y.cols == w.rows,
+                 "lora_matmul_forward: shapes differ");
     FEDLLM_CHECK(lora.a.cols == x.cols && lora.b.rows == w.rows && lora.a.rows == lora.b.cols,
                  "lora_matmul_forward: the adapter does not fit the weight");
     FEDLLM_CHECK(s.rows == x.rows && s.cols == lora.a.rows, "lora_matmul_forward: s is (M,R)");
@@ -17,7 +18,8 @@ void lora_matmul_forward(ThreadPool& pool, ConstMatrix x, WeightView w, LoraView
 
 void lora_matmul_backward(ThreadPool& pool, ConstMatrix dy, ConstMatrix x, WeightView w, LoraView lora,
                           ConstMatrix s, Matrix ds, Matrix dx, LoraGradView grad, Write dx_write) {
-    FEDLLM_CHECK(dy.rows == x.rows && dy.cols == w.rows && x.cols == w.cols, "lora_matmul_backward: shapes differ");
+    FEDLLM_CHECK(dy.rows == x.rows && dy.cols == w.rows && x.cols == w.cols,
+                 "lora_matmul_backward: shapes differ");
     FEDLLM_CHECK(ds.rows == dy.rows && ds.cols == lora.b.cols && s.rows == ds.rows && s.cols == ds.cols,
                  "lora_matmul_backward: s and ds are (M,R)");
     gemm(pool, rows_of(dy), columns_of(lora.b), dy.cols, ds, Write::Overwrite, lora.scale);

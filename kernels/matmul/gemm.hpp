@@ -17,14 +17,23 @@ struct GemmOperand {
 };
 
 // c (rows of A, cols of B). scale multiplies A while it is packed.
-// The sum over depth is cut into blocks by its length alone, and each block is one chain of fused multiply-adds:
-// an element's bits do not depend on the number of threads, nor on the other rows and columns of the product.
+// The sum over depth is cut into blocks by its length alone, and each block is one chain of fused
+// multiply-adds: an element's bits do not depend on the number of threads, nor on the other rows and columns
+// of the product.
 void gemm(ThreadPool& pool, GemmOperand a, GemmOperand b, std::size_t depth, Matrix c, Write write,
           float scale = 1.0f);
 
-inline GemmOperand rows_of(ConstMatrix m) { return {m.data, DType::F32, m.pitch, 1}; }     // depth = columns
-inline GemmOperand columns_of(ConstMatrix m) { return {m.data, DType::F32, 1, m.pitch}; }  // depth = rows
-inline GemmOperand rows_of(WeightView w) { return {w.data, w.dtype, w.cols, 1}; }
-inline GemmOperand columns_of(WeightView w) { return {w.data, w.dtype, 1, w.cols}; }
+inline GemmOperand rows_of(ConstMatrix m) {
+    return {m.data, DType::F32, m.pitch, 1};
+}  // depth = columns
+inline GemmOperand columns_of(ConstMatrix m) {
+    return {m.data, DType::F32, 1, m.pitch};
+}  // depth = rows
+inline GemmOperand rows_of(WeightView w) {
+    return {w.data, w.dtype, w.cols, 1};
+}
+inline GemmOperand columns_of(WeightView w) {
+    return {w.data, w.dtype, 1, w.cols};
+}
 
 }  // namespace fedllm::kernels

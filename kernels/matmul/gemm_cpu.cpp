@@ -11,8 +11,8 @@
 
 #include "kernels/device/gemm_tile-inl.hpp"
 
-// Blocking (Goto & van de Geijn 2008). A block of B, kDepthMax x kColsMax, is packed once and shared by all threads
-// (1.5 MiB, second-level cache); each thread packs kTileRows rows of A (under 90 KiB) and multiplies.
+// Blocking (Goto & van de Geijn 2008). A block of B, kDepthMax x kColsMax, is packed once and shared by all
+// threads (1.5 MiB, second-level cache); each thread packs kTileRows rows of A (under 90 KiB) and multiplies.
 #ifndef FEDLLM_KERNELS_MATMUL_GEMM_BLOCKS
 #define FEDLLM_KERNELS_MATMUL_GEMM_BLOCKS
 namespace fedllm::kernels {
@@ -20,8 +20,8 @@ namespace {
 
 constexpr std::size_t kDepthMax = 384;
 constexpr std::size_t kColsMax = 1024;
-constexpr std::size_t kPanelColsMax = 32;     // of any instruction set; blocks begin at multiples of it
-constexpr std::size_t kColsPerItem = 4 * kPanelColsMax;  // unit of work along the columns where there are few rows
+constexpr std::size_t kPanelColsMax = 32;  // of any instruction set; blocks begin at multiples of it
+constexpr std::size_t kColsPerItem = 4 * kPanelColsMax;  // unit of work where there are few rows
 static_assert(kDepthMax * (kColsMax + kPanelColsMax) <= ThreadPool::kSharedScratchFloats);
 
 // The part of the product that is in work: columns and depth of the packed block of B.
@@ -47,16 +47,18 @@ namespace {
 
 constexpr std::size_t kTileRows = 4 * kStripRows;
 static_assert(kPanelCols <= kPanelColsMax && kPanelColsMax % kPanelCols == 0);
-static_assert(kTileRows * kDepthMax + kPackSlack + kPanelColsMax * kDepthMax <= ThreadPool::kThreadScratchFloats);
+static_assert(kTileRows * kDepthMax + kPackSlack + kPanelColsMax * kDepthMax <=
+              ThreadPool::kThreadScratchFloats);
 
-std::size_t TileRows() { return kTileRows; }
+std::size_t TileRows() {
+    return kTileRows;
+}
 
 // Packs columns [first, first + kPanelColsMax) of the block; bf16 is widened on the way.
 void PackColumns(const Block& block, std::size_t first) {
     const std::size_t cols = std::min(kPanelColsMax, block.cols - first);
     const GemmOperand& b = block.b;
-    const std::size_t start =
-        (block.first_col + first) * b.outer_stride + block.first_depth * b.depth_stride;
+    const std::size_t start = (block.first_col + first) * b.outer_stride + block.first_depth * b.depth_stride;
     float* to = block.packed_b + first * block.depth;
     if (b.dtype == DType::F32) {
         const float* data = static_cast<const float*>(b.data) + start;
@@ -70,7 +72,8 @@ void PackColumns(const Block& block, std::size_t first) {
         }
         return pack_b({wide, block.depth, 1}, cols, block.depth, to);
     }
-    for (std::size_t k = 0; k < block.depth; ++k) widen_bf16(data + k * b.depth_stride, wide + k * cols, cols);
+    for (std::size_t k = 0; k < block.depth; ++k)
+        widen_bf16(data + k * b.depth_stride, wide + k * cols, cols);
     pack_b({wide, 1, cols}, cols, block.depth, to);
 }
 
@@ -99,11 +102,14 @@ HWY_EXPORT(TileRows);
 HWY_EXPORT(PackColumns);
 HWY_EXPORT(MultiplyTile);
 
-constexpr std::size_t divide_up(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
+constexpr std::size_t divide_up(std::size_t a, std::size_t b) {
+    return (a + b - 1) / b;
+}
 
 void multiply_block(ThreadPool& pool, const Block& block) {
-    pool.parallel_for(divide_up(block.cols, kPanelColsMax),
-                      [&](std::size_t i) { HWY_DYNAMIC_DISPATCH(PackColumns)(block, i * kPanelColsMax); });
+    pool.parallel_for(divide_up(block.cols, kPanelColsMax), [&](std::size_t i) {
+        HWY_DYNAMIC_DISPATCH(PackColumns)(block, i * kPanelColsMax);
+    });
     // Many rows: a tile of rows meets all columns, so A is packed once. Few rows: the columns are the work.
     const std::size_t rows_step = HWY_DYNAMIC_DISPATCH(TileRows)();
     const std::size_t row_tiles = divide_up(block.c.rows, rows_step);
@@ -125,7 +131,8 @@ void check_operand(const GemmOperand& operand, bool may_be_bf16) {
 
 }  // namespace
 
-void gemm(ThreadPool& pool, GemmOperand a, GemmOperand b, std::size_t depth, Matrix c, Write write, float scale) {
+void gemm(ThreadPool& pool, GemmOperand a, GemmOperand b, std::size_t depth, Matrix c, Write write,
+          float scale) {
     check_operand(a, /*may_be_bf16=*/false);
     check_operand(b, /*may_be_bf16=*/true);
     if (c.rows == 0 || c.cols == 0) return;

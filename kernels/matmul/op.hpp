@@ -26,7 +26,7 @@ void matmul_backward_weight(ThreadPool& pool, ConstMatrix dy,  // (M,N)
                             Write write = Write::Accumulate);
 
 // y[m,:] += bias; and its gradient dbias += sum over m of dy[m,:].
-void add_bias(ThreadPool& pool, const float* bias, Matrix y);                  // (N), (M,N)
-void add_bias_backward(ThreadPool& pool, ConstMatrix dy, float* dbias);        // (M,N), (N)
+void add_bias(ThreadPool& pool, const float* bias, Matrix y);            // (N), (M,N)
+void add_bias_backward(ThreadPool& pool, ConstMatrix dy, float* dbias);  // (M,N), (N)
 
 }  // namespace fedllm::kernels

@@ -9,7 +9,7 @@ namespace fedllm::kernels {
 void rms_norm_forward(ThreadPool& pool, ConstMatrix x,  // (M,C)
                       const float* weight,              // (C)
                       float epsilon, Matrix y,          // (M,C)
-                      float* rstd);                     // (M): 1 / sqrt(mean(x^2) + eps), for the backward pass
+                      float* rstd);  // (M): 1 / sqrt(mean(x^2) + eps), for the backward pass
 
 // dx (+)= gradient; dweight (C) += gradient, or nullptr when the weight is frozen.
 void rms_norm_backward(ThreadPool& pool, ConstMatrix dy, ConstMatrix x, const float* weight,

@@ -54,8 +54,8 @@ void NormRowBackward(const float* dy, const float* x, const float* weight, float
 }
 
 // dweight[c] += sum over rows of dy x rstd, for one block of columns, in the order of the rows.
-void NormWeightBackward(ConstMatrix dy, ConstMatrix x, const float* rstd, std::size_t first, std::size_t count,
-                        float* dweight) {
+void NormWeightBackward(ConstMatrix dy, ConstMatrix x, const float* rstd, std::size_t first,
+                        std::size_t count, float* dweight) {
     const Floats d;
     const std::size_t lanes = hn::Lanes(d);
     for (std::size_t c = first; c < first + count; c += lanes) {
@@ -87,7 +87,8 @@ constexpr std::size_t kColsPerItem = 64;
 
 }  // namespace
 
-void rms_norm_forward(ThreadPool& pool, ConstMatrix x, const float* weight, float epsilon, Matrix y, float* rstd) {
+void rms_norm_forward(ThreadPool& pool, ConstMatrix x, const float* weight, float epsilon, Matrix y,
+                      float* rstd) {
     FEDLLM_CHECK(x.rows == y.rows && x.cols == y.cols, "rms_norm_forward: shapes differ");
     pool.parallel_for((x.rows + kRowsPerItem - 1) / kRowsPerItem, [&](std::size_t item) {
         const std::size_t end = std::min(x.rows, (item + 1) * kRowsPerItem);
@@ -97,8 +98,8 @@ void rms_norm_forward(ThreadPool& pool, ConstMatrix x, const float* weight, floa
     });
 }
 
-void rms_norm_backward(ThreadPool& pool, ConstMatrix dy, ConstMatrix x, const float* weight, const float* rstd,
-                       Matrix dx, Write dx_write, float* dweight) {
+void rms_norm_backward(ThreadPool& pool, ConstMatrix dy, ConstMatrix x, const float* weight,
+                       const float* rstd, Matrix dx, Write dx_write, float* dweight) {
     FEDLLM_CHECK(x.rows == dy.rows && x.cols == dy.cols && dx.rows == x.rows && dx.cols == x.cols,
                  "rms_norm_backward: shapes differ");
     if (dweight != nullptr) {  // first, so that dx may be dy

@@ -1,5 +1,6 @@
-// Rotary position embedding (Su et al. 2021) in Hugging Face's half-split form: columns j and j + D/2 of a head
-// are one pair, turned by the angle position * frequency[j]. In place; the backward pass is the inverse turn.
+// Rotary position embedding (Su et al. 2021) in Hugging Face's half-split form: columns j and j + D/2 of a
+// head are one pair, turned by the angle position * frequency[j]. In place; the backward pass is the inverse
+// turn.
 #pragma once
 
 #include <cstddef>
@@ -17,9 +18,9 @@ enum class Turn { Forward, Backward };
 void rope_table(std::size_t positions, std::span<const double> frequencies,  // (D/2)
                 float* cosine, float* sine);
 
-void rope(ThreadPool& pool, Matrix x,               // (M, heads*D), turned in place
+void rope(ThreadPool& pool, Matrix x,  // (M, heads*D), turned in place
           std::size_t heads, std::size_t head_size, const std::int32_t* positions,  // (M)
-          const float* cosine, const float* sine,   // (positions, D/2)
+          const float* cosine, const float* sine,                                   // (positions, D/2)
           Turn turn);
 
 }  // namespace fedllm::kernels

@@ -16,7 +16,8 @@ namespace HWY_NAMESPACE {
 namespace {
 
 // (a, b) becomes (a cos - b sin, b cos + a sin); sign -1 turns back.
-void TurnRow(float* row, std::size_t heads, std::size_t half, const float* cosine, const float* sine, float sign) {
+void TurnRow(float* row, std::size_t heads, std::size_t half, const float* cosine, const float* sine,
+             float sign) {
     const Floats d;
     const Vector direction = hn::Set(d, sign);
     for (std::size_t h = 0; h < heads; ++h) {

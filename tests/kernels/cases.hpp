@@ -16,11 +16,20 @@ struct Matmul {
 // Tails of every blocking step (strips 14, 8, 4, 2, 1; panels 32, 16; depth 384; columns 128, 1024), then the
 // shapes of SmolLM2-135M and the demo's model.
 inline constexpr std::array kMatmul = {
-    Matmul{1, 1, 1},          Matmul{1, 5, 3},           Matmul{2, 17, 33},
-    Matmul{13, 64, 31},       Matmul{15, 385, 47},       Matmul{57, 100, 65},
-    Matmul{5, 770, 129},      Matmul{27, 9, 1030},       Matmul{480, 33, 20},
-    Matmul{64, 192, 192},     Matmul{1, 576, 1536},      Matmul{1024, 576, 576, Use::TestAndTime},
-    Matmul{1024, 576, 1536, Use::TestAndTime},           Matmul{1024, 1536, 576, Use::TestAndTime},
+    Matmul{1, 1, 1},
+    Matmul{1, 5, 3},
+    Matmul{2, 17, 33},
+    Matmul{13, 64, 31},
+    Matmul{15, 385, 47},
+    Matmul{57, 100, 65},
+    Matmul{5, 770, 129},
+    Matmul{27, 9, 1030},
+    Matmul{480, 33, 20},
+    Matmul{64, 192, 192},
+    Matmul{1, 576, 1536},
+    Matmul{1024, 576, 576, Use::TestAndTime},
+    Matmul{1024, 576, 1536, Use::TestAndTime},
+    Matmul{1024, 1536, 576, Use::TestAndTime},
     Matmul{256, 2048, 2048, Use::TestAndTime},
 };
 
@@ -29,7 +38,7 @@ struct Lora {
     Use use = Use::TestOnly;
 };
 inline constexpr std::array kLora = {
-    Lora{1, 3, 2, 1},     Lora{7, 20, 9, 3},   Lora{33, 70, 41, 17},
+    Lora{1, 3, 2, 1},      Lora{7, 20, 9, 3},   Lora{33, 70, 41, 17},
     Lora{65, 400, 96, 64}, Lora{19, 32, 48, 8}, Lora{1024, 576, 576, 16, Use::TestAndTime},
 };
 
@@ -49,7 +58,10 @@ struct Rope {
     Use use = Use::TestOnly;
 };
 inline constexpr std::array kRope = {
-    Rope{1, 1, 2}, Rope{5, 3, 6}, Rope{33, 4, 20}, Rope{1024, 9, 64, Use::TestAndTime},
+    Rope{1, 1, 2},
+    Rope{5, 3, 6},
+    Rope{33, 4, 20},
+    Rope{1024, 9, 64, Use::TestAndTime},
 };
 
 // How first_key is made: one document, packed documents of changing length, a sliding window.

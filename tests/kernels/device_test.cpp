@@ -20,8 +20,12 @@ void* operator new(std::size_t size) {
     if (void* memory = std::malloc(size == 0 ? 1 : size)) return memory;
     throw std::bad_alloc();
 }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete(void* memory) noexcept {
+    std::free(memory);
+}
+void operator delete(void* memory, std::size_t) noexcept {
+    std::free(memory);
+}
 
 namespace fedllm::kernels {
 namespace {
@@ -45,7 +49,8 @@ TEST(ThreadPool, ManyShortJobsAndSleepsBetweenThem) {
         std::atomic<std::size_t> sum{0};
         pool.parallel_for(5, [&](std::size_t i) { sum.fetch_add(i, std::memory_order_relaxed); });
         total += sum.load();
-        if (job % 5000 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(5));  // lets the workers park
+        if (job % 5000 == 0)
+            std::this_thread::sleep_for(std::chrono::milliseconds(5));  // lets the workers park
     }
     EXPECT_EQ(total, 20'000u * 10u);
 }
@@ -67,7 +72,8 @@ TEST(ThreadPool, EachThreadHasItsOwnScratch) {
         scratch.front() = static_cast<float>(i);
         scratch.back() = static_cast<float>(i);
         std::this_thread::yield();
-        if (scratch.front() != static_cast<float>(i) || scratch.back() != static_cast<float>(i)) shared = true;
+        if (scratch.front() != static_cast<float>(i) || scratch.back() != static_cast<float>(i))
+            shared = true;
     });
     EXPECT_FALSE(shared.load());
 }
@@ -84,7 +90,8 @@ TEST(ThreadPoolDeathTest, NestedCallsAreRefused) {
 
 TEST(Operations, DoNotAllocateOncePoolExists) {
     ThreadPool pool(2);
-    std::vector<float> x(100 * 64, 0.5f), w(64 * 64, 0.25f), a(8 * 64, 0.1f), s(100 * 8), y(100 * 64), d(100 * 64);
+    std::vector<float> x(100 * 64, 0.5f), w(64 * 64, 0.25f), a(8 * 64, 0.1f), s(100 * 8), y(100 * 64),
+        d(100 * 64);
     std::vector<float> da(8 * 64), db(64 * 8), ds(100 * 8), state(2 * 100), dot(2 * 100);
     const std::vector<std::int32_t> first_key(100, 0);
     const AttentionShape shape{1, 100, 2, 2, 32, 0.2f};
@@ -92,10 +99,11 @@ TEST(Operations, DoNotAllocateOncePoolExists) {
     const LoraView lora{ConstMatrix(a.data(), 8, 64), ConstMatrix(a.data(), 64, 8), 2.0f};
     const std::size_t before = allocations.load();
     lora_matmul_forward(pool, vx, {w.data(), DType::F32, 64, 64}, lora, vs, vy);
-    lora_matmul_backward(pool, vy, vx, {w.data(), DType::F32, 64, 64}, lora, vs, Matrix(ds.data(), 100, 8), vd,
-                         {Matrix(da.data(), 8, 64), Matrix(db.data(), 64, 8)});
+    lora_matmul_backward(pool, vy, vx, {w.data(), DType::F32, 64, 64}, lora, vs, Matrix(ds.data(), 100, 8),
+                         vd, {Matrix(da.data(), 8, 64), Matrix(db.data(), 64, 8)});
     attention_forward(pool, shape, first_key.data(), vx, vx, vx, vy, state.data());
-    attention_backward(pool, shape, first_key.data(), vx, vx, vx, vy, state.data(), vd, dot.data(), vd, vx, vy);
+    attention_backward(pool, shape, first_key.data(), vx, vx, vx, vy, state.data(), vd, dot.data(), vd, vx,
+                       vy);
     EXPECT_EQ(allocations.load(), before);
 }
 

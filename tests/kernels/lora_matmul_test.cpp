@@ -41,8 +41,8 @@ Outputs run(ThreadPool& pool, const Inputs& in, Write dx_write) {
     if (dx_write == Write::Accumulate) out.dx.fill(1.0f);
     for (Grid* grid : {&out.da, &out.db}) grid->fill(1.0f);  // gradients are accumulated into
     lora_matmul_forward(pool, in.x.view(), in.w.weight(), in.lora(), out.s.view(), out.y.view());
-    lora_matmul_backward(pool, in.dy.view(), in.x.view(), in.w.weight(), in.lora(), out.s.view(), out.ds.view(),
-                         out.dx.view(), {out.da.view(), out.db.view()}, dx_write);
+    lora_matmul_backward(pool, in.dy.view(), in.x.view(), in.w.weight(), in.lora(), out.s.view(),
+                         out.ds.view(), out.dx.view(), {out.da.view(), out.db.view()}, dx_write);
     return out;
 }
 
@@ -81,8 +81,8 @@ TEST_P(LoraMatmul, BitsDoNotDependOnThreads) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, LoraMatmul, ::testing::ValuesIn(cases::kLora), [](const auto& test) {
-    return std::to_string(test.param.m) + "x" + std::to_string(test.param.k) + "x" + std::to_string(test.param.n) +
-           "r" + std::to_string(test.param.r);
+    return std::to_string(test.param.m) + "x" + std::to_string(test.param.k) + "x" +
+           std::to_string(test.param.n) + "r" + std::to_string(test.param.r);
 });
 
 TEST(LoraMatmulInput, GradientIsOptional) {
@@ -92,8 +92,8 @@ TEST(LoraMatmulInput, GradientIsOptional) {
     Grid ds(in.x.rows(), in.a.rows()), da(in.a.rows(), in.a.cols()), db(in.b.rows(), in.b.cols());
     da.fill(1.0f);
     db.fill(1.0f);
-    lora_matmul_backward(pool, in.dy.view(), in.x.view(), in.w.weight(), in.lora(), full.s.view(), ds.view(), {},
-                         {da.view(), db.view()});
+    lora_matmul_backward(pool, in.dy.view(), in.x.view(), in.w.weight(), in.lora(), full.s.view(), ds.view(),
+                         {}, {da.view(), db.view()});
     EXPECT_EQ(da.storage(), full.da.storage());
     EXPECT_EQ(db.storage(), full.db.storage());
 }
@@ -103,7 +103,9 @@ TEST(LoraOracle, GradientsAreFiniteDifferences) {
     const Dense x = in.x.dense(), w = in.w.rounded.dense(), dy = in.dy.dense();
     const ref::Lora lora = in.oracle();
     const auto g = ref::lora_backward(dy, x, w, lora);
-    const auto loss = [&](const Dense& at, const ref::Lora& l) { return weighted_sum(ref::lora_forward(at, w, l), dy); };
+    const auto loss = [&](const Dense& at, const ref::Lora& l) {
+        return weighted_sum(ref::lora_forward(at, w, l), dy);
+    };
     expect_gradient([&](const Dense& at) { return loss(at, lora); }, x, g.dx, "dx");
     expect_gradient([&](const Dense& at) { return loss(x, {at, lora.b, lora.scale}); }, lora.a, g.da, "da");
     expect_gradient([&](const Dense& at) { return loss(x, {lora.a, at, lora.scale}); }, lora.b, g.db, "db");

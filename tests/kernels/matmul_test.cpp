@@ -16,7 +16,8 @@ std::string text(const cases::Matmul& c) {
 }
 
 // a b^T against the oracle. Large products are checked on every s-th row and column, s a prime.
-void expect_product(const Grid& got, const Dense& a, const Dense& b, const Dense& start, const std::string& what) {
+void expect_product(const Grid& got, const Dense& a, const Dense& b, const Dense& start,
+                    const std::string& what) {
     const std::size_t step = a.rows * b.rows * a.cols > 20'000'000 ? 13 : 1;
     EXPECT_TRUE(got.guards_intact()) << what << ": padding was written";
     const double bound = bound_of(a.cols + 4);
@@ -67,7 +68,8 @@ TEST_P(Matmul, BackwardInputEqualsOracle) {
     dx = Grid::random(c.m, c.k, "dx");
     const Dense start = dx.dense();
     matmul_backward_input(pool_, dy.view(), w16.weight(), dx.view(), Write::Accumulate);
-    expect_product(dx, dy.dense(), ref::transposed(w16.rounded.dense()), start, text(c) + " bf16, accumulating");
+    expect_product(dx, dy.dense(), ref::transposed(w16.rounded.dense()), start,
+                   text(c) + " bf16, accumulating");
 }
 
 TEST_P(Matmul, BackwardWeightEqualsOracle) {

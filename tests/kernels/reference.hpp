@@ -51,7 +51,9 @@ inline Dense times_transposed(const Dense& a, const Dense& b) {
     }
     return out;
 }
-inline Dense times(const Dense& a, const Dense& b) { return times_transposed(a, transposed(b)); }
+inline Dense times(const Dense& a, const Dense& b) {
+    return times_transposed(a, transposed(b));
+}
 
 struct Lora {
     Dense a, b;
@@ -111,8 +113,12 @@ inline NormGradients rms_norm_backward(const Dense& dy, const Dense& x, const st
     return out;
 }
 
-inline double sigmoid(double g) { return 1.0 / (1.0 + std::exp(-g)); }
-inline double swiglu(double gate, double up) { return gate * sigmoid(gate) * up; }
+inline double sigmoid(double g) {
+    return 1.0 / (1.0 + std::exp(-g));
+}
+inline double swiglu(double gate, double up) {
+    return gate * sigmoid(gate) * up;
+}
 struct SwigluGradient {
     double dgate, dup;
 };
@@ -176,7 +182,8 @@ void for_visible_keys(const AttentionSizes& s, const std::vector<std::int32_t>& 
                       std::size_t h, std::size_t t, Visit&& visit) {
     const auto first = static_cast<std::size_t>(first_key[b * s.tokens + t]);
     for (std::size_t key = first; key <= t; ++key) {
-        visit(b * s.tokens + t, b * s.tokens + key, h * s.head_size, h / (s.heads / s.kv_heads) * s.head_size);
+        visit(b * s.tokens + t, b * s.tokens + key, h * s.head_size,
+              h / (s.heads / s.kv_heads) * s.head_size);
     }
 }
 inline AttentionResult attention(const AttentionSizes& s, const std::vector<std::int32_t>& first_key,
@@ -186,27 +193,29 @@ inline AttentionResult attention(const AttentionSizes& s, const std::vector<std:
     for (std::size_t i = 0; i < result.log_sum_exp.size(); ++i) {
         const std::size_t t = i % s.tokens, h = i / s.tokens % s.heads, b = i / s.tokens / s.heads;
         std::vector<double> scores;
-        for_visible_keys(s, first_key, b, h, t, [&](std::size_t row, std::size_t key, std::size_t at, std::size_t kv) {
-            double score = 0.0, magnitude = 0.0;
-            for (std::size_t j = 0; j < s.head_size; ++j) {
-                score += s.scale * q(row, at + j) * k(key, kv + j);
-                magnitude += s.scale * std::abs(q(row, at + j) * k(key, kv + j));
-            }
-            scores.push_back(score);
-            result.score_magnitude = std::max(result.score_magnitude, magnitude);
-        });
+        for_visible_keys(s, first_key, b, h, t,
+                         [&](std::size_t row, std::size_t key, std::size_t at, std::size_t kv) {
+                             double score = 0.0, magnitude = 0.0;
+                             for (std::size_t j = 0; j < s.head_size; ++j) {
+                                 score += s.scale * q(row, at + j) * k(key, kv + j);
+                                 magnitude += s.scale * std::abs(q(row, at + j) * k(key, kv + j));
+                             }
+                             scores.push_back(score);
+                             result.score_magnitude = std::max(result.score_magnitude, magnitude);
+                         });
         const double highest = *std::max_element(scores.begin(), scores.end());
         double total = 0.0;
         for (const double score : scores) total += std::exp(score - highest);
         result.log_sum_exp[i] = highest + std::log(total);
         std::size_t n = 0;
-        for_visible_keys(s, first_key, b, h, t, [&](std::size_t row, std::size_t key, std::size_t at, std::size_t kv) {
-            const double p = std::exp(scores[n++] - result.log_sum_exp[i]);
-            for (std::size_t j = 0; j < s.head_size; ++j) {
-                result.out(row, at + j) += p * v(key, kv + j);
-                result.out_magnitude(row, at + j) += p * std::abs(v(key, kv + j));
-            }
-        });
+        for_visible_keys(s, first_key, b, h, t,
+                         [&](std::size_t row, std::size_t key, std::size_t at, std::size_t kv) {
+                             const double p = std::exp(scores[n++] - result.log_sum_exp[i]);
+                             for (std::size_t j = 0; j < s.head_size; ++j) {
+                                 result.out(row, at + j) += p * v(key, kv + j);
+                                 result.out_magnitude(row, at + j) += p * std::abs(v(key, kv + j));
+                             }
+                         });
     }
     return result;
 }
@@ -215,8 +224,9 @@ struct AttentionGradients {
     Dense dq, dk, dv;
     Dense dq_magnitude, dk_magnitude, dv_magnitude;
 };
-inline AttentionGradients attention_backward(const AttentionSizes& s, const std::vector<std::int32_t>& first_key,
-                                             const Dense& q, const Dense& k, const Dense& v, const Dense& dout) {
+inline AttentionGradients attention_backward(const AttentionSizes& s,
+                                             const std::vector<std::int32_t>& first_key, const Dense& q,
+                                             const Dense& k, const Dense& v, const Dense& dout) {
     const AttentionResult forward = attention(s, first_key, q, k, v);
     AttentionGradients g{Dense(q.rows, q.cols), Dense(k.rows, k.cols), Dense(k.rows, k.cols),
                          Dense(q.rows, q.cols), Dense(k.rows, k.cols), Dense(k.rows, k.cols)};
@@ -228,24 +238,26 @@ inline AttentionGradients attention_backward(const AttentionSizes& s, const std:
             dot += forward.out(row, at) * dout(row, at);
             dot_magnitude += forward.out_magnitude(row, at) * std::abs(dout(row, at));
         }
-        for_visible_keys(s, first_key, b, h, t, [&](std::size_t row, std::size_t key, std::size_t at, std::size_t kv) {
-            double score = 0.0, dp = 0.0, dp_magnitude = 0.0;
-            for (std::size_t j = 0; j < s.head_size; ++j) {
-                score += s.scale * q(row, at + j) * k(key, kv + j);
-                dp += dout(row, at + j) * v(key, kv + j);
-                dp_magnitude += std::abs(dout(row, at + j) * v(key, kv + j));
-            }
-            const double p = std::exp(score - forward.log_sum_exp[i]);
-            const double ds = s.scale * p * (dp - dot), ds_magnitude = s.scale * p * (dp_magnitude + dot_magnitude);
-            for (std::size_t j = 0; j < s.head_size; ++j) {
-                g.dq(row, at + j) += ds * k(key, kv + j);
-                g.dk(key, kv + j) += ds * q(row, at + j);
-                g.dv(key, kv + j) += p * dout(row, at + j);
-                g.dq_magnitude(row, at + j) += ds_magnitude * std::abs(k(key, kv + j));
-                g.dk_magnitude(key, kv + j) += ds_magnitude * std::abs(q(row, at + j));
-                g.dv_magnitude(key, kv + j) += p * std::abs(dout(row, at + j));
-            }
-        });
+        for_visible_keys(s, first_key, b, h, t,
+                         [&](std::size_t row, std::size_t key, std::size_t at, std::size_t kv) {
+                             double score = 0.0, dp = 0.0, dp_magnitude = 0.0;
+                             for (std::size_t j = 0; j < s.head_size; ++j) {
+                                 score += s.scale * q(row, at + j) * k(key, kv + j);
+                                 dp += dout(row, at + j) * v(key, kv + j);
+                                 dp_magnitude += std::abs(dout(row, at + j) * v(key, kv + j));
+                             }
+                             const double p = std::exp(score - forward.log_sum_exp[i]);
+                             const double ds = s.scale * p * (dp - dot),
+                                          ds_magnitude = s.scale * p * (dp_magnitude + dot_magnitude);
+                             for (std::size_t j = 0; j < s.head_size; ++j) {
+                                 g.dq(row, at + j) += ds * k(key, kv + j);
+                                 g.dk(key, kv + j) += ds * q(row, at + j);
+                                 g.dv(key, kv + j) += p * dout(row, at + j);
+                                 g.dq_magnitude(row, at + j) += ds_magnitude * std::abs(k(key, kv + j));
+                                 g.dk_magnitude(key, kv + j) += ds_magnitude * std::abs(q(row, at + j));
+                                 g.dv_magnitude(key, kv + j) += p * std::abs(dout(row, at + j));
+                             }
+                         });
     }
     return g;
 }
@@ -253,8 +265,8 @@ inline AttentionGradients attention_backward(const AttentionSizes& s, const std:
 struct AdamWState {
     double param, first, second;
 };
-inline AdamWState adamw(AdamWState state, double gradient, double rate, double beta1, double beta2, double epsilon,
-                        double decay, std::uint64_t step) {
+inline AdamWState adamw(AdamWState state, double gradient, double rate, double beta1, double beta2,
+                        double epsilon, double decay, std::uint64_t step) {
     const auto n = static_cast<double>(step);
     state.first = beta1 * state.first + (1.0 - beta1) * gradient;
     state.second = beta2 * state.second + (1.0 - beta2) * gradient * gradient;

@@ -49,7 +49,8 @@ TEST(RmsNorm, EqualsOracle) {
         }
         Grid in_place = dy;  // dx may be dy
         Grid rstd(1, c.rows, 0), unused(c.rows, c.cols);
-        rms_norm_forward(pool, x.view(), weight.storage().data(), kEpsilon, unused.view(), rstd.storage().data());
+        rms_norm_forward(pool, x.view(), weight.storage().data(), kEpsilon, unused.view(),
+                         rstd.storage().data());
         rms_norm_backward(pool, in_place.view(), x.view(), weight.storage().data(), rstd.storage().data(),
                           in_place.view(), Write::Overwrite, nullptr);
         EXPECT_EQ(in_place.storage(), run_norm(pool, x, weight, dy, Write::Overwrite)[2].storage());
@@ -69,8 +70,8 @@ TEST(RmsNormOracle, GradientsAreFiniteDifferences) {
     const Dense x = Grid::random(2, 5, "x").dense(), dy = Grid::random(2, 5, "dy").dense();
     const Dense w = Grid::random(1, 5, "w").dense();
     const auto g = ref::rms_norm_backward(dy, x, w.values, 1e-5);
-    expect_gradient([&](const Dense& at) { return weighted_sum(ref::rms_norm(at, w.values, 1e-5), dy); }, x, g.dx,
-                    "dx");
+    expect_gradient([&](const Dense& at) { return weighted_sum(ref::rms_norm(at, w.values, 1e-5), dy); }, x,
+                    g.dx, "dx");
     expect_gradient([&](const Dense& at) { return weighted_sum(ref::rms_norm(x, at.values, 1e-5), dy); }, w,
                     row_of(g.dweight), "dweight");
 }
@@ -80,7 +81,8 @@ TEST(Swiglu, EqualsOracleAlsoInPlaceAndFarOut) {
         ThreadPool pool(2);
         Grid gate = Grid::random(c.rows, c.cols, "gate"), up = Grid::random(c.rows, c.cols, "up");
         const Grid dout = Grid::random(c.rows, c.cols, "dout");
-        if (c.cols > 4) gate.at(0, 0) = 200.0f, gate.at(0, 1) = -200.0f, gate.at(0, 2) = 40.0f, gate.at(0, 3) = -80.0f;
+        if (c.cols > 4)
+            gate.at(0, 0) = 200.0f, gate.at(0, 1) = -200.0f, gate.at(0, 2) = 40.0f, gate.at(0, 3) = -80.0f;
         const Dense gates = gate.dense(), ups = up.dense(), douts = dout.dense();
         Dense y(c.rows, c.cols), dgate = y, dgate_magnitude = y, dup = y;
         for (std::size_t i = 0; i < y.values.size(); ++i) {
@@ -125,13 +127,15 @@ TEST(SwigluOracle, GradientsAreFiniteDifferences) {
 struct RopeInputs {
     explicit RopeInputs(const cases::Rope& c) : x(Grid::random(c.rows, c.heads * c.head_size, "x")) {
         for (std::size_t j = 0; j < c.head_size / 2; ++j) {
-            frequencies.push_back(std::pow(10000.0, -2.0 * static_cast<double>(j) / static_cast<double>(c.head_size)));
+            frequencies.push_back(
+                std::pow(10000.0, -2.0 * static_cast<double>(j) / static_cast<double>(c.head_size)));
         }
         constexpr std::size_t kPositions = 5000;  // far from 0, where single-precision angles would fail
         cosine.resize(kPositions * frequencies.size());
         sine.resize(cosine.size());
         rope_table(kPositions, frequencies, cosine.data(), sine.data());
-        for (std::size_t m = 0; m < c.rows; ++m) positions.push_back(static_cast<std::int32_t>(m * 37 % kPositions));
+        for (std::size_t m = 0; m < c.rows; ++m)
+            positions.push_back(static_cast<std::int32_t>(m * 37 % kPositions));
     }
     Grid x;
     std::vector<double> frequencies;
@@ -154,16 +158,17 @@ TEST(Rope, EqualsOracleAndTurnsBack) {
         }
         for (const Turn turn : {Turn::Forward, Turn::Backward}) {
             Grid x = in.x;
-            rope(pool, x.view(), c.heads, c.head_size, in.positions.data(), in.cosine.data(), in.sine.data(), turn);
+            rope(pool, x.view(), c.heads, c.head_size, in.positions.data(), in.cosine.data(), in.sine.data(),
+                 turn);
             const double direction = turn == Turn::Forward ? 1.0 : -1.0;
-            expect_within(x, ref::rope(in.x.dense(), c.heads, in.positions, in.frequencies, direction), magnitude,
-                          4.0 * kUnit, "rope");
+            expect_within(x, ref::rope(in.x.dense(), c.heads, in.positions, in.frequencies, direction),
+                          magnitude, 4.0 * kUnit, "rope");
         }
         expect_same_bits(
             [&](ThreadPool& threads) {
                 Grid x = in.x;
-                rope(threads, x.view(), c.heads, c.head_size, in.positions.data(), in.cosine.data(), in.sine.data(),
-                     Turn::Forward);
+                rope(threads, x.view(), c.heads, c.head_size, in.positions.data(), in.cosine.data(),
+                     in.sine.data(), Turn::Forward);
                 return std::vector<Grid>{x};
             },
             "rope");
@@ -173,14 +178,18 @@ TEST(Rope, EqualsOracleAndTurnsBack) {
 TEST(RopeOracle, GradientIsTheInverseTurn) {
     const RopeInputs in(cases::Rope{3, 2, 4});
     const Dense x = in.x.dense(), dy = Grid::random(3, 8, "dy").dense();
-    expect_gradient([&](const Dense& at) { return weighted_sum(ref::rope(at, 2, in.positions, in.frequencies, 1.0), dy); },
-                    x, ref::rope(dy, 2, in.positions, in.frequencies, -1.0), "dx");
+    expect_gradient(
+        [&](const Dense& at) {
+            return weighted_sum(ref::rope(at, 2, in.positions, in.frequencies, 1.0), dy);
+        },
+        x, ref::rope(dy, 2, in.positions, in.frequencies, -1.0), "dx");
 }
 
 TEST(Embedding, CopiesRowsAndSumsGradientsInTokenOrder) {
     for (const auto& c : cases::kRows) {
         const std::size_t vocabulary = 11;
-        const Grid table = Grid::random(vocabulary, c.cols, "table", 0), dout = Grid::random(c.rows, c.cols, "dout");
+        const Grid table = Grid::random(vocabulary, c.cols, "table", 0),
+                   dout = Grid::random(c.rows, c.cols, "dout");
         const Bf16 narrow(table);
         std::vector<std::int32_t> tokens;  // repeats, and one token never
         for (std::size_t m = 0; m < c.rows; ++m) tokens.push_back(static_cast<std::int32_t>(m * m % 10));

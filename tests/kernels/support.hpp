@@ -25,7 +25,9 @@ inline constexpr double kTiny = 0x1p-120;  // below what the bounds speak about:
 
 // The error of n roundings in a sum grows like sqrt(n) (Higham & Mary 2019); 8 makes a failure by chance
 // negligible, and a single dropped term still stands out by orders of magnitude.
-inline double bound_of(std::size_t roundings) { return 8.0 * std::sqrt(static_cast<double>(roundings) + 8.0) * kUnit; }
+inline double bound_of(std::size_t roundings) {
+    return 8.0 * std::sqrt(static_cast<double>(roundings) + 8.0) * kUnit;
+}
 
 // rows x cols floats in a buffer of greater pitch, whose padding must survive.
 class Grid {
@@ -103,7 +105,8 @@ inline void expect_within(const Grid& got, const Dense& want, const Dense& magni
         }
     }
     EXPECT_LE(worst, 1.0) << what << ": element (" << row << "," << col << ") is " << got.at(row, col)
-                          << ", want " << want(row, col) << ", bound " << bound * std::abs(magnitude(row, col));
+                          << ", want " << want(row, col) << ", bound "
+                          << bound * std::abs(magnitude(row, col));
 }
 
 // Runs `outputs_of` with 1, 2 and 3 threads: each element of the list of outputs must have the same bits.

@@ -41,11 +41,13 @@ TEST(CrossEntropy, EqualsOracle) {
         cross_entropy_forward(pool, logits.view(), targets, forward.storage());
         EXPECT_TRUE(logits.guards_intact());
         cross_entropy_forward_backward(pool, logits.view(), targets, both.storage(), kGradientScale);
-        // The distance to the highest logit, below 16 here, is rounded before exp: 16 units relative to a term.
+        // The distance to the highest logit, below 16 here, is rounded before exp: 16 units relative to a
+        // term.
         const double bound = bound_of(c.cols / 16) + 24.0 * kUnit;
         expect_within(forward, loss, loss_magnitude, bound, "loss");
         EXPECT_EQ(forward.storage(), both.storage());
-        const Dense gradient = ref::scaled(ref::cross_entropy_gradient(values, targets), double{kGradientScale});
+        const Dense gradient =
+            ref::scaled(ref::cross_entropy_gradient(values, targets), double{kGradientScale});
         Dense magnitude = ref::absolute(gradient);
         for (std::size_t m = 0; m < c.rows; ++m) {
             if (targets[m] >= 0) magnitude(m, static_cast<std::size_t>(targets[m])) += 2.0 * kGradientScale;
@@ -93,7 +95,8 @@ TEST(CrossEntropyOracle, GradientIsFiniteDifferences) {
 }
 
 TEST(AdamW, FollowsOracleForTenSteps) {
-    const AdamWConfig config{.learning_rate = 3e-3, .beta1 = 0.9, .beta2 = 0.99, .epsilon = 1e-8, .weight_decay = 0.1};
+    const AdamWConfig config{
+        .learning_rate = 3e-3, .beta1 = 0.9, .beta2 = 0.99, .epsilon = 1e-8, .weight_decay = 0.1};
     const std::size_t count = 16 * 1024 + 37;
     Grid params = Grid::random(1, count, "params"), first(1, count), second(1, count);
     std::vector<ref::AdamWState> states(count);
@@ -103,10 +106,12 @@ TEST(AdamW, FollowsOracleForTenSteps) {
     for (std::uint64_t step = 1; step <= 10; ++step) {
         Grid gradient = Grid::random(1, count, "gradient" + std::to_string(step));
         gradient.at(0, 5) = 0.0f;
-        adamw(pool, config, step, kGradientScale, span_of(gradient), span_of(params), span_of(first), span_of(second));
+        adamw(pool, config, step, kGradientScale, span_of(gradient), span_of(params), span_of(first),
+              span_of(second));
         for (std::size_t i = 0; i < count; ++i) {
-            states[i] = ref::adamw(states[i], double{gradient.at(0, i)} * kGradientScale, config.learning_rate,
-                                   config.beta1, config.beta2, config.epsilon, config.weight_decay, step);
+            states[i] =
+                ref::adamw(states[i], double{gradient.at(0, i)} * kGradientScale, config.learning_rate,
+                           config.beta1, config.beta2, config.epsilon, config.weight_decay, step);
         }
     }
     Dense want_params(1, count), want_first = want_params, want_second = want_params, magnitude = want_params;
@@ -126,8 +131,10 @@ TEST(AdamW, BitsDoNotDependOnThreads) {
     const Grid gradient = Grid::random(1, count, "gradient", 0);
     expect_same_bits(
         [&](ThreadPool& pool) {
-            std::vector<Grid> state{Grid::random(1, count, "params", 0), Grid(1, count, 0), Grid(1, count, 0)};
-            adamw(pool, {}, 1, 1.0f, gradient.storage(), state[0].storage(), state[1].storage(), state[2].storage());
+            std::vector<Grid> state{Grid::random(1, count, "params", 0), Grid(1, count, 0),
+                                    Grid(1, count, 0)};
+            adamw(pool, {}, 1, 1.0f, gradient.storage(), state[0].storage(), state[1].storage(),
+                  state[2].storage());
             return state;
         },
         "adamw");
