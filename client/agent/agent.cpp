@@ -1,0 +1,302 @@
+#include "client/agent/agent.hpp"
+
+#include <boost/asio/bind_executor.hpp>
+#include <boost/asio/experimental/awaitable_operators.hpp>
+#include <boost/asio/post.hpp>
+#include <cstring>
+#include <utility>
+
+#include "client/agent/task.hpp"
+#include "common/base/clock.hpp"
+#include "common/base/text.hpp"
+#include "common/crypto/secure_rng.hpp"
+#include "common/log/log.hpp"
+#include "common/net/offload.hpp"
+#include "common/net/task_group.hpp"
+#include "common/service/version.hpp"
+
+namespace fedllm::client::agent {
+
+namespace asio = net::asio;
+using net::awaitable;
+
+namespace {
+
+constexpr double kSteadySeconds = 10;    // a connection that held so long begins the back-off anew
+constexpr double kProgressSeconds = 5;   // between two lines about progress
+constexpr Duration kFarewell = std::chrono::seconds(2);  // for a Goodbye to get through
+
+Rng jitter() {
+    std::uint64_t seed = 0;
+    crypto::SecureRng().fill(std::as_writable_bytes(std::span(&seed, 1)));
+    return Rng(seed, "client/backoff");
+}
+
+std::string two_digits(double value) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%.2f", value);
+    return text;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Agent>> Agent::open(asio::any_io_executor executor, const ClientConfig& config,
+                                           Connector connect, AgentOptions options) {
+    FEDLLM_TRY(VersionStore versions, VersionStore::open(config.state_directory / "versions"));
+    FEDLLM_TRY(update::UpdateStore updates, update::UpdateStore::open(config.state_directory / "updates"));
+    FEDLLM_TRY(auto bench, Workbench::open(config, versions, updates));
+    return std::unique_ptr<Agent>(new Agent(std::move(executor), config, std::move(connect), options,
+                                            std::move(versions), std::move(updates), std::move(bench)));
+}
+
+Agent::Agent(asio::any_io_executor executor, const ClientConfig& config, Connector connect, AgentOptions options,
+             VersionStore versions, update::UpdateStore updates, std::unique_ptr<Workbench> bench)
+    : executor_(executor),
+      config_(config),
+      connect_(std::move(connect)),
+      options_(options),
+      versions_(std::move(versions)),
+      updates_(std::move(updates)),
+      bench_(std::move(bench)),
+      pause_(executor),
+      farewell_(executor) {}
+
+// ------------------------------------------------------------------------------------------------- connections
+
+awaitable<Result<void>> Agent::run() {
+    net::Backoff backoff(options_.backoff);
+    Rng rng = jitter();
+    while (!machine_.stopping()) {
+        const double began = monotonic_seconds();
+        auto stream = co_await connect_or_stop();
+        Result<void> ended = stream ? Result<void>{} : Result<void>(stream.error());
+        if (stream) ended = co_await converse(std::move(*stream));
+        if (machine_.stopping()) break;
+        if (stream && monotonic_seconds() - began > kSteadySeconds) backoff.reset();
+        const Duration wait = backoff.next(rng);
+        log::warn(stream ? "connection lost" : "cannot connect",
+                  {{"server", config_.server.host + ":" + std::to_string(config_.server.port)},
+                   {"reason", ended ? "closed" : to_string(ended.error())},
+                   {"retry_in_ms", wait.count()}});
+        pause_.expires_after(wait);
+        co_await pause_.async_wait(net::kNoThrow);
+    }
+    co_await wait_for_worker();
+    co_return Result<void>{};
+}
+
+awaitable<Result<std::unique_ptr<net::Stream>>> Agent::connect_or_stop() {
+    using namespace asio::experimental::awaitable_operators;
+    pause_.expires_at(asio::steady_timer::time_point::max());
+    auto first = co_await (connect_() || pause_.async_wait(net::kNoThrow));
+    if (first.index() == 0) co_return std::get<0>(std::move(first));
+    co_return make_error(Errc::Cancelled, "stopping");
+}
+
+awaitable<void> Agent::wait_for_worker() {
+    pause_.expires_after(options_.worker_grace);
+    bool time_left = true;
+    while (machine_.working() && time_left) {
+        const auto [cancelled] = co_await pause_.async_wait(net::kNoThrow);
+        time_left = static_cast<bool>(cancelled);
+    }
+}
+
+protocol::ClientMessage Agent::hello() const {
+    protocol::ClientMessage message;
+    auto& hello = *message.mutable_hello();
+    hello.set_protocol_version(protocol::kProtocolVersion);
+    hello.set_software("fedllm-client " + std::string(service::version()));
+    hello.set_device(bench_->device());
+    for (const auto& [model, folder] : config_.models) hello.add_base_models(model);
+    return message;
+}
+
+awaitable<Result<void>> Agent::converse(std::unique_ptr<net::Stream> stream) {
+    Connection connection(std::move(stream), options_.limits);
+    connection_ = &connection;
+    net::TaskGroup group(executor_);
+    auto ended = co_await connection.greet(hello());
+    Result<void> result = ended ? Result<void>{} : Result<void>(ended.error());
+    if (ended) {
+        name_ = ClientId(*ended);
+        log::info("connected", {{"as", name_.get()}, {"server", config_.server.host}, {"port", config_.server.port}});
+        apply(Welcomed{});
+        group.spawn("sender", connection.send_all());
+        result = co_await listen(connection);
+    }
+    connection.close();
+    co_await group.wait();
+    connection_ = nullptr;
+    download_.reset();
+    apply(Disconnected{});
+    co_return result;
+}
+
+awaitable<Result<void>> Agent::listen(Connection& connection) {
+    for (;;) {
+        FEDLLM_CO_TRY(const protocol::Frame frame, co_await connection.receive());
+        FEDLLM_CO_TRY_VOID(on_frame(frame));
+    }
+}
+
+void Agent::stop() {
+    if (machine_.stopping()) return;
+    log::info("stopping");
+    apply(StopAsked{});
+    // Before Welcome there is nobody to say Goodbye to.
+    if (connection_ != nullptr && !connection_->session().greeted()) connection_->close();
+    farewell_.expires_after(kFarewell);
+    farewell_.async_wait([this](const boost::system::error_code& cancelled) {
+        if (!cancelled && connection_ != nullptr) connection_->close();
+    });
+    pause_.cancel();
+}
+
+// ------------------------------------------------------------------------------------------ what the server says
+
+Result<void> Agent::on_frame(const protocol::Frame& frame) {
+    if (frame.kind == protocol::FrameKind::Chunk) return on_chunk(frame);
+    FEDLLM_TRY(const protocol::ServerMessage message, protocol::parse_server_message(frame.bytes));
+    FEDLLM_TRY(const auto relevance,
+               connection_->session().on_receive(protocol::kind_of(message), protocol::task_of(message)));
+    return relevance == protocol::Relevance::Current ? on_message(message) : Result<void>{};
+}
+
+Result<void> Agent::on_message(const protocol::ServerMessage& message) {
+    const TaskId id{std::string(protocol::task_of(message))};
+    switch (message.body_case()) {
+        case protocol::ServerMessage::kTask: {
+            auto task = read_task(message.task(), config_);
+            apply(task ? Event{TaskArrived{std::move(*task)}} : Event{TaskRefused{id, task.error()}});
+            return {};
+        }
+        case protocol::ServerMessage::kProceed: apply(ProceedArrived{id, message.proceed().offset()}); return {};
+        case protocol::ServerMessage::kVerdict: {
+            const auto& verdict = message.verdict();
+            const Outcome outcome = verdict.outcome() == protocol::OUTCOME_ACCEPTED           ? Outcome::Accepted
+                                    : verdict.outcome() == protocol::OUTCOME_ALREADY_ACCEPTED ? Outcome::AlreadyAccepted
+                                                                                              : Outcome::Refused;
+            apply(VerdictArrived{id, outcome, verdict.reason(), verdict.detail()});
+            return {};
+        }
+        case protocol::ServerMessage::kRelease:
+            download_.reset();
+            apply(ReleaseArrived{id, message.release().reason()});
+            return {};
+        case protocol::ServerMessage::kGoodbye:
+            return make_error(Errc::PeerClosed, "the server said goodbye: " + message.goodbye().reason());
+        default: return {};  // Ping; the session lets nothing else through
+    }
+}
+
+Result<void> Agent::on_chunk(const protocol::Frame& frame) {
+    FEDLLM_TRY(const auto relevance, connection_->session().on_receive(protocol::MessageKind::Chunk));
+    if (relevance == protocol::Relevance::Stale || !download_ || !machine_.task()) return {};
+    const TaskId id = machine_.task()->id;
+    if (auto written = download_->append(frame.offset, frame.bytes); !written) {
+        download_.reset();
+        if (written.error().code != Errc::IoFailed) return written;
+        apply(WorkFailed{id, written.error()});  // our disk, not the server's fault
+        return {};
+    }
+    if (!download_->complete()) return {};
+    log::debug("model version received", {{"task", id.get()}, {"size", format_bytes(download_->held())}});
+    download_.reset();
+    connection_->session().download_finished();
+    apply(VersionHeld{id});
+    return {};
+}
+
+// ---------------------------------------------------------------------------------------- what the machine wants
+
+void Agent::apply(const Event& event) {
+    for (const Effect& effect : machine_.step(event)) {
+        std::visit([this](const auto& concrete) { carry_out(concrete); }, effect);
+    }
+}
+
+void Agent::send(protocol::ClientMessage message) {
+    if (connection_ != nullptr) connection_->send(std::move(message));
+}
+
+void Agent::carry_out(const Prepare& effect) {
+    const Task& task = effect.task;
+    updates_.drop_all_but(task.id);
+    if (task.kind == TaskKind::Train) {
+        if (const auto claim = updates_.find(task.id)) return apply(UpdateFound{task.id, *claim});
+    }
+    versions_.prune(config_.versions_kept, task.model_digest);
+    if (versions_.complete(task.model_digest, task.model_bytes)) return apply(VersionHeld{task.id});
+    auto writer = versions_.resume(task.model_digest, task.model_bytes);
+    if (!writer) return apply(WorkFailed{task.id, writer.error()});
+    download_.emplace(std::move(*writer));
+    protocol::ClientMessage message;
+    message.mutable_fetch()->set_task_id(task.id.get());
+    message.mutable_fetch()->set_digest(task.model_digest);
+    message.mutable_fetch()->set_offset(download_->held());
+    send(std::move(message));
+}
+
+// The worker's thread posts what it has to say to our executor; it never touches the machine.
+void Agent::carry_out(const StartWork& effect) {
+    stop_work_ = std::stop_source();
+    progress_said_ = monotonic_seconds();
+    const TaskId id = effect.task.id;
+    const auto report = [this, id](const Progress& progress) {
+        asio::post(executor_, [this, id, progress] { on_progress({id, progress}); });
+    };
+    auto work = [bench = bench_.get(), task = effect.task, name = name_, report, stop = stop_work_.get_token()] {
+        return bench->work(task, name, report, stop);
+    };
+    asio::co_spawn(worker_, net::run_once(std::move(work)),
+                   asio::bind_executor(executor_, [this, id](std::exception_ptr thrown, std::optional<Event> event) {
+                       on_worker_done(id, thrown, std::move(event));
+                   }));
+}
+
+void Agent::on_worker_done(const TaskId& id, std::exception_ptr thrown, std::optional<Event> event) {
+    if (thrown || !event) {
+        event = WorkFailed{id, make_error(Errc::Internal, "the worker threw an exception; most likely the job needs "
+                                                          "more memory than this machine has")};
+    }
+    apply(*event);
+    if (machine_.stopping()) pause_.cancel();
+}
+
+void Agent::on_progress(const Progressed& event) {
+    const double now = monotonic_seconds();
+    const Progress& at = event.progress;
+    if (at.step == at.steps || now - progress_said_ >= kProgressSeconds) {
+        progress_said_ = now;
+        log::info("task " + event.id.get() + ": step " + std::to_string(at.step) + "/" + std::to_string(at.steps),
+                  {{"loss", two_digits(at.loss)},
+                   {"tokens_per_second", static_cast<std::uint64_t>(at.tokens_per_second)}});
+    }
+    apply(event);
+}
+
+void Agent::carry_out(const StopWork&) { stop_work_.request_stop(); }
+
+void Agent::carry_out(const Upload& effect) {
+    auto file = updates_.map(effect.id);
+    if (!file) return apply(TaskRefused{effect.id, with_context(file.error(), "the finished update is gone")});
+    if (connection_ != nullptr) connection_->upload(effect.id, std::move(*file), effect.offset);
+}
+
+void Agent::carry_out(const DropUpdate& effect) { updates_.drop(effect.id); }
+
+void Agent::carry_out(const Disconnect& effect) {
+    log::error("closing the connection", {{"reason", to_string(effect.error)}});
+    if (connection_ != nullptr) connection_->close();
+}
+
+void Agent::carry_out(const SendGoodbye&) {
+    protocol::ClientMessage message;
+    message.mutable_goodbye()->set_reason("the client is stopping");
+    send(std::move(message));
+}
+
+void Agent::carry_out(const Say& effect) { log::info(effect.line); }
+
+}  // namespace fedllm::client::agent

@@ -1,0 +1,193 @@
+// What a client does when, as a pure function of what happens: step(event) -> effects. No socket, disk, clock or
+// thread; agent.hpp carries the effects out in order and reports what came of them as events.
+//
+//   Idle --Task--> Preparing (find a finished update; else hold the model version, fetching what is missing)
+//        --held--> Working (training or evaluating, on the worker)
+//        --done--> Settled (offered, evaluated or declined) --Verdict, Release--> Idle
+//
+// A connection may end at any point. Work goes on without one; when the server repeats the Task, the machine goes on
+// where it is: the result is offered again, the missing bytes are fetched. A different Task means that the old one
+// is over.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "client/update/update_store.hpp"
+#include "common/base/ids.hpp"
+#include "common/base/result.hpp"
+#include "common/job/job_spec.hpp"
+
+namespace fedllm::client::agent {
+
+enum class TaskKind { Train, Evaluate };
+
+struct Task {
+    TaskId id;
+    TaskKind kind = TaskKind::Train;
+    JobId job_id;
+    job::JobSpec job;
+    RoundId round;
+    std::string model_digest;
+    std::uint64_t model_bytes = 0;
+    bool operator==(const Task&) const = default;
+};
+
+struct Progress {
+    std::uint32_t step = 0;
+    std::uint32_t steps = 0;
+    double loss = 0;
+    double tokens_per_second = 0;
+    bool operator==(const Progress&) const = default;
+};
+
+enum class Outcome { Accepted, AlreadyAccepted, Refused };
+
+// ------------------------------------------------------------------------------------------------------- events
+
+struct Welcomed {};  // a new connection is ready for tasks
+struct Disconnected {};
+struct TaskArrived {
+    Task task;
+};
+struct TaskRefused {  // its job cannot be read, or the site's policy forbids it
+    TaskId id;
+    Error error;
+};
+struct UpdateFound {  // Prepare: trained before, by a process that is gone
+    TaskId id;
+    update::Claim claim;
+};
+struct VersionHeld {  // Prepare: all bytes are on disk (the worker checks the digest)
+    TaskId id;
+};
+struct Progressed {
+    TaskId id;
+    Progress progress;
+};
+struct Trained {  // the update is on disk
+    TaskId id;
+    update::Claim claim;
+};
+struct Evaluated {
+    TaskId id;
+    update::Evaluation evaluation;
+};
+struct WorkFailed {  // Cancelled: it stopped as asked; DigestMismatch: the version is damaged and removed
+    TaskId id;
+    Error error;
+};
+struct ProceedArrived {
+    TaskId id;
+    std::uint64_t offset = 0;
+};
+struct VerdictArrived {
+    TaskId id;
+    Outcome outcome = Outcome::Accepted;
+    std::string reason;
+    std::string detail;
+};
+struct ReleaseArrived {
+    TaskId id;
+    std::string reason;
+};
+struct StopAsked {};  // SIGTERM
+using Event = std::variant<Welcomed, Disconnected, TaskArrived, TaskRefused, UpdateFound, VersionHeld, Progressed,
+                           Trained, Evaluated, WorkFailed, ProceedArrived, VerdictArrived, ReleaseArrived, StopAsked>;
+
+// ------------------------------------------------------------------------------------------------------ effects
+
+struct Prepare {  // answer with UpdateFound or VersionHeld; fetch the version first where bytes of it are missing
+    Task task;
+};
+struct StartWork {  // answer with Progressed ..., then Trained, Evaluated or WorkFailed
+    Task task;
+};
+struct StopWork {};  // WorkFailed{Cancelled} follows, unless the work was done at that moment
+struct SendProgress {
+    TaskId id;
+    Progress progress;
+};
+struct SendOffer {
+    TaskId id;
+    update::Claim claim;
+};
+struct SendEvaluation {
+    TaskId id;
+    update::Evaluation evaluation;
+};
+struct SendDecline {
+    TaskId id;
+    Error error;
+};
+struct Upload {  // the update's bytes from `offset` on
+    TaskId id;
+    std::uint64_t offset = 0;
+};
+struct DropUpdate {
+    TaskId id;
+};
+struct Disconnect {  // the server breaks the protocol
+    Error error;
+};
+struct SendGoodbye {};
+struct Say {  // for the log
+    std::string line;
+    bool operator==(const Say&) const = default;
+};
+using Effect = std::variant<Prepare, StartWork, StopWork, SendProgress, SendOffer, SendEvaluation, SendDecline, Upload,
+                            DropUpdate, Disconnect, SendGoodbye, Say>;
+using Effects = std::vector<Effect>;
+
+class Machine {
+public:
+    Effects step(const Event& event);
+
+    bool working() const { return worker_.has_value(); }
+    bool stopping() const { return stopping_; }
+    const std::optional<Task>& task() const { return task_; }
+
+private:
+    struct Waiting {};    // for the worker to let go of the task before, or for the Task to be repeated
+    struct Preparing {};
+    struct Working {};
+    using Settled = std::variant<update::Claim, update::Evaluation, Error>;
+    using Phase = std::variant<Waiting, Preparing, Working, Settled>;
+
+    void on(const Welcomed& event, Effects& out);
+    void on(const Disconnected& event, Effects& out);
+    void on(const TaskArrived& event, Effects& out);
+    void on(const TaskRefused& event, Effects& out);
+    void on(const UpdateFound& event, Effects& out);
+    void on(const VersionHeld& event, Effects& out);
+    void on(const Progressed& event, Effects& out);
+    void on(const Trained& event, Effects& out);
+    void on(const Evaluated& event, Effects& out);
+    void on(const WorkFailed& event, Effects& out);
+    void on(const ProceedArrived& event, Effects& out);
+    void on(const VerdictArrived& event, Effects& out);
+    void on(const ReleaseArrived& event, Effects& out);
+    void on(const StopAsked& event, Effects& out);
+
+    bool is_current(const TaskId& id) const { return task_ && task_->id == id; }
+    template <class P>
+    bool in() const { return std::holds_alternative<P>(phase_); }
+    bool release_worker(const TaskId& id);
+    void go_on(Effects& out);
+    void settle(Settled result, Effects& out);
+    void report(Effects& out) const;
+    void give_up(Effects& out);
+
+    std::optional<Task> task_;
+    Phase phase_;
+    bool fetched_again_ = false;    // the version came damaged once; twice is once too often
+    bool connected_ = false;
+    bool live_ = false;             // the Task was heard on this connection: the server waits for it
+    std::optional<TaskId> worker_;  // what the worker is busy with; after a StopWork no longer task_
+    bool stopping_ = false;
+};
+
+}  // namespace fedllm::client::agent

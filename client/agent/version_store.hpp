@@ -1,0 +1,63 @@
+// Received model versions on disk: <folder>/<digest>.safetensors once verified, <digest>.part while bytes arrive, so
+// that a transfer goes on at the byte after a cut or a restart.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "common/base/files.hpp"
+#include "common/base/result.hpp"
+
+namespace fedllm::client::agent {
+
+// The bytes that arrive for one version. Lifecycle: move-only, owns the open file.
+class VersionWriter {
+public:
+    VersionWriter(VersionWriter&& other) noexcept;
+    VersionWriter& operator=(VersionWriter&& other) noexcept;
+    ~VersionWriter();
+
+    // Exactly the next bytes: a gap or repetition is OutOfOrder, more than announced TooLarge.
+    Result<void> append(std::uint64_t offset, std::span<const std::byte> data);
+    std::uint64_t held() const { return held_; }
+    bool complete() const { return held_ == total_; }
+
+private:
+    friend class VersionStore;
+    VersionWriter(Path path, int fd, std::uint64_t held, std::uint64_t total)
+        : path_(std::move(path)), fd_(fd), held_(held), total_(total) {}
+
+    Path path_;
+    int fd_ = -1;
+    std::uint64_t held_ = 0;
+    std::uint64_t total_ = 0;
+};
+
+// Concurrency: a value that only knows its folder; verify() may run on another thread than the rest, for a version
+// that nobody is writing.
+class VersionStore {
+public:
+    static Result<VersionStore> open(const Path& folder);
+
+    // All `total` bytes are there, verified or not.
+    bool complete(const std::string& digest, std::uint64_t total) const;
+
+    // Goes on where an earlier transfer of this digest stopped.
+    Result<VersionWriter> resume(const std::string& digest, std::uint64_t total) const;
+
+    // The file, after hashing it once: DigestMismatch removes it.
+    Result<Path> verify(const std::string& digest) const;
+
+    // Removes all but the `kept` newest versions; `digest` and its partial file always stay.
+    void prune(std::size_t kept, const std::string& digest) const;
+
+private:
+    explicit VersionStore(Path folder) : folder_(std::move(folder)) {}
+    Path final_path(const std::string& digest) const { return folder_ / (digest + ".safetensors"); }
+    Path part_path(const std::string& digest) const { return folder_ / (digest + ".part"); }
+
+    Path folder_;
+};
+
+}  // namespace fedllm::client::agent

@@ -1,0 +1,132 @@
+#include "client/agent/workbench.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "client/update/builder.hpp"
+#include "common/base/clock.hpp"
+#include "common/base/philox.hpp"
+#include "common/formats/param_set_file.hpp"
+#include "common/log/log.hpp"
+
+namespace fedllm::client::agent {
+
+std::uint64_t training_seed(std::uint64_t job_seed, RoundId round, const ClientId& client) {
+    return Rng(job_seed, "train/" + std::to_string(round.get()) + "/" + client.get()).next_u64();
+}
+
+Result<Workbench::Resident> Workbench::load_resident(const Path& folder) {
+    FEDLLM_TRY(model::BaseModel model, model::BaseModel::load(folder));
+    FEDLLM_TRY(data::Tokenizer tokenizer, data::Tokenizer::load_folder(folder));
+    if (tokenizer.vocab_size() > model.config().vocab) {
+        return make_error(Errc::InvalidModel, folder.string() + ": the tokenizer has " +
+                                                  std::to_string(tokenizer.vocab_size()) + " tokens, the model only " +
+                                                  std::to_string(model.config().vocab) + " embeddings");
+    }
+    std::string fingerprint = model.fingerprint();
+    return Resident{std::move(model), std::move(tokenizer), std::move(fingerprint)};
+}
+
+Result<std::unique_ptr<Workbench>> Workbench::open(const ClientConfig& config, VersionStore versions,
+                                                   update::UpdateStore updates) {
+    std::unique_ptr<Workbench> bench(new Workbench(config, std::move(versions), std::move(updates)));
+    for (const auto& [name, folder] : config.models) {
+        auto resident = load_resident(folder);
+        if (!resident) return with_context(resident.error(), "models." + name);
+        log::info("base model resident", {{"name", name}, {"folder", folder.string()},
+                                          {"fingerprint", resident->fingerprint.substr(0, 12)}});
+        bench->residents_.emplace(name, std::move(*resident));
+    }
+    for (const Path& path : {config.data.path, config.data.eval_path}) {
+        if (path.empty()) continue;
+        if (auto file = MappedFile::open(path); !file) return with_context(file.error(), "data");
+    }
+    return bench;
+}
+
+Result<Workbench::Bench*> Workbench::bench_for(const Task& task) {
+    if (bench_ && bench_->job_id == task.job_id && bench_->job == task.job) return bench_.get();
+    bench_.reset();  // before the next one takes its memory
+    const auto found = residents_.find(task.job.base_model);
+    if (found == residents_.end()) {
+        return make_error(Errc::PolicyRefused, "no base model '" + task.job.base_model + "' here");
+    }
+    const Resident& resident = found->second;
+    FEDLLM_TRY_VOID(check_base(task.job, resident.fingerprint));
+    data::DatasetOptions options;
+    options.sequence_length = task.job.train.sequence_length;
+    options.eval_fraction = config_.data.eval_fraction;
+    options.eval_path = config_.data.eval_path;
+    FEDLLM_TRY(data::Dataset dataset, data::Dataset::load_jsonl(config_.data.path, resident.tokenizer, options));
+    FEDLLM_TRY(auto trainer, train::Trainer::create(resident.model, task.job, pool_));
+    const data::DatasetStats& stats = dataset.stats();
+    log::info("data loaded", {{"file", config_.data.path.string()}, {"train_examples", stats.train_examples},
+                              {"train_tokens", stats.train_tokens}, {"eval_examples", stats.eval_examples},
+                              {"rows_skipped", stats.rows_skipped}, {"rows_truncated", stats.rows_truncated}});
+    bench_.reset(new Bench{task.job_id, task.job, std::move(dataset), std::move(trainer)});
+    return bench_.get();
+}
+
+Result<update::Evaluation> Workbench::evaluate(const tensor::ParamSet& params) {
+    if (bench_->dataset.eval().empty()) return update::Evaluation{};
+    FEDLLM_TRY(const train::EvalOutcome outcome, bench_->trainer->evaluate(params, bench_->dataset.eval()));
+    return update::Evaluation{outcome.loss_sum, outcome.tokens};
+}
+
+Result<update::Claim> Workbench::train(const Task& task, const ClientId& client, const Report& report,
+                                       std::stop_token stop, const tensor::ParamSet& start) {
+    const auto examples = bench_->dataset.train();
+    const std::uint64_t steps = bench_->trainer->steps(examples);
+    FEDLLM_TRY_VOID(check_steps(steps, config_.policy));
+    update::Claim claim;
+    FEDLLM_TRY(claim.evaluation, evaluate(start));
+
+    tensor::ParamSet params = start;
+    const train::TrainRequest request{.seed = training_seed(task.job.seed, task.round, client),
+                                      .first_step = task.round.get() * steps,
+                                      .total_steps = task.job.rounds * steps};
+    constexpr double kReportSeconds = 0.5;
+    double reported = -kReportSeconds;
+    const auto progress = [&](const train::TrainProgress& now) {
+        const double seconds = monotonic_seconds();
+        if (now.step != now.steps && seconds - reported < kReportSeconds) return;
+        reported = seconds;
+        report({static_cast<std::uint32_t>(now.step), static_cast<std::uint32_t>(now.steps), now.loss,
+                now.tokens_per_second});
+    };
+    FEDLLM_TRY(const train::TrainOutcome outcome,
+               bench_->trainer->train(params, examples, request, progress, std::move(stop)));
+    FEDLLM_TRY(const update::EncodedUpdate encoded, update::build(start, params, task.job.update));
+    claim.digest = encoded.digest;
+    claim.bytes = encoded.bytes.size();
+    claim.samples = std::min<std::uint64_t>(examples.size(), task.job.samples_max);  // the job's cap on a weight
+    claim.tokens = outcome.tokens;
+    claim.train_loss = outcome.loss_last;
+    claim.train_seconds = outcome.seconds;
+    claim.update_norm = encoded.norm;
+    FEDLLM_TRY_VOID(updates_.save(task.id, claim, encoded.bytes));
+    return claim;
+}
+
+Result<Event> Workbench::try_work(const Task& task, const ClientId& client, const Report& report,
+                                  std::stop_token stop) {
+    FEDLLM_TRY(const Path version, versions_.verify(task.model_digest));
+    FEDLLM_TRY(Bench* const bench, bench_for(task));
+    FEDLLM_TRY(const tensor::ParamSet start, formats::read_param_set(version));
+    if (const std::string what = difference(bench->trainer->manifest(), start.manifest()); !what.empty()) {
+        return make_error(Errc::ManifestMismatch, "the model version does not fit the job: " + what);
+    }
+    if (task.kind == TaskKind::Evaluate) {
+        FEDLLM_TRY(const update::Evaluation evaluation, evaluate(start));
+        return Event{Evaluated{task.id, evaluation}};
+    }
+    FEDLLM_TRY(update::Claim claim, train(task, client, report, std::move(stop), start));
+    return Event{Trained{task.id, std::move(claim)}};
+}
+
+Event Workbench::work(const Task& task, const ClientId& client, const Report& report, std::stop_token stop) {
+    auto event = try_work(task, client, report, std::move(stop));
+    return event ? std::move(*event) : Event{WorkFailed{task.id, event.error()}};
+}
+
+}  // namespace fedllm::client::agent

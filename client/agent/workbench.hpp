@@ -1,0 +1,73 @@
+// Where the work is done: resident base models, the data set, the trainer. Everything here may take long and runs on
+// the worker's thread.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <stop_token>
+#include <string>
+
+#include "client/agent/client_config.hpp"
+#include "client/agent/machine.hpp"
+#include "client/agent/version_store.hpp"
+#include "client/data/dataset.hpp"
+#include "client/data/tokenizer.hpp"
+#include "client/model/base_model.hpp"
+#include "client/train/trainer.hpp"
+#include "client/update/update_store.hpp"
+#include "kernels/device/thread_pool.hpp"
+
+namespace fedllm::client::agent {
+
+// The task's results are keyed by the job's seed, the round and the client: the same task gives the same bytes on
+// every run, and clients with the same data differ in their order.
+std::uint64_t training_seed(std::uint64_t job_seed, RoundId round, const ClientId& client);
+
+// Lifecycle: base models are loaded once, in open(); data set and trainer stay for the tasks of one job.
+// Concurrency: one call at a time.
+class Workbench {
+public:
+    // Fails for a model folder that cannot be used and a data file that is not there: better now than in a task.
+    static Result<std::unique_ptr<Workbench>> open(const ClientConfig& config, VersionStore versions,
+                                                   update::UpdateStore updates);
+
+    using Report = std::function<void(const Progress&)>;
+
+    // Trained, Evaluated or WorkFailed.
+    Event work(const Task& task, const ClientId& client, const Report& report, std::stop_token stop);
+
+    std::string device() const { return "cpu, " + std::to_string(pool_.threads()) + " threads"; }
+
+private:
+    struct Resident {
+        model::BaseModel model;
+        data::Tokenizer tokenizer;
+        std::string fingerprint;
+    };
+    struct Bench {  // for one job
+        JobId job_id;
+        job::JobSpec job;
+        data::Dataset dataset;
+        std::unique_ptr<train::Trainer> trainer;
+    };
+
+    Workbench(const ClientConfig& config, VersionStore versions, update::UpdateStore updates)
+        : config_(config), versions_(std::move(versions)), updates_(std::move(updates)), pool_(config.threads) {}
+
+    static Result<Resident> load_resident(const Path& folder);
+    Result<Bench*> bench_for(const Task& task);
+    Result<update::Evaluation> evaluate(const tensor::ParamSet& params);
+    Result<update::Claim> train(const Task& task, const ClientId& client, const Report& report, std::stop_token stop,
+                                const tensor::ParamSet& start);
+    Result<Event> try_work(const Task& task, const ClientId& client, const Report& report, std::stop_token stop);
+
+    ClientConfig config_;
+    VersionStore versions_;
+    update::UpdateStore updates_;
+    kernels::ThreadPool pool_;
+    std::map<std::string, Resident> residents_;
+    std::unique_ptr<Bench> bench_;
+};
+
+}  // namespace fedllm::client::agent
