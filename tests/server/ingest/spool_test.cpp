@@ -1,0 +1,167 @@
+#include "server/ingest/spool.hpp"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <iterator>
+
+#include "tests/support/temp_dir.hpp"
+
+namespace fedllm::server::ingest {
+namespace {
+
+using test::TempDir;
+
+const TaskId kTask("j1/0/site-a");
+
+std::vector<std::byte> content(std::size_t n) {
+    std::vector<std::byte> bytes(n);
+    for (std::size_t i = 0; i < n; ++i) bytes[i] = static_cast<std::byte>(i * 7 + 3);
+    return bytes;
+}
+std::string digest_of(std::span<const std::byte> bytes) {
+    return crypto::to_hex(crypto::sha256(bytes));
+}
+Result<void> ignore(std::span<const std::byte>) {
+    return {};
+}
+
+std::size_t files_in(const Path& folder) {
+    return static_cast<std::size_t>(std::distance(std::filesystem::directory_iterator(folder), {}));
+}
+
+class SpoolTest : public ::testing::Test {
+protected:
+    Spool spool() const { return *Spool::open(dir_.path()); }
+    Path folder() const { return dir_.path() / "spool"; }
+    void set_part(std::size_t bytes) const {
+        Path part = spool().update_path(kTask, digest_);
+        part.replace_extension(".part");
+        std::ofstream(part, std::ios::binary)
+            .write(reinterpret_cast<const char*>(bytes_.data()), static_cast<long>(bytes));
+    }
+
+    TempDir dir_;
+    std::vector<std::byte> bytes_ = content(96);
+    std::string digest_ = digest_of(bytes_);
+};
+
+TEST_F(SpoolTest, WholeUploadBecomesAnUpdateFile) {
+    auto upload = *spool().begin(kTask, digest_, bytes_.size(), ignore);
+    EXPECT_EQ(upload.held(), 0u);
+    ASSERT_TRUE(upload.append(std::span(bytes_).first(40)));
+    ASSERT_TRUE(upload.append(std::span(bytes_).subspan(40)));
+    ASSERT_TRUE(upload.commit());
+    const auto file = spool().open_update(kTask, digest_, bytes_.size());
+    ASSERT_TRUE(file);
+    EXPECT_EQ(digest_of(file->bytes()), digest_);
+    EXPECT_EQ(files_in(folder()), 1u);
+    EXPECT_EQ(spool().open_update(kTask, digest_, 95).error().code, Errc::InvalidFile);
+    EXPECT_EQ(spool().open_update(TaskId("j1/0/site-b"), digest_, 96).error().code, Errc::NotFound);
+}
+
+// The process may die after any byte: the next one resumes there, and the file is the same.
+TEST_F(SpoolTest, ResumesAfterTruncationAtEveryByte) {
+    for (std::size_t cut = 0; cut <= bytes_.size(); ++cut) {
+        set_part(cut);
+        std::vector<std::byte> replayed;
+        auto upload = *spool().begin(kTask, digest_, bytes_.size(), [&](std::span<const std::byte> part) {
+            replayed.insert(replayed.end(), part.begin(), part.end());
+            return Result<void>();
+        });
+        ASSERT_EQ(upload.held(), cut);
+        EXPECT_EQ(upload.resumed(), cut > 0);
+        EXPECT_TRUE(std::equal(replayed.begin(), replayed.end(), bytes_.begin()) && replayed.size() == cut);
+        ASSERT_TRUE(upload.append(std::span(bytes_).subspan(cut)));
+        ASSERT_TRUE(upload.commit()) << "cut at " << cut;
+        EXPECT_EQ(digest_of(spool().open_update(kTask, digest_, 96)->bytes()), digest_);
+        ASSERT_TRUE(spool().remove(kTask));
+        EXPECT_EQ(files_in(folder()), 0u);
+    }
+}
+
+TEST_F(SpoolTest, LeavingAnUploadKeepsItsBytes) {
+    {
+        auto upload = *spool().begin(kTask, digest_, bytes_.size(), ignore);
+        ASSERT_TRUE(upload.append(std::span(bytes_).first(41)));
+        EXPECT_EQ(upload.commit().error().code, Errc::OutOfOrder);
+    }
+    EXPECT_EQ(spool().begin(kTask, digest_, bytes_.size(), ignore)->held(), 41u);
+}
+
+// A crash between the rename and the ledger's row: the update is complete, and is offered again.
+TEST_F(SpoolTest, CommittedFileIsFoundCompleteAndCommitsAgain) {
+    {
+        auto upload = *spool().begin(kTask, digest_, bytes_.size(), ignore);
+        ASSERT_TRUE(upload.append(bytes_));
+        ASSERT_TRUE(upload.commit());
+    }
+    auto again = *spool().begin(kTask, digest_, bytes_.size(), ignore);
+    EXPECT_EQ(again.held(), bytes_.size());
+    EXPECT_TRUE(again.commit());
+    EXPECT_TRUE(spool().open_update(kTask, digest_, bytes_.size()));
+}
+
+TEST_F(SpoolTest, WrongBytesAreRefusedAndGone) {
+    auto upload = *spool().begin(kTask, digest_, bytes_.size(), ignore);
+    bytes_[17] ^= std::byte{1};
+    ASSERT_TRUE(upload.append(bytes_));
+    EXPECT_EQ(upload.commit().error().code, Errc::DigestMismatch);
+    EXPECT_EQ(files_in(folder()), 0u);
+}
+
+TEST_F(SpoolTest, RefusesMoreBytesThanAnnounced) {
+    auto upload = *spool().begin(kTask, digest_, 95, ignore);
+    EXPECT_EQ(upload.append(bytes_).error().code, Errc::TooLarge);
+    EXPECT_EQ(upload.held(), 0u);
+}
+
+TEST_F(SpoolTest, LeftoversThatCannotBeThisUploadAreDeleted) {
+    set_part(96);
+    EXPECT_EQ(spool().begin(kTask, digest_, 95, ignore).error().code, Errc::InvalidFile);
+    EXPECT_EQ(files_in(folder()), 0u);
+    set_part(50);
+    const auto refuse = [](std::span<const std::byte>) {
+        return Result<void>(make_error(Errc::NotFinite, "bad"));
+    };
+    EXPECT_EQ(spool().begin(kTask, digest_, 96, refuse).error().code, Errc::NotFinite);
+    EXPECT_EQ(spool().begin(kTask, digest_, 96, refuse)->held(), 0u);
+}
+
+TEST_F(SpoolTest, NamesComeFromCheckedDigestsOnly) {
+    for (const std::string bad : {"", "../../etc/passwd", "zz", "ab/cd"}) {
+        EXPECT_EQ(spool().begin(kTask, bad, 1, ignore).error().code, Errc::Malformed);
+    }
+    const auto path = spool().update_path(TaskId("../../x"), digest_);
+    EXPECT_EQ(path.parent_path(), folder());
+}
+
+TEST_F(SpoolTest, PruneKeepsWhatTheLedgerCounts) {
+    const TaskId other("j1/0/site-b");
+    for (const TaskId& task : {kTask, other}) {
+        auto upload = *spool().begin(task, digest_, bytes_.size(), ignore);
+        ASSERT_TRUE(upload.append(bytes_));
+        ASSERT_TRUE(upload.commit());
+    }
+    ASSERT_TRUE(spool().begin(TaskId("j1/0/site-c"), digest_, bytes_.size(), ignore));
+    ASSERT_TRUE(spool().prune({spool().update_path(kTask, digest_)}, Spool::Parts::Keep));
+    EXPECT_EQ(files_in(folder()), 2u);
+    ASSERT_TRUE(spool().prune({spool().update_path(kTask, digest_)}, Spool::Parts::Delete));
+    EXPECT_EQ(files_in(folder()), 1u);
+    EXPECT_TRUE(spool().open_update(kTask, digest_, bytes_.size()));
+}
+
+// A full disk: the error names the file, and what was written before stays.
+TEST_F(SpoolTest, FullDiskIsAnErrorThatNamesTheFile) {
+    Path part = spool().update_path(kTask, digest_);
+    part.replace_extension(".part");
+    std::filesystem::create_symlink("/dev/full", part);
+    auto upload = *spool().begin(kTask, digest_, bytes_.size(), ignore);
+    const auto written = upload.append(bytes_);
+    ASSERT_FALSE(written);
+    EXPECT_EQ(written.error().code, Errc::IoFailed);
+    EXPECT_NE(written.error().message.find(part.filename().string()), std::string::npos);
+}
+
+}  // namespace
+}  // namespace fedllm::server::ingest

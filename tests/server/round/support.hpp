@@ -1,0 +1,167 @@
+// A job under the machine, with its effects carried out on rows in memory, as the engine does on the ledger.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "server/round/machine.hpp"
+
+namespace fedllm::server::round {
+
+inline ClientId id(const std::string& name) {
+    return ClientId(name);
+}
+inline Timestamp at(std::int64_t ms) {
+    return Timestamp(Duration(1'000'000 + ms));
+}
+
+inline Rules rules(std::uint32_t rounds, std::uint32_t n, std::uint32_t k) {
+    return {JobId("j1"), "tiny", 7, rounds, n, k};
+}
+
+class Job {
+public:
+    explicit Job(const Rules& rules) : state_(start(rules, "d0")) {
+        row_.model_digest = "d0";
+        row_.id = rules.job;
+    }
+
+    // Applies the event, keeps its effects, carries out those on rows. Answers CloseRound only by commit().
+    const std::vector<Effect>& send(const Event& event) {
+        Transition next = step(std::move(state_), event, now_);
+        state_ = std::move(next.state);
+        effects_ = std::move(next.effects);
+        for (const Effect& effect : effects_) {
+            std::visit([this](const auto& one) { carry_out(one); }, effect);
+        }
+        return effects_;
+    }
+    const std::vector<Effect>& join(const std::string& name) {
+        return send(ClientJoined{id(name), {"tiny"}});
+    }
+    const std::vector<Effect>& leave(const std::string& name) { return send(ClientLeft{id(name)}); }
+    const std::vector<Effect>& tick_at(std::int64_t ms) {
+        now_ = at(ms);
+        return send(Tick{});
+    }
+
+    // An upload of this client for this round, through the same gate as in the engine. Whether it was
+    // counted.
+    bool upload(const std::string& name, RoundId round) {
+        if (!admits(state_, round, id(name))) return false;
+        store::PartRow& part = parts_[{round, id(name)}];
+        EXPECT_EQ(part.status, store::PartStatus::Asked) << name << " counted twice or never asked";
+        part.status = store::PartStatus::Accepted;
+        part.accepted = now_;
+        send(UploadAccepted{id(name), round});
+        return true;
+    }
+    bool upload(const std::string& name) { return upload(name, state_.round); }
+    void commit() {
+        const RoundId round = state_.round;
+        store::RoundRow& row = rounds_.at(round.get());
+        row.status = store::RoundStatus::Committed;
+        row.closed = now_;
+        row_.round = RoundId(round.get() + 1);
+        row_.model_digest = "d" + std::to_string(round.get() + 1);
+        send(RoundCommitted{round, row_.model_digest});
+    }
+
+    // The server dies and comes back, knowing its rows alone.
+    JobState recovered() const {
+        std::vector<store::PartRow> parts;
+        for (const auto& [key, part] : parts_) {
+            if (!rounds_.empty() && key.first == rounds_.back().round) parts.push_back(part);
+        }
+        return recover(state_.rules, row_, rounds_, parts, now_);
+    }
+    void restart() {
+        state_ = recovered();
+        send(Tick{});
+    }
+
+    template <class Kind>
+    std::vector<Kind> all() const {
+        std::vector<Kind> found;
+        for (const Effect& effect : effects_) {
+            if (const auto* one = std::get_if<Kind>(&effect)) found.push_back(*one);
+        }
+        return found;
+    }
+    std::vector<std::string> asked() const {
+        std::vector<std::string> names;
+        for (const AskClient& ask : all<AskClient>()) names.push_back(ask.client.get());
+        return names;
+    }
+    std::string waiting() const { return waiting_for(state_, now_); }
+
+    const JobState& state() const { return state_; }
+    Phase phase() const { return state_.phase; }
+    Timestamp now() const { return now_; }
+    void advance(Duration step) { now_ += step; }
+    std::size_t commits() const { return row_.round.get(); }
+    const std::map<std::pair<RoundId, ClientId>, store::PartRow>& parts() const { return parts_; }
+
+private:
+    void carry_out(const OpenRound& open) {
+        store::RoundRow row;
+        row.round = open.round;
+        row.model_digest = open.model_digest;
+        row.opened = now_;
+        EXPECT_EQ(rounds_.size(), open.round.get()) << "rounds open one after the other, each once";
+        rounds_.push_back(row);
+        for (const ClientId& client : open.clients) put(client, open.round, store::PartStatus::Asked);
+    }
+    void carry_out(const RecordPart& record) { put(record.client, record.round, record.status); }
+    void carry_out(const RecordEvaluation& evaluation) {
+        put(evaluation.client, evaluation.round, store::PartStatus::Evaluated);
+    }
+    void carry_out(const CloseRound& close) {
+        std::vector<ClientId> counted;
+        for (auto& [key, part] : parts_) {
+            if (key.first != close.round) continue;
+            if (part.status == store::PartStatus::Accepted) counted.push_back(key.second);
+            if (part.status == store::PartStatus::Asked) part.status = store::PartStatus::Dropped;
+        }
+        EXPECT_EQ(close.accepted, counted) << "what is summed is what the ledger counts";
+        EXPECT_GE(counted.size(), state_.rules.clients_minimum);
+        EXPECT_LE(counted.size(), state_.rules.clients_per_round);
+        rounds_.at(close.round.get()).status = store::RoundStatus::Closing;
+    }
+    void carry_out(const AskClient& ask) {
+        EXPECT_EQ(parts_.at({ask.round, ask.client}).status, store::PartStatus::Asked)
+            << "asked before it is known";
+        EXPECT_TRUE(state_.connected.contains(ask.client));
+    }
+    void carry_out(const Release& release) { EXPECT_TRUE(state_.connected.contains(release.client)); }
+    void carry_out(const FinishJob&) {
+        row_.status = store::JobStatus::Finished;
+        rounds_.back().status = store::RoundStatus::Committed;
+    }
+    void carry_out(const FailJob& fail) {
+        row_.status = store::JobStatus::Failed;
+        row_.detail = fail.cause;
+    }
+    void carry_out(const WakeAt& wake) { EXPECT_GT(wake.when, now_); }
+    void put(const ClientId& client, RoundId round, store::PartStatus status) {
+        store::PartRow& part = parts_[{round, client}];
+        EXPECT_NE(part.status, store::PartStatus::Accepted) << "an accepted part is never changed";
+        part.round = round;
+        part.client = client;
+        part.status = status;
+        if (status == store::PartStatus::Evaluated) part.accepted = now_;
+    }
+
+    JobState state_;
+    Timestamp now_ = at(0);
+    std::vector<Effect> effects_;
+    store::JobRow row_;
+    std::vector<store::RoundRow> rounds_;
+    std::map<std::pair<RoundId, ClientId>, store::PartRow> parts_;
+};
+
+}  // namespace fedllm::server::round

@@ -1,0 +1,187 @@
+// Thousands of faulty worlds from seeds: clients come and go, refuse, send late and twice, the server dies at
+// any moment. The invariants are checked as effects are carried out (support.hpp) and after each event here.
+#include "common/base/philox.hpp"
+#include "tests/server/round/support.hpp"
+
+namespace fedllm::server::round {
+namespace {
+
+constexpr std::uint64_t kWorlds = 2'000;
+
+// What must survive a restart: everything but the clocks and who is connected.
+struct Essence {
+    Phase phase;
+    RoundId round;
+    std::string digest;
+    std::map<ClientId, PartState> parts;
+    bool operator==(const Essence&) const = default;
+};
+Essence essence(const JobState& state) {
+    Essence found{state.phase, state.round, state.model_digest, {}};
+    for (const auto& [client, part] : state.parts) {
+        // A declined client that came back is unasked again in memory; either way it may be asked anew.
+        if (part.state != PartState::Declined) found.parts[client] = part.state;
+    }
+    return found;
+}
+
+class World {
+public:
+    explicit World(std::uint64_t seed) : rng_(seed, "world"), job_(draw_rules()) {
+        const std::uint64_t clients = job_.state().rules.clients_per_round + rng_.below(4);
+        for (std::uint64_t i = 0; i < clients; ++i) names_.push_back("site-" + std::to_string(i));
+        job_.send(Tick{});
+    }
+
+    void run_faulty(int events) {
+        for (int i = 0; i < events; ++i) {
+            one_event();
+            check();
+            if (::testing::Test::HasFailure()) return;
+        }
+    }
+
+    // From here on all clients are there and do what they are asked: the job must come to its end.
+    bool run_to_the_end() {
+        for (int i = 0; i < 2'000; ++i) {
+            if (job_.phase() == Phase::Finished) return true;
+            for (const std::string& name : names_) {
+                if (!job_.state().connected.contains(id(name))) job_.join(name);
+                answer(name);
+            }
+            if (job_.phase() == Phase::Aggregating) job_.commit();
+            job_.advance(Duration(1'000));
+            job_.send(Tick{});
+            check();
+            if (stuck_on_refusals()) return true;
+        }
+        ADD_FAILURE() << "no end: waiting for " << job_.waiting();
+        return false;
+    }
+
+    const Job& job() const { return job_; }
+
+private:
+    Rules draw_rules() {
+        const auto n = static_cast<std::uint32_t>(1 + rng_.below(5));
+        const auto k = static_cast<std::uint32_t>(1 + rng_.below(n));
+        Rules drawn = rules(static_cast<std::uint32_t>(1 + rng_.below(4)), n, k);
+        drawn.seed = rng_.next_u64();
+        return drawn;
+    }
+    const std::string& some_client() { return names_[rng_.below(names_.size())]; }
+    RoundId some_round() {
+        const std::uint32_t round = job_.state().round.get();
+        return RoundId(rng_.below(10) == 0 && round > 0 ? round - 1 : round);
+    }
+
+    void answer(const std::string& name) {
+        if (job_.phase() == Phase::Training) job_.upload(name);
+        if (job_.phase() == Phase::FinalEvaluation) {
+            job_.send(EvaluationArrived{id(name), job_.state().round, 1.0, 1});
+        }
+    }
+
+    void one_event() {
+        const std::string name = some_client();
+        const bool connected = job_.state().connected.contains(id(name));
+        switch (rng_.below(12)) {
+            case 0:
+            case 1:
+            case 2: job_.join(name); break;
+            case 3: job_.leave(name); break;
+            case 4:
+            case 5:
+                if (connected) job_.upload(name, some_round());
+                break;
+            case 6:
+                if (connected) job_.send(EvaluationArrived{id(name), some_round(), 1.0, 1});
+                break;
+            case 7:
+                if (rng_.below(3) == 0) job_.send(UploadRefused{id(name), some_round(), "not_finite", ""});
+                break;
+            case 8:
+                if (rng_.below(3) == 0) job_.send(ClientDeclined{id(name), some_round(), "policy", ""});
+                break;
+            case 9:
+                if (job_.phase() == Phase::Aggregating) job_.commit();
+                break;
+            case 10:
+                job_.advance(Duration(static_cast<std::int64_t>(rng_.below(rng_.below(2) ? 1'000 : 30'000))));
+                job_.send(Tick{});
+                break;
+            case 11:
+                if (rng_.below(4) == 0) {
+                    expect_recovery_equals_what_was();
+                    job_.restart();
+                }
+                break;
+        }
+    }
+
+    void expect_recovery_equals_what_was() {
+        Essence before = essence(job_.state());
+        JobState recovered = job_.recovered();
+        // Aggregating and the wait before a final evaluation are conclusions, which the first Tick draws
+        // again; those dropped at closing are over.
+        if (before.phase == Phase::Aggregating) {
+            recovered = step(std::move(recovered), Tick{}, job_.now()).state;
+            std::erase_if(before.parts, [](const auto& entry) { return entry.second == PartState::Asked; });
+        }
+        if (before.phase == Phase::Finished) before.parts.clear();  // history, which the ledger keeps
+        EXPECT_EQ(essence(recovered), before)
+            << name(recovered.phase) << " instead of " << name(before.phase);
+    }
+
+    void check() {
+        const JobState& state = job_.state();
+        EXPECT_FALSE(job_.waiting().empty());
+        EXPECT_EQ(state.round.get(), job_.commits());
+        EXPECT_LE(state.round.get(), state.rules.rounds);
+        std::size_t accepted = 0;
+        for (const auto& [client, part] : state.parts) {
+            accepted += part.state == PartState::Accepted;
+            const auto row = job_.parts().find({state.round, client});
+            EXPECT_NE(row, job_.parts().end()) << "asked and not recorded";
+            const bool asking = state.phase == Phase::Training || state.phase == Phase::FinalEvaluation;
+            EXPECT_FALSE(asking && part.left && state.connected.contains(client)) << "away and connected";
+        }
+        EXPECT_LE(accepted, state.rules.clients_per_round);
+        // No conclusion is left undrawn: a Tick at the same moment changes nothing.
+        const Transition again = step(state, Tick{}, job_.now());
+        EXPECT_EQ(again.state, state);
+    }
+
+    // Refused clients are never asked again in the round: with too few others it waits, as it should.
+    bool stuck_on_refusals() const {
+        const JobState& state = job_.state();
+        if (state.phase != Phase::Training) return false;
+        std::size_t useful = 0;
+        for (const std::string& name : names_) {
+            const auto part = state.parts.find(id(name));
+            useful += part == state.parts.end() || part->second.state == PartState::Asked ||
+                      part->second.state == PartState::Accepted;
+        }
+        return useful < state.rules.clients_minimum;
+    }
+
+    Rng rng_;
+    Job job_;
+    std::vector<std::string> names_;
+};
+
+TEST(Worlds, KeepTheInvariantsAndReachTheEnd) {
+    std::size_t finished = 0;
+    for (std::uint64_t seed = 1; seed <= kWorlds; ++seed) {
+        SCOPED_TRACE("world seed " + std::to_string(seed));
+        World world(seed);
+        world.run_faulty(150);
+        if (!world.run_to_the_end() || HasFailure()) return;
+        finished += world.job().phase() == Phase::Finished;
+    }
+    EXPECT_GT(finished, kWorlds / 2)
+        << "too many worlds ended for want of clients: the test bites too little";
+}
+
+}  // namespace
+}  // namespace fedllm::server::round

@@ -1,0 +1,110 @@
+#include "server/store/versions.hpp"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <limits>
+
+#include "common/crypto/sha256.hpp"
+#include "common/formats/param_set_file.hpp"
+#include "common/formats/safetensors.hpp"
+#include "tests/support/temp_dir.hpp"
+
+namespace fedllm::server::store {
+namespace {
+
+using test::TempDir;
+
+tensor::ParamSet some_params() {
+    tensor::ParamSet params(
+        *tensor::Manifest::create({{"b.lora_A.weight", {2, 3}}, {"a.lora_B.weight", {3, 2}}}));
+    float next = 0.5f;
+    for (float& value : params.values()) value = next *= -1.25f;
+    return params;
+}
+
+std::size_t files_in(const Path& folder) {
+    return static_cast<std::size_t>(std::distance(std::filesystem::directory_iterator(folder), {}));
+}
+
+class VersionsTest : public ::testing::Test {
+protected:
+    Versions versions() const { return *Versions::open(dir_.path()); }
+    Path folder() const { return dir_.path() / "versions"; }
+    TempDir dir_;
+};
+
+TEST_F(VersionsTest, SameSetGivesTheSameFileNamedByItsHash) {
+    const auto file = versions().write(some_params());
+    ASSERT_TRUE(file) << file.error().message;
+    EXPECT_EQ(versions().write(some_params())->digest, file->digest);
+    EXPECT_EQ(files_in(folder()), 1u);
+    const auto bytes = versions().map(file->digest);
+    ASSERT_TRUE(bytes);
+    EXPECT_EQ(bytes->bytes().size(), file->bytes);
+    EXPECT_EQ(crypto::to_hex(crypto::sha256(bytes->bytes())), file->digest);
+    EXPECT_EQ(*versions().read(file->digest), some_params());
+}
+
+TEST_F(VersionsTest, ChangedBytesAreNeverRead) {
+    const auto file = *versions().write(some_params());
+    const Path path = versions().path_of(file.digest);
+    for (std::uint64_t at = 0; at < file.bytes; ++at) {
+        std::fstream damaged(path, std::ios::in | std::ios::out | std::ios::binary);
+        damaged.seekg(static_cast<long>(at));
+        const char before = static_cast<char>(damaged.get());
+        damaged.seekp(static_cast<long>(at));
+        damaged.put(static_cast<char>(before ^ 0x20));
+        damaged.flush();
+        ASSERT_EQ(versions().map(file.digest).error().code, Errc::DigestMismatch) << "byte " << at;
+        damaged.seekp(static_cast<long>(at));
+        damaged.put(before);
+    }
+    EXPECT_TRUE(versions().read(file.digest));
+    std::filesystem::resize_file(path, file.bytes - 1);
+    EXPECT_EQ(versions().read(file.digest).error().code, Errc::DigestMismatch);
+}
+
+TEST_F(VersionsTest, AdoptsAnUploadAfterJudgingIt) {
+    const Path upload = dir_.path() / "upload";
+    ASSERT_TRUE(formats::write_param_set(upload, some_params()));
+    const auto digest = crypto::to_hex(crypto::sha256(*read_file(upload)));
+    EXPECT_EQ(versions().adopt(upload, std::string(64, '0')).error().code, Errc::DigestMismatch);
+    ASSERT_TRUE(versions().adopt(upload, digest));
+    EXPECT_FALSE(std::filesystem::exists(upload));
+    EXPECT_EQ(*versions().read(digest), some_params());
+}
+
+TEST_F(VersionsTest, RefusesUploadsThatAreNoParamSet) {
+    const auto refusal = [&](const Path& file) {
+        const auto digest = crypto::to_hex(crypto::sha256(*read_file(file)));
+        const auto result = versions().adopt(file, digest);
+        return result ? Errc::Internal : result.error().code;
+    };
+    const Path file = dir_.path() / "upload";
+    std::ofstream(file) << std::string("\x02\0\0\0\0\0\0\0[]", 10);  // a header that is no object
+    EXPECT_EQ(refusal(file), Errc::InvalidFile);
+
+    const std::vector<std::byte> half(4);
+    ASSERT_TRUE(formats::write_safetensors(
+        file, std::vector<formats::TensorToWrite>{{"x", tensor::DType::F16, {2}, half}}));
+    EXPECT_EQ(refusal(file), Errc::ManifestMismatch);
+
+    auto broken = some_params();
+    broken.values()[7] = std::numeric_limits<float>::infinity();
+    ASSERT_TRUE(formats::write_param_set(file, broken));
+    EXPECT_EQ(refusal(file), Errc::NotFinite);
+    EXPECT_EQ(files_in(folder()), 0u);
+}
+
+TEST_F(VersionsTest, LeftoversOfACrashAreSweptAndNamesAreChecked) {
+    std::filesystem::create_directories(folder());
+    std::ofstream(folder() / "writing-abcdef") << "half a version";
+    EXPECT_TRUE(versions().write(some_params()));
+    EXPECT_EQ(files_in(folder()), 1u);
+    EXPECT_EQ(versions().map("../ledger").error().code, Errc::NotFound);
+    EXPECT_EQ(versions().map(std::string(64, 'f')).error().code, Errc::NotFound);
+}
+
+}  // namespace
+}  // namespace fedllm::server::store
