@@ -18,6 +18,10 @@ inline Path assets() {
     return folder ? Path(folder) : Path("../shared/assets");
 }
 
+inline Path golden() {
+    return "tests/client/data/golden";
+}
+
 inline constexpr std::int32_t kBos = 256;
 inline constexpr std::int32_t kEos = 257;
 
