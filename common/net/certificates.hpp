@@ -42,10 +42,8 @@ Result<Credentials> issue_certificate(const Credentials& authority, const Certif
 
 // For `fedllm check` and log lines.
 struct CertificateFacts {
-    std::string subject;
-    std::string uri;
+    PeerIdentity identity;
     Timestamp not_after;
-    std::string fingerprint;  // of the public key, as in PeerIdentity
 };
 Result<CertificateFacts> read_certificate(std::string_view certificate_pem);
 

@@ -2,14 +2,14 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
-#include "common/net/progress_watch.hpp"
 #include "common/net/stream.hpp"
+#include "common/net/watchdog.hpp"
 #include "common/protocol/frame.hpp"
 #include "common/protocol/messages.hpp"
 
@@ -26,8 +26,9 @@ struct ChannelStats {  // on the wire, headers included, TLS's own bytes not
 // Concurrency: all calls on the stream's executor (one thread or one strand). One receive() at a time; any number of
 // senders, which write in the order of their calls. A sender's call returns when its frame is written, so at most
 // senders_waiting_max frames wait, each in its sender's hands: that is the back-pressure, and there is no write queue.
-// Limits: see protocol/limits.hpp. Every wait has a deadline; one that passes closes the channel.
-// Memory: a receive buffer only while a large frame is in hand; an idle channel holds a few hundred bytes.
+// Limits: see protocol/limits.hpp. Every wait has a deadline. A deadline that passes and an error of the stream close
+// the channel, and are what every later call returns; after Malformed or TooLarge one may still send a Goodbye.
+// Memory: a receive buffer only while a large frame is in hand; an idle channel holds 4 KiB at most.
 class Channel {
 public:
     Channel(std::unique_ptr<Stream> stream, const protocol::Limits& limits);
@@ -35,8 +36,8 @@ public:
     Channel(const Channel&) = delete;
     Channel& operator=(const Channel&) = delete;
 
-    // The next frame. Its bytes are valid until the next receive(). Timeout when no byte arrives for `idle_deadline`,
-    // or when a frame that has begun comes slower than rate_bytes_min. TooLarge and Malformed as in frame.hpp.
+    // The next frame. Its bytes are valid until the next receive(). Timeout when none begins within `idle_deadline`, or
+    // when one that has begun comes slower than rate_bytes_min. TooLarge and Malformed as in frame.hpp.
     awaitable<Result<protocol::Frame>> receive(Duration idle_deadline);
 
     // The next frame, which must be a control frame with a valid message; OutOfOrder for a chunk.
@@ -51,9 +52,10 @@ public:
     // What the peer may send: greeting limits until Welcome, then the full ones. Starts with kGreetingLimits.
     void set_frame_limits(const protocol::FrameLimits& limits) { frame_limits_ = limits; }
 
-    // After the senders before it: tells the peer that nothing more comes, and closes.
+    // After the senders before it: tells the peer that nothing more comes, waits for it to close too, so that what was
+    // sent last is not lost in a reset, and closes.
     awaitable<void> shutdown(Duration deadline);
-    // At once: every pending and later call ends with Cancelled.
+    // At once: every pending and later call ends, with Cancelled if nothing else had ended the channel.
     void close();
     bool closed() const { return closed_; }
 
@@ -63,22 +65,26 @@ public:
 
 private:
     class Turn;
-    awaitable<Result<void>> wait_turn(Turn& turn);
-    void end_turn();
+    struct SendQueue;
+
+    awaitable<Result<void>> take_turn(Turn& turn);
     awaitable<Result<void>> send_frame(std::vector<std::byte> head, std::span<const std::byte> rest);
+    awaitable<Result<void>> send_message(std::vector<std::byte> message);
     awaitable<Result<void>> write_all(std::span<const std::byte> bytes);
-    awaitable<Result<void>> read_exactly(std::span<std::byte> buffer);
-    Error explain(Error error, const ProgressWatch& watch) const;
+    awaitable<Result<void>> read_all(std::span<std::byte> buffer, Duration limit);
+    awaitable<Result<void>> read_body(std::span<std::byte> body);
+    std::size_t window_bytes() const;
+    Error end_with(Error error);
 
     std::unique_ptr<Stream> stream_;
     protocol::Limits limits_;
     protocol::FrameLimits frame_limits_ = protocol::kGreetingLimits;
-    ProgressWatch read_watch_;
-    ProgressWatch write_watch_;
+    Watchdog read_watchdog_;
+    Watchdog write_watchdog_;
     std::unique_ptr<std::byte[]> body_;
     std::size_t body_capacity_ = 0;
-    std::deque<asio::steady_timer*> waiting_;  // senders in order of their calls; a cancelled timer wakes its sender
-    bool writing_ = false;
+    std::shared_ptr<SendQueue> senders_;  // shared with the senders' coroutines, which may be destroyed after us
+    std::optional<Error> ended_;          // why the channel is closed
     bool closed_ = false;
     std::chrono::steady_clock::time_point last_sent_;
     ChannelStats stats_;

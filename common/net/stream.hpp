@@ -52,6 +52,7 @@ private:
     asio::any_io_executor executor_;
     std::shared_ptr<Pipe> in_;   // shared by the two ends: either may go first
     std::shared_ptr<Pipe> out_;
+    bool closed_ = false;
 };
 
 // Each direction holds at most `buffer_bytes`; a writer waits for room.

@@ -2,20 +2,19 @@
 #pragma once
 
 #include <functional>
-#include <list>
+#include <memory>
 #include <string>
 
 #include "common/net/awaitable.hpp"
 
 namespace fedllm::net {
 
-// Lifecycle: spawn; then co_await stop(grace), which ends with no task left. Destroying a group that still has tasks is
-// a programmer error, unless its executor has stopped for good.
+// Lifecycle: spawn; then co_await stop(grace), which ends with no task left. After that the group may go. (Only a program
+// that dies anyway destroys a group with tasks in it; they are then destroyed with their executor, without running on.)
 // Concurrency: all calls and all tasks on one executor (one thread or one strand).
 class TaskGroup {
 public:
     explicit TaskGroup(asio::any_io_executor executor);
-    ~TaskGroup();
     TaskGroup(const TaskGroup&) = delete;
     TaskGroup& operator=(const TaskGroup&) = delete;
 
@@ -29,17 +28,15 @@ public:
     // Waits until no task is left, without asking any to stop.
     awaitable<void> wait();
 
-    std::size_t size() const { return tasks_.size(); }
-    bool stopping() const { return stopping_; }
+    std::size_t size() const;
+    bool stopping() const;
 
 private:
-    struct Task;
-    awaitable<bool> wait_empty(Duration limit);
+    struct State;
+    static awaitable<Result<void>> wait_empty(std::shared_ptr<State> state);
 
     asio::any_io_executor executor_;
-    std::list<Task> tasks_;
-    asio::steady_timer changed_;  // cancelled whenever a task ends: wakes wait()
-    bool stopping_ = false;
+    std::shared_ptr<State> state_;  // shared with the tasks' completion handlers
 };
 
 }  // namespace fedllm::net

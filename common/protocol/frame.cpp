@@ -1,5 +1,6 @@
 #include "common/protocol/frame.hpp"
 
+#include <algorithm>
 #include <string>
 
 namespace fedllm::protocol {
@@ -30,6 +31,13 @@ void store_header(FrameKind kind, std::size_t body_bytes, std::byte* out) {
 Error too_large(std::string_view what, std::size_t bytes, std::size_t bytes_max) {
     return make_error(Errc::TooLarge, std::string(what) + " of " + std::to_string(bytes) +
                                           " bytes, the limit here is " + std::to_string(bytes_max));
+}
+
+std::vector<std::byte> joined(std::span<const std::byte> head, std::span<const std::byte> body) {
+    std::vector<std::byte> frame(head.size() + body.size());
+    std::copy(head.begin(), head.end(), frame.begin());
+    std::copy(body.begin(), body.end(), frame.begin() + static_cast<std::ptrdiff_t>(head.size()));
+    return frame;
 }
 
 }  // namespace
@@ -90,17 +98,11 @@ std::array<std::byte, kFrameHeaderBytes + kChunkPrefixBytes> chunk_head(std::uin
 }
 
 std::vector<std::byte> encode_control(std::span<const std::byte> message) {
-    const auto head = control_head(message.size());
-    std::vector<std::byte> frame(head.begin(), head.end());
-    frame.insert(frame.end(), message.begin(), message.end());
-    return frame;
+    return joined(control_head(message.size()), message);
 }
 
 std::vector<std::byte> encode_chunk(std::uint64_t offset, std::span<const std::byte> data) {
-    const auto head = chunk_head(offset, data.size());
-    std::vector<std::byte> frame(head.begin(), head.end());
-    frame.insert(frame.end(), data.begin(), data.end());
-    return frame;
+    return joined(chunk_head(offset, data.size()), data);
 }
 
 }  // namespace fedllm::protocol

@@ -30,9 +30,8 @@ struct Limits {
     Duration greeting_deadline = 10s;   // TLS done to Hello (server), to Welcome (client)
     Duration idle_deadline = 90s;       // not one byte from the peer: it is gone
     Duration ping_every = 30s;          // silence of our own that we break
-    Duration stall_deadline = 30s;      // the peer takes not one byte of what we send
-    std::size_t rate_bytes_min = std::size_t{4} << 10;  // per second, over rate_window, inside a frame
-    Duration rate_window = 30s;
+    std::size_t rate_bytes_min = std::size_t{4} << 10;  // per second, over rate_window, inside a frame, both ways:
+    Duration rate_window = 30s;                         // who sends or takes less is cut off
 
     std::size_t unauthenticated_max = 256;        // connections still in their handshake, each 81 KiB
     std::size_t unauthenticated_per_address = 16;
