@@ -16,7 +16,7 @@
 namespace fedllm::kernels {
 namespace {
 
-constexpr int kSpins = 4000;  // about 50 microseconds: longer than the gap between two operations of a step
+constexpr int kSpins = 1000;  // pauses, about 50 microseconds: longer than the gap between two operations
 constexpr std::align_val_t kAlignment{64};
 
 // The gate is one word: a job counter, whether the job still takes helpers, and how many are inside it.

@@ -1,0 +1,128 @@
+// A whole training step (forward, backward, clipping, AdamW) beside the machine's FMA limit.
+//   bench_step [seconds per case]
+// The share of the limit is in processor time and the limit is measured before each case: see machine_limits.hpp.
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "client/engine/transformer.hpp"
+#include "client/model/manifests.hpp"
+#include "common/base/clock.hpp"
+#include "common/base/philox.hpp"
+#include "kernels/adamw/op.hpp"
+#include "tests/bench/machine_limits.hpp"
+
+namespace {
+
+using namespace fedllm;
+using client::engine::BatchView;
+using client::engine::Network;
+using client::engine::Transformer;
+namespace model = client::model;
+
+struct Case {
+    const char* name;
+    std::size_t hidden, layers, heads, kv_heads, intermediate, vocab, rows, tokens;
+    std::uint32_t rank;  // 0: full-parameter training
+};
+
+const std::vector<Case> kCases{
+    {"small C256 L6, LoRA r8", 256, 6, 8, 4, 704, 8192, 8, 256, 8},
+    {"small C256 L6, full", 256, 6, 8, 4, 704, 8192, 8, 256, 0},
+    {"SmolLM2-135M width C576 L4, LoRA r16", 576, 4, 9, 3, 1536, 49152, 4, 256, 16},
+};
+
+model::ModelConfig config_of(const Case& c) {
+    model::ModelConfig config;
+    config.hidden = c.hidden;
+    config.layers = c.layers;
+    config.heads = c.heads;
+    config.kv_heads = c.kv_heads;
+    config.head_size = c.hidden / c.heads;
+    config.intermediate = c.intermediate;
+    config.vocab = c.vocab;
+    config.context = c.tokens;
+    config.tied_head = true;
+    return config;
+}
+
+struct Batch {
+    std::vector<std::int32_t> tokens, targets, positions, first_key;
+
+    explicit Batch(const Case& c) {
+        Rng rng(1, "bench");
+        for (std::size_t i = 0; i < c.rows * c.tokens; ++i) {
+            tokens.push_back(static_cast<std::int32_t>(rng.below(c.vocab)));
+            targets.push_back(static_cast<std::int32_t>(rng.below(c.vocab)));
+            positions.push_back(static_cast<std::int32_t>(i % c.tokens));
+            first_key.push_back(0);
+        }
+    }
+};
+
+// Multiplications and additions of one step. Products: 2 each forward and for d(input), 2 more for d(weight) if the
+// weight is trained, an adapter's own both ways. Causal attention: half of T x T, 2 products forward, 5 backward.
+double operations(const Case& c, const model::ModelConfig& config) {
+    const double m = static_cast<double>(c.rows * c.tokens);
+    double weights = static_cast<double>(c.vocab * c.hidden);
+    double adapters = 0;
+    for (const auto& p : model::projections(config)) {
+        weights += static_cast<double>(config.layers * p.out * p.in);
+        adapters += static_cast<double>(config.layers * c.rank * (p.out + p.in));
+    }
+    const double attention = 7.0 * m * static_cast<double>(c.tokens * config.query_width() * config.layers);
+    return 2 * m * weights * (c.rank == 0 ? 3 : 2) + 6 * m * adapters + attention;
+}
+
+double median(std::vector<double> values) {
+    std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2), values.end());
+    return values[values.size() / 2];
+}
+
+void run(const Case& c, kernels::ThreadPool& pool, double seconds) {
+    const model::ModelConfig config = config_of(c);
+    const tensor::ParamSet base = model::initial_full(config, 1);
+    tensor::ParamSet params = base;
+    if (c.rank != 0) {
+        const tensor::LoraSpec spec{.rank = c.rank, .target_modules = {"q_proj", "k_proj", "v_proj", "o_proj",
+                                                                       "gate_proj", "up_proj", "down_proj"}};
+        params = model::initial_lora(model::lora_manifest(config, spec).value(), 1);
+    }
+    auto network = Network::create(config, model::weights_of(config, base), params.manifest(), 2.0).value();
+    auto transformer = Transformer::create(pool, std::move(network), {c.rows, c.tokens}).value();
+    tensor::ParamSet gradients(params.manifest());
+    std::vector<float> first(params.values().size()), second(params.values().size());
+    const Batch batch(c);
+    const BatchView view{c.rows, c.tokens, batch.tokens, batch.targets, batch.positions, batch.first_key};
+    const float scale = 1.0F / static_cast<float>(c.rows * c.tokens);
+    const double limit = bench::fma_flops_per_core_second(pool);
+    std::vector<double> times, shares;
+    const double end = monotonic_seconds() + seconds;
+    for (std::uint64_t step = 1; step < 4 || monotonic_seconds() < end; ++step) {
+        const double started = monotonic_seconds();
+        const double cores = bench::core_seconds();
+        std::fill(gradients.values().begin(), gradients.values().end(), 0.0F);
+        (void)transformer.forward_backward(view, params, gradients, scale).value();
+        const double norm = kernels::l2_norm(pool, gradients.values());
+        const auto clip = static_cast<float>(std::min(1.0, 1.0 / norm));
+        kernels::adamw(pool, {}, step, clip, gradients.values(), params.values(), first, second);
+        if (step == 1) continue;  // touches the memory for the first time
+        times.push_back(monotonic_seconds() - started);
+        shares.push_back(operations(c, config) / (bench::core_seconds() - cores) / limit);
+    }
+    const double time = median(times);
+    std::printf("%-38s %8.1f ms/step %9.0f tokens/s %7.1f GFLOP/s %5.0f %% of FMA per core second\n", c.name,
+                1e3 * time, static_cast<double>(c.rows * c.tokens) / time, operations(c, config) / time / 1e9,
+                100 * median(shares));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    const double seconds = argc > 1 ? std::atof(argv[1]) : 3.0;
+    kernels::ThreadPool pool;
+    std::printf("%u threads\n", pool.threads());
+    for (const Case& c : kCases) run(c, pool, seconds);
+}
