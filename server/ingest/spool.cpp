@@ -1,10 +1,11 @@
 #include "server/ingest/spool.hpp"
 
 #include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <utility>
 #include <vector>
@@ -12,7 +13,7 @@
 namespace fedllm::server::ingest {
 namespace {
 
-constexpr std::size_t kReadBytes = std::size_t{1} << 20;
+constexpr std::size_t kPieceBytes = std::size_t{1} << 20;
 
 Error system_error(const Path& path, const char* doing) {
     return make_error(Errc::IoFailed, path.string() + ": " + doing + ": " + std::strerror(errno));
@@ -22,17 +23,51 @@ std::string task_part(const TaskId& task) {
     return crypto::to_hex(crypto::sha256(std::string_view(task.get()))).substr(0, 16);
 }
 
-// Gives all bytes of the open file to `each`, in order.
-Result<void> read_all(int fd, const Path& path, std::uint64_t size, const Replay& each) {
-    std::vector<std::byte> buffer(static_cast<std::size_t>(std::min<std::uint64_t>(size, kReadBytes)));
-    for (std::uint64_t offset = 0; offset < size;) {
-        const ssize_t got = ::pread(fd, buffer.data(), buffer.size(), static_cast<off_t>(offset));
-        if (got < 0 && errno == EINTR) continue;
-        if (got <= 0) return system_error(path, "reading back an upload");
-        FEDLLM_TRY_VOID(each(std::span(buffer).first(static_cast<std::size_t>(got))));
-        offset += static_cast<std::uint64_t>(got);
+Result<void> check_digest(std::string_view digest) {
+    const auto checked = crypto::from_hex(digest);
+    if (checked && crypto::to_hex(*checked) == digest) return {};
+    return make_error(Errc::Malformed, "the upload's digest is not 64 lower-case hexadecimal digits");
+}
+
+// Gives all bytes of a file to `each`, in order and in pieces.
+Result<void> read_all(const Path& path, const Replay& each) {
+    FEDLLM_TRY(const MappedFile file, MappedFile::open(path));
+    for (auto rest = file.bytes(); !rest.empty();) {
+        const auto piece = rest.first(std::min(rest.size(), kPieceBytes));
+        FEDLLM_TRY_VOID(each(piece));
+        rest = rest.subspan(piece.size());
     }
     return {};
+}
+
+// A complete update that hashes to its name; anything less counts as absent.
+bool is_intact(const Path& path, std::string_view digest, std::uint64_t bytes) {
+    const auto file = MappedFile::open(path);
+    return file && file->bytes().size() == bytes && crypto::to_hex(crypto::sha256(file->bytes())) == digest;
+}
+
+Result<void> remove_file(const Path& path) {
+    std::error_code code;
+    std::filesystem::remove(path, code);
+    if (code) return make_error(Errc::IoFailed, path.string() + ": deleting: " + code.message());
+    return {};
+}
+
+// The .part files of an upload, the longest last. Usually one at most.
+Result<std::vector<Path>> parts_of(const Path& folder, const std::string& base) {
+    std::vector<std::pair<std::uintmax_t, Path>> found;
+    std::error_code code;
+    for (std::filesystem::directory_iterator it(folder, code), end; !code && it != end; it.increment(code)) {
+        const std::string file = it->path().filename().string();
+        if (!file.starts_with(base + ".") || !file.ends_with(".part")) continue;
+        std::error_code gone;
+        if (const auto size = it->file_size(gone); !gone) found.emplace_back(size, it->path());
+    }
+    if (code) return make_error(Errc::IoFailed, folder.string() + ": listing the spool: " + code.message());
+    std::sort(found.begin(), found.end());
+    std::vector<Path> paths;
+    for (auto& [size, path] : found) paths.push_back(std::move(path));
+    return paths;
 }
 
 Result<void> remove_files(const Path& folder, const std::function<bool(const Path&)>& doomed) {
@@ -41,10 +76,8 @@ Result<void> remove_files(const Path& folder, const std::function<bool(const Pat
     for (std::filesystem::directory_iterator it(folder, code), end; !code && it != end; it.increment(code)) {
         if (doomed(it->path())) found.push_back(it->path());
     }
-    for (const Path& path : found) {
-        if (!code) std::filesystem::remove(path, code);
-    }
-    if (code) return make_error(Errc::IoFailed, folder.string() + ": clearing the spool: " + code.message());
+    if (code) return make_error(Errc::IoFailed, folder.string() + ": listing the spool: " + code.message());
+    for (const Path& path : found) FEDLLM_TRY_VOID(remove_file(path));
     return {};
 }
 
@@ -68,6 +101,23 @@ Upload& Upload::operator=(Upload&& other) noexcept {
 
 Upload::~Upload() {
     if (fd_ >= 0) ::close(fd_);
+}
+
+Result<void> Upload::create(const Path& base) {
+    std::string path = base.string() + ".XXXXXX.part";
+    fd_ = ::mkostemps(path.data(), 5, O_CLOEXEC);
+    path_ = path;
+    if (fd_ < 0) return system_error(path_, "creating an upload");
+    return {};
+}
+
+Result<void> Upload::copy(const Path& earlier, const Replay& replay) {
+    FEDLLM_TRY_VOID(read_all(earlier, [&](std::span<const std::byte> bytes) -> Result<void> {
+        FEDLLM_TRY_VOID(append(bytes));
+        return replay(bytes);
+    }));
+    resumed_ = held_ > 0;
+    return {};
 }
 
 Result<void> Upload::append(std::span<const std::byte> bytes) {
@@ -98,15 +148,15 @@ Result<void> Upload::commit() {
         return make_error(Errc::DigestMismatch,
                           "the bytes sent hash to " + actual + ", announced was " + digest_);
     }
-    if (::fsync(fd_) != 0) return system_error(path_, "syncing an upload");
     FEDLLM_TRY_VOID(commit_file(path_, final_path_));
     path_ = final_path_;
     return {};
 }
 
 Result<void> Upload::discard() {
-    if (::unlink(path_.c_str()) != 0 && errno != ENOENT) return system_error(path_, "deleting an upload");
-    return {};
+    // A complete update may be counted by now, through another connection of the same client: it stays.
+    if (path_ == final_path_) return {};
+    return remove_file(path_);
 }
 
 Result<Spool> Spool::open(const Path& state_directory) {
@@ -120,39 +170,31 @@ Path Spool::update_path(const TaskId& task, std::string_view digest) const {
 
 Result<Upload> Spool::begin(const TaskId& task, std::string_view digest, std::uint64_t bytes_total,
                             const Replay& replay) {
-    const auto checked = crypto::from_hex(digest);
-    if (!checked) return make_error(Errc::Malformed, "the upload's digest is not 64 hexadecimal digits");
+    FEDLLM_TRY_VOID(check_digest(digest));
     Upload upload;
-    upload.digest_ = crypto::to_hex(*checked);
+    upload.digest_ = digest;
     upload.bytes_total_ = bytes_total;
-    upload.final_path_ = update_path(task, upload.digest_);
-    upload.path_ = upload.final_path_;
-    upload.fd_ = ::open(upload.path_.c_str(), O_RDWR | O_CLOEXEC);
-    if (upload.fd_ < 0) {
-        upload.path_.replace_extension(".part");
-        upload.fd_ = ::open(upload.path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    upload.final_path_ = update_path(task, digest);
+    if (is_intact(upload.final_path_, digest, bytes_total)) {
+        upload.path_ = upload.final_path_;
+        upload.held_ = bytes_total;
+        upload.resumed_ = true;
+        FEDLLM_TRY_VOID(read_all(upload.path_, [&](std::span<const std::byte> bytes) {
+            upload.hash_.update(bytes);
+            return replay(bytes);
+        }));
+        return upload;
     }
-    if (upload.fd_ < 0) return system_error(upload.path_, "opening an upload");
-    struct stat status {};
-    if (::fstat(upload.fd_, &status) != 0) return system_error(upload.path_, "reading an upload's size");
-    const auto size = static_cast<std::uint64_t>(status.st_size);
-    if (size > bytes_total) {
+    const std::string base = task_part(task) + "-" + upload.digest_;
+    FEDLLM_TRY(const auto earlier, parts_of(folder_, base));
+    FEDLLM_TRY_VOID(upload.create(folder_ / base));
+    Result<void> copied;
+    if (!earlier.empty()) copied = upload.copy(earlier.back(), replay);
+    for (const Path& path : earlier) FEDLLM_TRY_VOID(remove_file(path));
+    if (!copied) {
         FEDLLM_TRY_VOID(upload.discard());
-        return make_error(Errc::InvalidFile, upload.path_.string() + ": " + std::to_string(size) +
-                                                 " bytes lie there, more than the " +
-                                                 std::to_string(bytes_total) +
-                                                 " announced; they were deleted");
+        return copied.error();
     }
-    const auto read = read_all(upload.fd_, upload.path_, size, [&](std::span<const std::byte> bytes) {
-        upload.hash_.update(bytes);
-        return replay(bytes);
-    });
-    if (!read) {
-        FEDLLM_TRY_VOID(upload.discard());
-        return read.error();
-    }
-    upload.held_ = size;
-    upload.resumed_ = size > 0;
     return upload;
 }
 
@@ -163,6 +205,10 @@ Result<MappedFile> Spool::open_update(const TaskId& task, std::string_view diges
     if (file.bytes().size() != bytes) {
         return make_error(Errc::InvalidFile, path.string() + ": has " + std::to_string(file.bytes().size()) +
                                                  " bytes, the ledger says " + std::to_string(bytes));
+    }
+    if (crypto::to_hex(crypto::sha256(file.bytes())) != digest) {
+        return make_error(Errc::DigestMismatch,
+                          path.string() + ": its bytes do not hash to its name: the disk has changed them");
     }
     return file;
 }

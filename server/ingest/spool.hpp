@@ -1,9 +1,12 @@
-// Uploads on disk. An upload lies in <state>/spool/<task>-<digest>.part while it arrives and is renamed to
+// Uploads on disk. An upload lies in <state>/spool as a .part file while it arrives and is renamed to
 // .update once all its bytes are there, hash to the digest and are on disk: only then may it be acknowledged.
 // A restart finds the bytes again and the transfer goes on where they end.
 //
 // <task> is a hash of the task id and <digest> 64 checked hex digits, so no character of a file name is a
-// peer's choice, and two clients that send equal bytes do not share a file.
+// peer's choice, and two clients that send equal bytes do not share a file. Every attempt writes a file of
+// its own
+// (<task>-<digest>.<random>.part) that starts as a copy of the earlier one: a connection that was replaced
+// still holds a descriptor, and must not be able to change bytes that were judged on another one.
 #pragma once
 
 #include <cstddef>
@@ -42,11 +45,13 @@ public:
     Result<void> append(std::span<const std::byte> bytes);  // TooLarge beyond bytes_total, IoFailed
     // Syncs and renames. DigestMismatch (and the file is gone) when the bytes are not those announced.
     Result<void> commit();
-    Result<void> discard();
+    Result<void> discard();  // of the .part; a complete update stays
 
 private:
     friend class Spool;
     Upload() = default;
+    Result<void> create(const Path& base);
+    Result<void> copy(const Path& earlier, const Replay& replay);
 
     int fd_ = -1;
     Path path_;  // what is open: the .part, or the .update of an upload that was complete before a restart
@@ -64,12 +69,11 @@ public:
 
     // Begins or resumes. Bytes of an earlier attempt are hashed again and given to `replay`; when they cannot
     // be those of this upload (longer than announced, or replay refuses them) they are deleted and the error
-    // returned. Malformed when the digest is not one.
+    // returned. Malformed when the digest is not one, in lower case.
     Result<Upload> begin(const TaskId& task, std::string_view digest, std::uint64_t bytes_total,
                          const Replay& replay);
 
-    // A committed upload. NotFound, or InvalidFile when its size is not `bytes`; the digest was checked at
-    // commit.
+    // A committed upload, its bytes checked again: NotFound, InvalidFile (size) or DigestMismatch.
     Result<MappedFile> open_update(const TaskId& task, std::string_view digest, std::uint64_t bytes) const;
     Path update_path(const TaskId& task, std::string_view digest) const;
 

@@ -53,8 +53,10 @@ Scan scan(std::span<const float> values, double bound) {
 }  // namespace
 
 Result<void> check_claim(const Claim& claim, const UpdateRules& rules, const tensor::Manifest& manifest) {
-    if (!crypto::from_hex(claim.digest)) {
-        return make_error(Errc::Malformed, "the update's digest is not 64 hexadecimal digits");
+    const auto digest = crypto::from_hex(claim.digest);
+    if (!digest ||
+        crypto::to_hex(*digest) != claim.digest) {  // one digest has one spelling, as it names a file
+        return make_error(Errc::Malformed, "the update's digest is not 64 lower-case hexadecimal digits");
     }
     const std::uint64_t expected = codec::encoded_bytes(rules.codec, manifest.elements());
     if (claim.bytes != expected) {

@@ -1,7 +1,9 @@
 #include "server/ingest/spool.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
+#include <csignal>
 #include <fstream>
 #include <iterator>
 
@@ -36,7 +38,7 @@ protected:
     Path folder() const { return dir_.path() / "spool"; }
     void set_part(std::size_t bytes) const {
         Path part = spool().update_path(kTask, digest_);
-        part.replace_extension(".part");
+        part.replace_extension(".abcdef.part");
         std::ofstream(part, std::ios::binary)
             .write(reinterpret_cast<const char*>(bytes_.data()), static_cast<long>(bytes));
     }
@@ -118,7 +120,7 @@ TEST_F(SpoolTest, RefusesMoreBytesThanAnnounced) {
 
 TEST_F(SpoolTest, LeftoversThatCannotBeThisUploadAreDeleted) {
     set_part(96);
-    EXPECT_EQ(spool().begin(kTask, digest_, 95, ignore).error().code, Errc::InvalidFile);
+    EXPECT_EQ(spool().begin(kTask, digest_, 95, ignore).error().code, Errc::TooLarge);
     EXPECT_EQ(files_in(folder()), 0u);
     set_part(50);
     const auto refuse = [](std::span<const std::byte>) {
@@ -151,16 +153,73 @@ TEST_F(SpoolTest, PruneKeepsWhatTheLedgerCounts) {
     EXPECT_TRUE(spool().open_update(kTask, digest_, bytes_.size()));
 }
 
-// A full disk: the error names the file, and what was written before stays.
-TEST_F(SpoolTest, FullDiskIsAnErrorThatNamesTheFile) {
-    Path part = spool().update_path(kTask, digest_);
-    part.replace_extension(".part");
-    std::filesystem::create_symlink("/dev/full", part);
+// One identity, two connections: what the replaced one still writes cannot reach the bytes that were judged.
+TEST_F(SpoolTest, ReplacedConnectionCannotTouchTheNewOnesBytes) {
+    auto old_one = *spool().begin(kTask, digest_, bytes_.size(), ignore);
+    ASSERT_TRUE(old_one.append(std::span(bytes_).first(40)));
+    auto new_one = *spool().begin(kTask, digest_, bytes_.size(), ignore);
+    ASSERT_EQ(new_one.held(), 40u);
+    ASSERT_TRUE(new_one.append(std::span(bytes_).subspan(40)));
+    ASSERT_TRUE(new_one.commit());
+    ASSERT_TRUE(old_one.append(std::vector<std::byte>(56, std::byte{0xFF})));
+    EXPECT_FALSE(old_one.commit());
+    EXPECT_TRUE(spool().open_update(kTask, digest_, bytes_.size()));
+    // A third one finds the update complete; what it does wrong cannot delete it.
+    auto third = *spool().begin(kTask, digest_, bytes_.size(), ignore);
+    EXPECT_EQ(third.append(bytes_).error().code, Errc::TooLarge);
+    ASSERT_TRUE(third.discard());
+    EXPECT_TRUE(spool().open_update(kTask, digest_, bytes_.size()));
+}
+
+TEST_F(SpoolTest, DamagedUpdateIsNeverReadAndIsSentAgain) {
+    {
+        auto upload = *spool().begin(kTask, digest_, bytes_.size(), ignore);
+        ASSERT_TRUE(upload.append(bytes_));
+        ASSERT_TRUE(upload.commit());
+    }
+    std::fstream file(spool().update_path(kTask, digest_), std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(33);
+    file.put('!');
+    file.flush();
+    EXPECT_EQ(spool().open_update(kTask, digest_, bytes_.size()).error().code, Errc::DigestMismatch);
+    auto again = *spool().begin(kTask, digest_, bytes_.size(), ignore);
+    EXPECT_EQ(again.held(), 0u);
+    ASSERT_TRUE(again.append(bytes_));
+    ASSERT_TRUE(again.commit());
+    EXPECT_TRUE(spool().open_update(kTask, digest_, bytes_.size()));
+}
+
+// A full disk, played by a limit on the size of files: an error that names the file; what was written stays,
+// and the upload goes on once there is room.
+TEST_F(SpoolTest, FullDiskIsAnErrorAndTheUploadGoesOnLater) {
+    std::signal(SIGXFSZ, SIG_IGN);
+    rlimit before{};
+    ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+    {
+        auto upload = *spool().begin(kTask, digest_, bytes_.size(), ignore);
+        const rlimit full{50, before.rlim_max};
+        ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &full), 0);
+        const auto written = upload.append(bytes_);
+        ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
+        ASSERT_FALSE(written);
+        EXPECT_EQ(written.error().code, Errc::IoFailed);
+        EXPECT_NE(written.error().message.find(".part"), std::string::npos);
+    }
     auto upload = *spool().begin(kTask, digest_, bytes_.size(), ignore);
-    const auto written = upload.append(bytes_);
-    ASSERT_FALSE(written);
-    EXPECT_EQ(written.error().code, Errc::IoFailed);
-    EXPECT_NE(written.error().message.find(part.filename().string()), std::string::npos);
+    EXPECT_EQ(upload.held(), 50u);
+    ASSERT_TRUE(upload.append(std::span(bytes_).subspan(50)));
+    EXPECT_TRUE(upload.commit());
+}
+
+// The folder cannot be written any more: the error names it.
+TEST_F(SpoolTest, LostFolderIsAnErrorThatNamesIt) {
+    const Spool opened = spool();
+    std::filesystem::remove_all(folder());
+    Spool copy = opened;
+    const auto begun = copy.begin(kTask, digest_, bytes_.size(), ignore);
+    ASSERT_FALSE(begun);
+    EXPECT_EQ(begun.error().code, Errc::IoFailed);
+    EXPECT_NE(begun.error().message.find(folder().string()), std::string::npos);
 }
 
 }  // namespace

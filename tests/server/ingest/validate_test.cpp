@@ -57,6 +57,7 @@ TEST(Claim, IsRefusedByName) {
     EXPECT_EQ(with([](Claim& c) { c.bytes -= 4; }), Errc::ManifestMismatch);
     EXPECT_EQ(with([](Claim& c) { c.digest = "../../etc/passwd"; }), Errc::Malformed);
     EXPECT_EQ(with([](Claim& c) { c.digest.pop_back(); }), Errc::Malformed);
+    EXPECT_EQ(with([](Claim& c) { c.digest[5] = 'A'; }), Errc::Malformed);
     EXPECT_EQ(with([](Claim& c) { c.tokens = ~std::uint64_t{0}; }), Errc::Malformed);
     EXPECT_EQ(with([nan](Claim& c) { c.train_loss = nan; }), Errc::NotFinite);
     EXPECT_EQ(with([](Claim& c) { c.train_seconds = kInfinity; }), Errc::NotFinite);
