@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 #include <thread>
 
 #include "common/log/log.hpp"
@@ -94,6 +95,14 @@ Result<void> Engine::activate(const store::JobRow& row) {
     }
     active->state = rounds.empty() ? round::start(rules, row.model_digest)
                                    : round::recover(rules, row, rounds, parts, clock_.now());
+    // The spool keeps what the open round counts; uploads cut in the middle stay, to be resumed.
+    std::set<Path> counted;
+    for (const store::PartRow& part : parts) {
+        if (part.status == store::PartStatus::Accepted) {
+            counted.insert(spool_.update_path(part.task, part.update_digest));
+        }
+    }
+    FEDLLM_TRY_VOID(spool_.prune(counted, ingest::Spool::Parts::Keep));
     active_ = std::move(active);
     log::info(rounds.empty() ? "job started" : "job resumed",
               {{"job", row.id.get()}, {"name", row.name}, {"round", row.round.get()}});
