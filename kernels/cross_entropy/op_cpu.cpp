@@ -28,23 +28,32 @@ float MaxOfRow(const float* row, std::size_t count) {
     return result;
 }
 
-// Sum of exp(row - highest); the terms are written to `terms` unless it is null. Four chains, joined in one
-// order.
+// exp(x[i] - highest) for the first `left` lanes and 0 behind; also written to `terms` unless it is null.
+HWY_INLINE Vector ExpTerms(Floats d, const float* row, std::size_t left, Vector highest, float* terms) {
+    Vector term = exp_of(d, hn::Sub(load_n(d, row, left), highest));
+    if (left < hn::Lanes(d)) term = hn::IfThenElseZero(hn::FirstN(d, left), term);
+    if (terms != nullptr) store_n(d, term, terms, left);
+    return term;
+}
+
+// Sum of exp(row - highest) in four chains, joined in one order. `terms` is null or receives them.
 float SumOfExp(const float* row, std::size_t count, float highest, float* terms) {
     const Floats d;
     const std::size_t lanes = hn::Lanes(d);
     const Vector shift = hn::Set(d, highest);
-    const Vector never = hn::Set(d, -std::numeric_limits<float>::infinity());
     Vector sums[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
-    std::size_t chain = 0;
-    for (std::size_t i = 0; i < count; i += lanes, chain = (chain + 1) % 4) {
-        const std::size_t left = count - i;
-        Vector x = hn::Sub(load_n(d, row + i, left), shift);
-        if (left < lanes) x = hn::IfThenElse(hn::FirstN(d, left), x, never);
-        const Vector term = exp_of(d, x);
-        if (terms != nullptr) store_n(d, term, terms + i, left);
-        sums[chain] = hn::Add(sums[chain], term);
+    const auto add = [&](Vector& sum, std::size_t i) HWY_ATTR {
+        float* to = terms == nullptr ? nullptr : terms + i;
+        sum = hn::Add(sum, ExpTerms(d, row + i, count - i, shift, to));
+    };
+    std::size_t i = 0;
+    for (; i + 4 * lanes <= count; i += 4 * lanes) {
+        add(sums[0], i);
+        add(sums[1], i + lanes);
+        add(sums[2], i + 2 * lanes);
+        add(sums[3], i + 3 * lanes);
     }
+    for (; i < count; i += lanes) add(sums[0], i);
     return sum_of(d, hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3])));
 }
 
