@@ -19,11 +19,14 @@ CREATE TABLE rounds(
   model_digest TEXT NOT NULL, opened_ms INTEGER NOT NULL, closed_ms INTEGER, eval_loss REAL, train_loss REAL,
   next_digest TEXT NOT NULL, PRIMARY KEY(job_id, round)) WITHOUT ROWID;
 CREATE TABLE parts(
-  job_id TEXT NOT NULL, round INTEGER NOT NULL, client TEXT NOT NULL, task_id TEXT NOT NULL, state TEXT NOT NULL,
+  job_id TEXT NOT NULL, round INTEGER NOT NULL, client TEXT NOT NULL, task_id TEXT NOT NULL,
+  state TEXT NOT NULL,
   weight INTEGER NOT NULL, samples INTEGER NOT NULL, tokens INTEGER NOT NULL, update_digest TEXT NOT NULL,
-  bytes INTEGER NOT NULL, train_loss REAL, train_seconds REAL, eval_loss_sum REAL, eval_tokens INTEGER NOT NULL,
+  bytes INTEGER NOT NULL, train_loss REAL, train_seconds REAL, eval_loss_sum REAL,
+  eval_tokens INTEGER NOT NULL,
   reason TEXT NOT NULL, detail TEXT NOT NULL, accepted_ms INTEGER, elapsed_ms INTEGER NOT NULL,
-  PRIMARY KEY(job_id, round, client), FOREIGN KEY(job_id, round) REFERENCES rounds(job_id, round)) WITHOUT ROWID;
+  PRIMARY KEY(job_id, round, client),
+  FOREIGN KEY(job_id, round) REFERENCES rounds(job_id, round)) WITHOUT ROWID;
 CREATE TABLE versions(
   job_id TEXT NOT NULL REFERENCES jobs(job_id), round INTEGER NOT NULL, digest TEXT NOT NULL,
   bytes INTEGER NOT NULL, created_ms INTEGER NOT NULL, PRIMARY KEY(job_id, round)) WITHOUT ROWID;
