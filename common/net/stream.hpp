@@ -37,7 +37,7 @@ public:
     awaitable<Result<void>> shutdown() override;
     void close() override;
     std::string remote() const override { return "memory"; }
-    asio::any_io_executor executor() override;
+    asio::any_io_executor executor() override { return executor_; }
 
     // From now on `bytes` more bytes get through this end's writes; then the connection is gone, as by a cut cable
     // whose loss is noticed: both ends see PeerClosed.

@@ -1,0 +1,230 @@
+// Handshakes over real sockets: who is let in, and with what words the others are refused.
+#include <gtest/gtest.h>
+#include <openssl/pem.h>
+#include <openssl/ssl.h>
+#include <sys/stat.h>
+
+#include <boost/asio/ssl/stream.hpp>
+
+#include "common/net/openssl.hpp"
+#include "tests/common/net/support.hpp"
+
+namespace fedllm::net {
+namespace {
+
+class TlsTest : public ::testing::Test {
+protected:
+    TlsContext server() { return make_server_context(server_files_).value(); }
+    TlsContext client(const TlsFiles& files) { return make_client_context(files).value(); }
+
+    void expect_server_refuses(TlsContext context, std::string_view reason) {
+        Handshakes hands;
+        std::optional<Result<std::size_t>> read;
+        run(loop_, shake_and_read(server(), std::move(context), hands, read));
+        ASSERT_TRUE(hands.server.has_value());
+        ASSERT_FALSE(*hands.server) << "the server let it in";
+        EXPECT_EQ(hands.server->error().code, Errc::PeerUntrusted) << to_string(hands.server->error());
+        EXPECT_NE(hands.server->error().message.find(reason), std::string::npos) << hands.server->error().message;
+        // The client learns it at its handshake or at its first read.
+        const Error& seen = *hands.client ? read.value().error() : hands.client->error();
+        EXPECT_EQ(seen.code, Errc::PeerUntrusted) << to_string(seen);
+    }
+
+    // A revocation list of our authority with this one certificate on it.
+    std::string revocation_of(const Path& certificate_file) {
+        const auto issuer = std::move(certificates_from_pem(authority_.credentials().certificate_pem).value().front());
+        const auto revoked = std::move(certificates_from_pem(read_file(certificate_file).value()).value().front());
+        const Key key = key_from_pem(authority_.credentials().key_pem).value();
+        const Crl crl(X509_CRL_new());
+        using Time = std::unique_ptr<ASN1_TIME, OpensslFree<&ASN1_TIME_free>>;
+        const Time now(X509_gmtime_adj(nullptr, -60)), later(X509_gmtime_adj(nullptr, 3600));
+        X509_CRL_set_version(crl.get(), X509_CRL_VERSION_2);
+        X509_CRL_set_issuer_name(crl.get(), X509_get_subject_name(issuer.get()));
+        X509_CRL_set1_lastUpdate(crl.get(), now.get());
+        X509_CRL_set1_nextUpdate(crl.get(), later.get());
+        X509_REVOKED* const entry = X509_REVOKED_new();
+        X509_REVOKED_set_serialNumber(entry, X509_get_serialNumber(revoked.get()));
+        X509_REVOKED_set_revocationDate(entry, now.get());
+        X509_CRL_add0_revoked(crl.get(), entry);
+        X509_CRL_sign(crl.get(), key.get(), EVP_sha256());
+        const Bio bio(BIO_new(BIO_s_mem()));
+        PEM_write_bio_X509_CRL(bio.get(), crl.get());
+        char* data = nullptr;
+        const long size = BIO_get_mem_data(bio.get(), &data);
+        return {data, static_cast<std::size_t>(size)};
+    }
+
+    static awaitable<void> shake_and_read(TlsContext server, TlsContext client, Handshakes& hands,
+                                          std::optional<Result<std::size_t>>& read) {
+        co_await shake_hands(std::move(server), std::move(client), hands);
+        if (!*hands.client) co_return;
+        std::array<std::byte, 1> byte;
+        read = co_await (*hands.client)->stream->read_some(byte);
+    }
+
+    asio::io_context loop_;
+    TemporaryFolder folder_;
+    TestAuthority authority_{folder_.path() / "ours"};
+    TestAuthority foreign_{folder_.path() / "foreign"};
+    TlsFiles server_files_ = authority_.issue(Role::Server, "server");
+    TlsFiles client_files_ = authority_.issue(Role::Client, "site-a");
+};
+
+TEST_F(TlsTest, BothSidesLearnWhoThePeerIs) {
+    for (const Role role : {Role::Client, Role::Operator}) {
+        Handshakes hands;
+        const TlsFiles files = authority_.issue(role, "someone");
+        run(loop_, shake_hands(server(), client(files), hands));
+        ASSERT_TRUE(*hands.server) << to_string(hands.server->error());
+        ASSERT_TRUE(*hands.client) << to_string(hands.client->error());
+        EXPECT_EQ((*hands.server)->peer, own_identity(files).value());
+        EXPECT_EQ((*hands.server)->peer.role, role);
+        EXPECT_EQ((*hands.server)->peer.name, ClientId("someone"));
+        EXPECT_EQ((*hands.server)->peer.fingerprint.size(), 64u);
+        EXPECT_EQ((*hands.client)->peer.role, Role::Server);
+    }
+}
+
+TEST_F(TlsTest, ForeignAuthority) {
+    TlsFiles files = foreign_.issue(Role::Client, "site-a");
+    files.ca = client_files_.ca;  // trusts our server all the same
+    expect_server_refuses(client(files), "unable to get local issuer certificate");
+}
+
+TEST_F(TlsTest, Expired) {
+    expect_server_refuses(client(authority_.issue(Role::Client, "late", TestAuthority::expired())),
+                          "certificate has expired");
+}
+
+TEST_F(TlsTest, NoCertificate) {
+    auto context = std::make_shared<asio::ssl::context>(asio::ssl::context::tls_client);
+    context->load_verify_file(client_files_.ca.string());
+    SSL_CTX_set_alpn_protos(context->native_handle(), reinterpret_cast<const unsigned char*>("\x08""fedllm/1"), 9);
+    expect_server_refuses(context, "peer did not return a certificate");
+}
+
+TEST_F(TlsTest, WrongAlpn) {
+    TlsContext context = client(client_files_);
+    SSL_CTX_set_alpn_protos(context->native_handle(), reinterpret_cast<const unsigned char*>("\x08""http/1.1"), 9);
+    expect_server_refuses(context, "no application protocol");
+}
+
+TEST_F(TlsTest, NoAlpn) {
+    TlsContext context = client(client_files_);
+    SSL_CTX_set_alpn_protos(context->native_handle(), nullptr, 0);
+    Handshakes hands;
+    run(loop_, shake_hands(server(), context, hands));
+    ASSERT_FALSE(*hands.server);
+    EXPECT_EQ(hands.server->error().code, Errc::PeerUntrusted);
+    EXPECT_NE(hands.server->error().message.find("ALPN"), std::string::npos);
+    EXPECT_FALSE(*hands.client);
+}
+
+TEST_F(TlsTest, OldTls) {
+    TlsContext context = client(client_files_);
+    SSL_CTX_set_min_proto_version(context->native_handle(), TLS1_2_VERSION);
+    SSL_CTX_set_max_proto_version(context->native_handle(), TLS1_2_VERSION);
+    SSL_CTX_set_cipher_list(context->native_handle(), "DEFAULT");
+    expect_server_refuses(context, "unsupported protocol");
+}
+
+TEST_F(TlsTest, RevokedCertificate) {
+    server_files_.crl = folder_.path() / "crl.pem";
+    write_file_atomically(*server_files_.crl, revocation_of(client_files_.certificate)).value();
+    expect_server_refuses(client(client_files_), "certificate revoked");
+    Handshakes hands;
+    run(loop_, shake_hands(server(), client(authority_.issue(Role::Client, "site-b")), hands));
+    EXPECT_TRUE(*hands.server) << to_string(hands.server->error());
+}
+
+TEST_F(TlsTest, WrongServerName) {
+    Handshakes hands;
+    run(loop_, shake_hands(server(), client(client_files_), hands, "another.example"));
+    ASSERT_FALSE(*hands.client);
+    EXPECT_EQ(hands.client->error().code, Errc::PeerUntrusted);
+    EXPECT_NE(hands.client->error().message.find("hostname mismatch"), std::string::npos)
+        << hands.client->error().message;
+    ASSERT_FALSE(*hands.server);
+    EXPECT_EQ(hands.server->error().code, Errc::PeerUntrusted) << to_string(hands.server->error());
+}
+
+TEST_F(TlsTest, ServerNameMayBeAnAddress) {
+    Handshakes good, bad;
+    run(loop_, shake_hands(server(), client(client_files_), good, "127.0.0.1"));
+    EXPECT_TRUE(*good.client) << to_string(good.client->error());
+    run(loop_, shake_hands(server(), client(client_files_), bad, "127.0.0.2"));
+    ASSERT_FALSE(*bad.client);
+    EXPECT_NE(bad.client->error().message.find("IP address mismatch"), std::string::npos);
+}
+
+// A client's certificate does not serve as a server's, even of the right authority: its key usage says so.
+TEST_F(TlsTest, ClientThatPlaysServer) {
+    EXPECT_FALSE(make_server_context(client_files_));
+    auto context = std::make_shared<asio::ssl::context>(asio::ssl::context::tls_server);
+    context->use_certificate_file(client_files_.certificate.string(), asio::ssl::context::pem);
+    context->use_private_key_file(client_files_.key.string(), asio::ssl::context::pem);
+    Handshakes hands;
+    run(loop_, shake_hands(context, client(client_files_), hands, "127.0.0.1"));
+    ASSERT_FALSE(*hands.client);
+    EXPECT_EQ(hands.client->error().code, Errc::PeerUntrusted);
+}
+
+TEST_F(TlsTest, ServerThatPlaysClient) {
+    EXPECT_FALSE(make_client_context(server_files_));
+    TlsContext context = client(client_files_);
+    SSL_CTX_use_certificate_file(context->native_handle(), server_files_.certificate.c_str(), SSL_FILETYPE_PEM);
+    SSL_CTX_use_PrivateKey_file(context->native_handle(), server_files_.key.c_str(), SSL_FILETYPE_PEM);
+    expect_server_refuses(context, "certificate is refused");
+}
+
+awaitable<void> silent_peer(TlsContext context, std::optional<Result<Connected>>& out) {
+    const auto executor = co_await asio::this_coro::executor;
+    auto acceptor = listen_tcp(executor, "127.0.0.1", 0).value();
+    start(executor, accept_one(acceptor, std::move(context), 50ms), out);
+    asio::ip::tcp::socket socket(executor);
+    co_await socket.async_connect(acceptor.local_endpoint(), asio::use_awaitable);
+    co_await until([&] { return out.has_value(); });
+}
+
+TEST_F(TlsTest, SilentPeerIsDroppedAtTheDeadline) {
+    std::optional<Result<Connected>> out;
+    run(loop_, silent_peer(server(), out));
+    ASSERT_FALSE(*out);
+    EXPECT_EQ(out->error().code, Errc::Timeout);
+}
+
+awaitable<void> connect_to_nobody(TlsContext context, std::optional<Result<Connected>>& out) {
+    const auto executor = co_await asio::this_coro::executor;
+    auto acceptor = listen_tcp(executor, "127.0.0.1", 0).value();
+    const auto port = acceptor.local_endpoint().port();
+    acceptor.close();
+    out = co_await connect_tls("127.0.0.1", port, std::move(context), "localhost", 5s);
+}
+
+TEST_F(TlsTest, NobodyListens) {
+    std::optional<Result<Connected>> out;
+    run(loop_, connect_to_nobody(client(client_files_), out));
+    ASSERT_FALSE(*out);
+    EXPECT_EQ(out->error().code, Errc::PeerClosed);
+    EXPECT_NE(out->error().message.find("127.0.0.1:"), std::string::npos);
+}
+
+TEST_F(TlsTest, BadFilesAreNamed) {
+    const auto message_of = [](const TlsFiles& files) { return make_server_context(files).error().message; };
+    TlsFiles files = server_files_;
+    ::chmod(files.key.c_str(), 0640);
+    EXPECT_NE(message_of(files).find("chmod 600 " + files.key.string()), std::string::npos) << message_of(files);
+    ::chmod(files.key.c_str(), 0600);
+    files.key = client_files_.key;
+    EXPECT_NE(message_of(files).find("does not belong"), std::string::npos) << message_of(files);
+    files = server_files_;
+    files.ca = folder_.path() / "nothing.pem";
+    EXPECT_NE(message_of(files).find("nothing.pem"), std::string::npos);
+    files.ca = server_files_.key;
+    EXPECT_NE(message_of(files).find("server.key: no PEM certificate"), std::string::npos) << message_of(files);
+    files = client_files_;
+    EXPECT_NE(message_of(files).find("for the role client"), std::string::npos) << message_of(files);
+}
+
+}  // namespace
+}  // namespace fedllm::net
