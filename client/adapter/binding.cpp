@@ -36,7 +36,8 @@ Places all_places(const model::ModelConfig& config, Binding& binding) {
     const auto shapes = model::projections(config);
     for (std::size_t layer = 0; layer < binding.layers.size(); ++layer) {
         LayerSlots& slots = binding.layers[layer];
-        for (std::size_t p = 0; p < shapes.size(); ++p) add_linear(places, layer, shapes[p], slots.linears[p]);
+        for (std::size_t p = 0; p < shapes.size(); ++p)
+            add_linear(places, layer, shapes[p], slots.linears[p]);
         places[model::layer_name(layer, "input_layernorm.weight")] = {
             &slots.input_norm, nullptr, {config.hidden}};
         places[model::layer_name(layer, "post_attention_layernorm.weight")] = {
@@ -46,11 +47,14 @@ Places all_places(const model::ModelConfig& config, Binding& binding) {
 }
 
 bool fits(std::span<const std::uint64_t> expected, std::span<const std::uint64_t> actual) {
-    return std::equal(expected.begin(), expected.end(), actual.begin(), actual.end(),
-                      [](std::uint64_t e, std::uint64_t a) { return e == a || (e == kAnyRank && a <= kRankMax); });
+    return std::equal(
+        expected.begin(), expected.end(), actual.begin(), actual.end(),
+        [](std::uint64_t e, std::uint64_t a) { return e == a || (e == kAnyRank && a <= kRankMax); });
 }
 
-Error mismatch(std::string message) { return make_error(Errc::ManifestMismatch, std::move(message)); }
+Error mismatch(std::string message) {
+    return make_error(Errc::ManifestMismatch, std::move(message));
+}
 
 std::string shape_text(std::span<const std::uint64_t> shape) {
     std::string text;
@@ -87,7 +91,8 @@ bool Binding::trained() const {
 
 std::size_t Binding::first_trained_layer() const {
     if (embedding != kAbsent) return 0;
-    const auto found = std::find_if(layers.begin(), layers.end(), [](const LayerSlots& s) { return s.trained(); });
+    const auto found =
+        std::find_if(layers.begin(), layers.end(), [](const LayerSlots& s) { return s.trained(); });
     return static_cast<std::size_t>(found - layers.begin());
 }
 
@@ -101,8 +106,8 @@ Result<Binding> Binding::create(const model::ModelConfig& config, const tensor::
         const tensor::TensorSpec& spec = manifest.tensors()[i];
         const auto found = places.find(spec.name);
         if (found == places.end()) {
-            return mismatch("tensor " + spec.name + " is none that this model (" + std::to_string(config.layers) +
-                            " layers) can train");
+            return mismatch("tensor " + spec.name + " is none that this model (" +
+                            std::to_string(config.layers) + " layers) can train");
         }
         const Place& place = found->second;
         if (!fits(place.shape, spec.shape)) {

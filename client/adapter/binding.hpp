@@ -1,5 +1,5 @@
-// Binding: where the trained tensors of a job lie in a ParamSet. The one place that connects names (PEFT's and
-// Hugging Face's) with the computation; a step then works with offsets and never looks at a name.
+// Binding: where the trained tensors of a job lie in a ParamSet. The one place that connects names (PEFT's
+// and Hugging Face's) with the computation; a step then works with offsets and never looks at a name.
 #pragma once
 
 #include <array>

@@ -53,7 +53,8 @@ Decoder::Decoder(kernels::ThreadPool& pool, Network network, std::size_t capacit
     : pool_(&pool), network_(std::move(network)), capacity_(capacity) {}
 
 Result<Decoder> Decoder::create(kernels::ThreadPool& pool, Network network, std::size_t capacity) {
-    if (capacity == 0) return make_error(Errc::InvalidArgument, "a decoder needs room for at least one token");
+    if (capacity == 0)
+        return make_error(Errc::InvalidArgument, "a decoder needs room for at least one token");
     Decoder made(pool, std::move(network), capacity);
     const std::size_t half = made.network_.config().head_size / 2;
     made.cosine_.resize(capacity * half);
@@ -80,7 +81,8 @@ void Decoder::lay_out(Carver& carver) {
     for (float** rows : {&b.gate, &b.up, &b.act}) *rows = carver.take(m * config.intermediate);
     b.lora = carver.take(m * network_.binding().rank_max);
     b.logits = carver.take(config.vocab);
-    for (float** all : {&b.keys, &b.values}) *all = carver.take(config.layers * capacity_ * config.key_width());
+    for (float** all : {&b.keys, &b.values})
+        *all = carver.take(config.layers * capacity_ * config.key_width());
 }
 
 Matrix Decoder::cache(float* base, std::size_t layer) const {
@@ -94,8 +96,8 @@ Result<std::span<const float>> Decoder::append(std::span<const std::int32_t> tok
     FEDLLM_CHECK(params.values().size() == network_.parameters(), "parameters have the network's manifest");
     FEDLLM_CHECK(!tokens.empty(), "there is a token to append");
     if (tokens.size() > capacity_ - length_) {
-        return make_error(Errc::TooLarge, std::to_string(length_ + tokens.size()) + " tokens, and there is room for " +
-                                              std::to_string(capacity_));
+        return make_error(Errc::TooLarge, std::to_string(length_ + tokens.size()) +
+                                              " tokens, and there is room for " + std::to_string(capacity_));
     }
     for (const std::int32_t token : tokens) {
         if (token >= 0 && static_cast<std::size_t>(token) < config.vocab) continue;
@@ -111,9 +113,9 @@ Result<std::span<const float>> Decoder::append(std::span<const std::int32_t> tok
         tokens = tokens.subspan(last_rows);
     }
     const Matrix normed(buffers_.normed, 1, config.hidden);
-    kernels::rms_norm_forward(*pool_, ConstMatrix(buffers_.stream + (last_rows - 1) * config.hidden, 1, config.hidden),
-                              network_.final_norm(values, nullptr).weight, config.norm_epsilon, normed,
-                              buffers_.rstd);
+    kernels::rms_norm_forward(
+        *pool_, ConstMatrix(buffers_.stream + (last_rows - 1) * config.hidden, 1, config.hidden),
+        network_.final_norm(values, nullptr).weight, config.norm_epsilon, normed, buffers_.rstd);
     kernels::matmul_forward(*pool_, normed, network_.head(values, nullptr).weight,
                             Matrix(buffers_.logits, 1, config.vocab));
     return std::span<const float>(buffers_.logits, config.vocab);
@@ -145,8 +147,8 @@ void Decoder::run_block(std::span<const std::int32_t> tokens, const float* param
         project(layer, kV, params, normed, cache(b.values, layer).slice(length_, m));
         kernels::rope(*pool_, query, config.heads, config.head_size, positions, cosine_.data(), sine_.data(),
                       kernels::Turn::Forward);
-        kernels::rope(*pool_, keys, config.kv_heads, config.head_size, positions, cosine_.data(), sine_.data(),
-                      kernels::Turn::Forward);
+        kernels::rope(*pool_, keys, config.kv_heads, config.head_size, positions, cosine_.data(),
+                      sine_.data(), kernels::Turn::Forward);
         attend(layer, m);
         project(layer, kO, params, ConstMatrix(b.attended, m, config.query_width()), normed);
         add_rows(*pool_, normed, stream);
@@ -173,8 +175,8 @@ void Decoder::attend(std::size_t layer, std::size_t rows) {
         const std::size_t head = index % config.heads;
         const std::size_t offset = row * config.query_width() + head * d;
         const std::size_t first = head / group * d;
-        attend_one(buffers_.query + offset, keys.columns(first, d), values.columns(first, d), length_ + row + 1,
-                   scale, buffers_.attended + offset);
+        attend_one(buffers_.query + offset, keys.columns(first, d), values.columns(first, d),
+                   length_ + row + 1, scale, buffers_.attended + offset);
     });
 }
 

@@ -16,14 +16,16 @@ namespace fedllm::client::engine {
 
 // Lifecycle: move-only; all memory is taken in create(). `pool` must outlive it.
 // Concurrency: one call at a time.
-// Limits: `capacity` tokens in all; InvalidData for a token the model does not have, TooLarge beyond capacity.
+// Limits: `capacity` tokens in all; InvalidData for a token the model does not have, TooLarge beyond
+// capacity.
 class Decoder {
 public:
     static Result<Decoder> create(kernels::ThreadPool& pool, Network network, std::size_t capacity);
 
     // Appends tokens (at least one) and returns the logits (V) after the last; valid until the next call.
     // `params` must stay the same between calls, or the kept keys and values would be those of another model.
-    Result<std::span<const float>> append(std::span<const std::int32_t> tokens, const tensor::ParamSet& params);
+    Result<std::span<const float>> append(std::span<const std::int32_t> tokens,
+                                          const tensor::ParamSet& params);
 
     std::size_t length() const { return length_; }
     void clear() { length_ = 0; }
@@ -39,7 +41,8 @@ private:
     kernels::Matrix cache(float* base, std::size_t layer) const;
     void run_block(std::span<const std::int32_t> tokens, const float* params);
     void attend(std::size_t layer, std::size_t rows);
-    void project(std::size_t layer, Part part, const float* params, kernels::ConstMatrix x, kernels::Matrix y);
+    void project(std::size_t layer, Part part, const float* params, kernels::ConstMatrix x,
+                 kernels::Matrix y);
 
     kernels::ThreadPool* pool_;
     Network network_;

@@ -19,8 +19,8 @@ using model::LayerWeights;
 
 constexpr std::array kWeights{&LayerWeights::q,    &LayerWeights::k,  &LayerWeights::v,   &LayerWeights::o,
                               &LayerWeights::gate, &LayerWeights::up, &LayerWeights::down};
-constexpr std::array kBiases{&LayerWeights::q_bias,    &LayerWeights::k_bias,  &LayerWeights::v_bias,
-                             &LayerWeights::o_bias,    &LayerWeights::gate_bias, &LayerWeights::up_bias,
+constexpr std::array kBiases{&LayerWeights::q_bias,   &LayerWeights::k_bias,    &LayerWeights::v_bias,
+                             &LayerWeights::o_bias,   &LayerWeights::gate_bias, &LayerWeights::up_bias,
                              &LayerWeights::down_bias};
 
 Gain gain(Offset offset, std::span<const float> base, const float* params, float* gradients) {
@@ -34,8 +34,9 @@ bool holds(const WeightView& view, std::size_t rows, std::size_t cols) {
 }
 
 Error missing(std::string what) {
-    return make_error(Errc::InvalidModel,
-                      what + ": neither the base model nor the trained parameters hold it in the right shape");
+    return make_error(
+        Errc::InvalidModel,
+        what + ": neither the base model nor the trained parameters hold it in the right shape");
 }
 
 }  // namespace
@@ -94,12 +95,14 @@ Linear Network::linear(std::size_t layer, Part part, const float* params, float*
     const LayerWeights& base = base_.layers[layer];
     const model::Projection& shape = shapes_[part];
     Linear linear;
-    linear.weight = slots.weight == kAbsent ? base.*kWeights[part]
-                                            : WeightView{params + slots.weight, DType::F32, shape.out, shape.in};
+    linear.weight = slots.weight == kAbsent
+                        ? base.*kWeights[part]
+                        : WeightView{params + slots.weight, DType::F32, shape.out, shape.in};
     if (shape.bias) linear.bias = slots.bias == kAbsent ? (base.*kBiases[part]).data() : params + slots.bias;
     if (slots.rank != 0) linear.lora = lora_view(slots, shape, binding_.lora_scale, params);
     if (gradients == nullptr) return linear;
-    if (slots.weight != kAbsent) linear.weight_gradient = Matrix(gradients + slots.weight, shape.out, shape.in);
+    if (slots.weight != kAbsent)
+        linear.weight_gradient = Matrix(gradients + slots.weight, shape.out, shape.in);
     if (slots.bias != kAbsent) linear.bias_gradient = gradients + slots.bias;
     if (slots.rank != 0) linear.lora_gradient = lora_gradient_view(slots, shape, gradients);
     return linear;
@@ -112,7 +115,8 @@ Linear Network::head(const float* params, float* gradients) const {
     linear.weight = config_.tied_head ? base_.embedding : base_.head;
     if (offset == kAbsent) return linear;
     linear.weight = {params + offset, DType::F32, config_.vocab, config_.hidden};
-    if (gradients != nullptr) linear.weight_gradient = Matrix(gradients + offset, config_.vocab, config_.hidden);
+    if (gradients != nullptr)
+        linear.weight_gradient = Matrix(gradients + offset, config_.vocab, config_.hidden);
     return linear;
 }
 
@@ -139,7 +143,8 @@ Gain Network::final_norm(const float* params, float* gradients) const {
     return gain(binding_.final_norm, base_.final_norm, params, gradients);
 }
 
-void linear_forward(kernels::ThreadPool& pool, const Linear& linear, kernels::ConstMatrix x, Matrix s, Matrix y) {
+void linear_forward(kernels::ThreadPool& pool, const Linear& linear, kernels::ConstMatrix x, Matrix s,
+                    Matrix y) {
     if (linear.has_lora()) {
         kernels::lora_matmul_forward(pool, x, linear.weight, linear.lora, s, y);
     } else {
@@ -152,8 +157,8 @@ void linear_backward(kernels::ThreadPool& pool, const Linear& linear, kernels::C
                      kernels::ConstMatrix x, kernels::ConstMatrix s, Matrix ds, Matrix dx,
                      kernels::Write dx_write) {
     if (linear.has_lora()) {
-        kernels::lora_matmul_backward(pool, dy, x, linear.weight, linear.lora, s, ds, dx, linear.lora_gradient,
-                                      dx_write);
+        kernels::lora_matmul_backward(pool, dy, x, linear.weight, linear.lora, s, ds, dx,
+                                      linear.lora_gradient, dx_write);
     } else if (dx.data != nullptr) {
         kernels::matmul_backward_input(pool, dy, linear.weight, dx, dx_write);
     }

@@ -12,8 +12,8 @@ namespace fedllm::client::engine {
 // Positions in model::projections().
 enum Part : std::size_t { kQ, kK, kV, kO, kGate, kUp, kDown };
 
-// One linear layer at one step's parameters: y = x weight^T (+ bias) (+ scale (x a^T) b^T). Gradient pointers are
-// null where nothing is trained.
+// One linear layer at one step's parameters: y = x weight^T (+ bias) (+ scale (x a^T) b^T). Gradient pointers
+// are null where nothing is trained.
 struct Linear {
     kernels::WeightView weight;
     const float* bias = nullptr;
@@ -35,8 +35,8 @@ struct Gain {
 // Concurrency: immutable after create().
 class Network {
 public:
-    // `manifest` lists what is trained (may be empty). Weights that it replaces need not be in `base`, which for
-    // full-parameter training may be empty. Errors: ManifestMismatch, InvalidModel, Unsupported.
+    // `manifest` lists what is trained (may be empty). Weights that it replaces need not be in `base`, which
+    // for full-parameter training may be empty. Errors: ManifestMismatch, InvalidModel, Unsupported.
     static Result<Network> create(const model::ModelConfig& config, const model::ModelWeights& base,
                                   const tensor::Manifest& manifest, double lora_scale = 1.0);
 
@@ -65,10 +65,11 @@ private:
 };
 
 // y = linear(x); s (M,R) keeps x a^T for the backward pass.
-void linear_forward(kernels::ThreadPool& pool, const Linear& linear, kernels::ConstMatrix x, kernels::Matrix s,
-                    kernels::Matrix y);
+void linear_forward(kernels::ThreadPool& pool, const Linear& linear, kernels::ConstMatrix x,
+                    kernels::Matrix s, kernels::Matrix y);
 
-// Gradients of whatever is trained are accumulated; dx (data null: not wanted) is written. ds (M,R) is scratch.
+// Gradients of whatever is trained are accumulated; dx (data null: not wanted) is written. ds (M,R) is
+// scratch.
 void linear_backward(kernels::ThreadPool& pool, const Linear& linear, kernels::ConstMatrix dy,
                      kernels::ConstMatrix x, kernels::ConstMatrix s, kernels::Matrix ds, kernels::Matrix dx,
                      kernels::Write dx_write = kernels::Write::Overwrite);

@@ -8,8 +8,8 @@
 
 namespace fedllm::client::engine {
 
-// Rounded to f32, as the models were trained with (transformers keeps inv_freq in f32); at large positions the
-// difference to exact powers shows in the loss.
+// Rounded to f32, as the models were trained with (transformers keeps inv_freq in f32); at large positions
+// the difference to exact powers shows in the loss.
 inline std::vector<double> rope_frequencies(const model::ModelConfig& config) {
     std::vector<double> frequencies(config.head_size / 2);
     for (std::size_t j = 0; j < frequencies.size(); ++j) {

@@ -1,5 +1,5 @@
-// Moves of whole rows between matrices, spread over the pool. Every element is written by one index, so results
-// do not depend on the number of threads.
+// Moves of whole rows between matrices, spread over the pool. Every element is written by one index, so
+// results do not depend on the number of threads.
 #pragma once
 
 #include <algorithm>
@@ -30,16 +30,16 @@ inline void add_rows(kernels::ThreadPool& pool, kernels::ConstMatrix x, kernels:
 }
 
 // y[i] = x[places[i]].
-inline void gather_rows(kernels::ThreadPool& pool, kernels::ConstMatrix x, std::span<const std::int32_t> places,
-                        kernels::Matrix y) {
+inline void gather_rows(kernels::ThreadPool& pool, kernels::ConstMatrix x,
+                        std::span<const std::int32_t> places, kernels::Matrix y) {
     for_rows(pool, places.size(), [&](std::size_t row) {
         std::copy_n(x.row(static_cast<std::size_t>(places[row])), x.cols, y.row(row));
     });
 }
 
 // y[places[i]] = x[i], all other rows 0; places increase.
-inline void scatter_rows(kernels::ThreadPool& pool, kernels::ConstMatrix x, std::span<const std::int32_t> places,
-                         kernels::Matrix y) {
+inline void scatter_rows(kernels::ThreadPool& pool, kernels::ConstMatrix x,
+                         std::span<const std::int32_t> places, kernels::Matrix y) {
     for_rows(pool, y.rows, [&](std::size_t row) {
         const auto found = std::lower_bound(places.begin(), places.end(), static_cast<std::int32_t>(row));
         if (found != places.end() && static_cast<std::size_t>(*found) == row) {

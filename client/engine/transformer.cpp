@@ -73,15 +73,23 @@ void Transformer::lay_out(Carver& carver) {
         layer.qkv = carver.take(m * wide);
         layer.attended = carver.take(m * config.query_width());
         layer.log_sum_exp = carver.take(m * config.heads);
-        for (float** rows : {&layer.gate, &layer.up, &layer.act}) *rows = carver.take(m * config.intermediate);
+        for (float** rows : {&layer.gate, &layer.up, &layer.act})
+            *rows = carver.take(m * config.intermediate);
         for (float*& rows : layer.lora) rows = carver.take(m * network_.binding().rank_max);
     }
-    head_ = {carver.take(m * config.hidden), carver.take(m * config.hidden), carver.take(m * config.hidden),
-             carver.take(m), carver.take(std::min(m, kLogitRows) * config.vocab), carver.take(m)};
+    head_ = {carver.take(m * config.hidden),
+             carver.take(m * config.hidden),
+             carver.take(m * config.hidden),
+             carver.take(m),
+             carver.take(std::min(m, kLogitRows) * config.vocab),
+             carver.take(m)};
     if (!trained) return;
-    backward_ = {carver.take(m * config.hidden), carver.take(m * config.hidden),
-                 carver.take(m * std::max(config.intermediate, config.query_width())), carver.take(m * wide),
-                 carver.take(m * network_.binding().rank_max), carver.take(m * config.heads)};
+    backward_ = {carver.take(m * config.hidden),
+                 carver.take(m * config.hidden),
+                 carver.take(m * std::max(config.intermediate, config.query_width())),
+                 carver.take(m * wide),
+                 carver.take(m * network_.binding().rank_max),
+                 carver.take(m * config.heads)};
 }
 
 // Layers below the first trained one run through the buffers of that one, each overwriting the one before.
@@ -107,12 +115,12 @@ Result<void> Transformer::check(const BatchView& batch, const tensor::ParamSet& 
             within(batch.first_key[i], t + 1)) {
             continue;
         }
-        return make_error(Errc::InvalidData,
-                          "token " + std::to_string(i) + " of a batch: id " + std::to_string(batch.tokens[i]) +
-                              ", target " + std::to_string(batch.targets[i]) + ", position " +
-                              std::to_string(batch.positions[i]) + ", first key " +
-                              std::to_string(batch.first_key[i]) + "; the model has " + std::to_string(vocab) +
-                              " token ids: does the tokenizer belong to it?");
+        return make_error(
+            Errc::InvalidData,
+            "token " + std::to_string(i) + " of a batch: id " + std::to_string(batch.tokens[i]) +
+                ", target " + std::to_string(batch.targets[i]) + ", position " +
+                std::to_string(batch.positions[i]) + ", first key " + std::to_string(batch.first_key[i]) +
+                "; the model has " + std::to_string(vocab) + " token ids: does the tokenizer belong to it?");
     }
     return {};
 }
@@ -122,7 +130,8 @@ Result<StepResult> Transformer::forward_backward(const BatchView& batch, const t
     FEDLLM_CHECK(network_.binding().trained(), "nothing is trained");
     FEDLLM_CHECK(gradients.values().size() == network_.parameters(), "gradients have the network's manifest");
     FEDLLM_TRY_VOID(check(batch, params));
-    const Step step{batch, params.values().data(), gradients.values().data(), batch.rows * batch.tokens_per_row};
+    const Step step{batch, params.values().data(), gradients.values().data(),
+                    batch.rows * batch.tokens_per_row};
     forward_stream(step);
     gather_counted(step);
     if (counted_ == 0) return StepResult{};
@@ -136,7 +145,8 @@ Result<StepResult> Transformer::forward_backward(const BatchView& batch, const t
     }
     if (const Matrix table = network_.embedding_gradient(step.gradients); table.data != nullptr) {
         kernels::embedding_backward(*pool_, batch.tokens,
-                                    ConstMatrix(backward_.stream, step.tokens, network_.config().hidden), table);
+                                    ConstMatrix(backward_.stream, step.tokens, network_.config().hidden),
+                                    table);
     }
     return StepResult{loss_sum, counted_};
 }
@@ -161,7 +171,8 @@ Result<void> Transformer::logits(const BatchView& batch, const tensor::ParamSet&
     counted_ = places.size();
     std::copy(places.begin(), places.end(), places_.begin());
     const std::size_t hidden = network_.config().hidden;
-    gather_rows(*pool_, ConstMatrix(head_.stream, step.tokens, hidden), places, Matrix(head_.input, counted_, hidden));
+    gather_rows(*pool_, ConstMatrix(head_.stream, step.tokens, hidden), places,
+                Matrix(head_.input, counted_, hidden));
     normalise_head(step);
     const Linear head = network_.head(step.params, nullptr);
     kernels::matmul_forward(*pool_, ConstMatrix(head_.normed, counted_, hidden), head.weight, out);
@@ -204,8 +215,8 @@ void Transformer::forward_attention(const Step& step, std::size_t layer) {
     kernels::rope(*pool_, k, config.kv_heads, config.head_size, positions, cosine_.data(), sine_.data(),
                   kernels::Turn::Forward);
     const Matrix attended(b.attended, step.tokens, config.query_width());
-    kernels::attention_forward(*pool_, attention_shape(config, step.batch), step.batch.first_key.data(), q, k, v,
-                               attended, b.log_sum_exp);
+    kernels::attention_forward(*pool_, attention_shape(config, step.batch), step.batch.first_key.data(), q, k,
+                               v, attended, b.log_sum_exp);
     const Matrix middle(b.middle, step.tokens, config.hidden);
     project(step, layer, kO, attended, middle);
     add_rows(*pool_, input, middle);
@@ -244,9 +255,9 @@ void Transformer::gather_counted(const Step& step) {
 
 void Transformer::normalise_head(const Step& step) {
     const std::size_t hidden = network_.config().hidden;
-    kernels::rms_norm_forward(*pool_, ConstMatrix(head_.input, counted_, hidden),
-                              network_.final_norm(step.params, nullptr).weight, network_.config().norm_epsilon,
-                              Matrix(head_.normed, counted_, hidden), head_.rstd);
+    kernels::rms_norm_forward(
+        *pool_, ConstMatrix(head_.input, counted_, hidden), network_.final_norm(step.params, nullptr).weight,
+        network_.config().norm_epsilon, Matrix(head_.normed, counted_, hidden), head_.rstd);
 }
 
 // Chunk by chunk: logits, losses and, with gradients, d(normed) and the head's own gradient.
@@ -265,7 +276,8 @@ double Transformer::head_losses(const Step& step, float gradient_scale) {
             continue;
         }
         kernels::cross_entropy_forward_backward(*pool_, logits, targets, losses, gradient_scale);
-        linear_backward(*pool_, head, logits, normed, {}, {}, Matrix(backward_.normed + first * hidden, rows, hidden));
+        linear_backward(*pool_, head, logits, normed, {}, {},
+                        Matrix(backward_.normed + first * hidden, rows, hidden));
     }
     double sum = 0;
     for (const float loss : losses()) sum += loss;

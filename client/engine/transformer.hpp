@@ -15,8 +15,8 @@
 
 namespace fedllm::client::engine {
 
-// B rows of T tokens. targets[i] is what token i should predict (kernels::kIgnoreIndex: nothing); positions count
-// from 0 in each document; first_key[i] is the first place of the row that token i may see. All (B,T).
+// B rows of T tokens. targets[i] is what token i should predict (kernels::kIgnoreIndex: nothing); positions
+// count from 0 in each document; first_key[i] is the first place of the row that token i may see. All (B,T).
 struct BatchView {
     std::size_t rows = 0;
     std::size_t tokens_per_row = 0;
@@ -62,20 +62,21 @@ public:
     const Network& network() const { return network_; }
 
 private:
-    // Kept from forward to backward, one set per layer that the backward pass visits; the layers below share one.
+    // Kept from forward to backward, one set per layer that the backward pass visits; the layers below share
+    // one.
     struct LayerBuffers {
-        float* input = nullptr;       // (M,C) the residual stream before the layer
-        float* normed = nullptr;      // (M,C)
-        float* rstd = nullptr;        // (M)
-        float* qkv = nullptr;         // (M, H*D + 2*KV*D), after RoPE
-        float* attended = nullptr;    // (M,H*D)
-        float* log_sum_exp = nullptr; // (B,H,T)
-        float* middle = nullptr;      // (M,C) the residual stream after attention
-        float* normed_mlp = nullptr;  // (M,C)
-        float* rstd_mlp = nullptr;    // (M)
-        float* gate = nullptr;        // (M,F); the backward pass leaves d(gate) here
-        float* up = nullptr;          // (M,F); likewise
-        float* act = nullptr;         // (M,F)
+        float* input = nullptr;                          // (M,C) the residual stream before the layer
+        float* normed = nullptr;                         // (M,C)
+        float* rstd = nullptr;                           // (M)
+        float* qkv = nullptr;                            // (M, H*D + 2*KV*D), after RoPE
+        float* attended = nullptr;                       // (M,H*D)
+        float* log_sum_exp = nullptr;                    // (B,H,T)
+        float* middle = nullptr;                         // (M,C) the residual stream after attention
+        float* normed_mlp = nullptr;                     // (M,C)
+        float* rstd_mlp = nullptr;                       // (M)
+        float* gate = nullptr;                           // (M,F); the backward pass leaves d(gate) here
+        float* up = nullptr;                             // (M,F); likewise
+        float* act = nullptr;                            // (M,F)
         std::array<float*, model::kProjections> lora{};  // (M,R) x a^T
     };
     struct HeadBuffers {
@@ -123,7 +124,7 @@ private:
     Network network_;
     Limits limits_;
     std::size_t first_trained_;
-    std::vector<float> cosine_, sine_;           // (positions, D/2)
+    std::vector<float> cosine_, sine_;            // (positions, D/2)
     std::vector<std::int32_t> places_, targets_;  // of the tokens that count
     std::size_t counted_ = 0;
     Arena arena_;

@@ -34,7 +34,8 @@ void Transformer::backward_part(const Step& step, std::size_t layer, Part part, 
                     Matrix(backward_.lora, step.tokens, rank), dx, write);
 }
 
-// From d(normed), which head_losses() left, to the gradient of the residual stream: rows that do not count are 0.
+// From d(normed), which head_losses() left, to the gradient of the residual stream: rows that do not count
+// are 0.
 void Transformer::backward_head(const Step& step) {
     const std::size_t hidden = network_.config().hidden;
     const Gain norm = network_.final_norm(step.params, step.gradients);
@@ -62,8 +63,8 @@ void Transformer::backward_mlp(const Step& step, std::size_t layer, const Needs&
     backward_part(step, layer, kUp, up, normed, d_normed, Write::Accumulate);
     if (!need.mlp_input) return;
     const Gain norm = network_.post_attention_norm(layer, step.params, step.gradients);
-    kernels::rms_norm_backward(*pool_, d_normed, ConstMatrix(b.middle, step.tokens, config.hidden), norm.weight,
-                               b.rstd_mlp, stream, Write::Accumulate, norm.gradient);
+    kernels::rms_norm_backward(*pool_, d_normed, ConstMatrix(b.middle, step.tokens, config.hidden),
+                               norm.weight, b.rstd_mlp, stream, Write::Accumulate, norm.gradient);
 }
 
 void Transformer::backward_attention(const Step& step, std::size_t layer, const Needs& need) {
@@ -76,8 +77,8 @@ void Transformer::backward_attention(const Step& step, std::size_t layer, const 
     if (!need.qkv) return;
     const auto [q, k, v] = split_qkv(config, b.qkv, step.tokens);
     const auto [dq, dk, dv] = split_qkv(config, backward_.qkv, step.tokens);
-    kernels::attention_backward(*pool_, attention_shape(config, step.batch), step.batch.first_key.data(), q, k, v,
-                                attended, b.log_sum_exp, d_attended, backward_.dot, dq, dk, dv);
+    kernels::attention_backward(*pool_, attention_shape(config, step.batch), step.batch.first_key.data(), q,
+                                k, v, attended, b.log_sum_exp, d_attended, backward_.dot, dq, dk, dv);
     const std::int32_t* positions = step.batch.positions.data();
     kernels::rope(*pool_, dq, config.heads, config.head_size, positions, cosine_.data(), sine_.data(),
                   kernels::Turn::Backward);
@@ -90,8 +91,8 @@ void Transformer::backward_attention(const Step& step, std::size_t layer, const 
     backward_part(step, layer, kV, dv, normed, d_normed, Write::Accumulate);
     if (!need.attention_input) return;
     const Gain norm = network_.input_norm(layer, step.params, step.gradients);
-    kernels::rms_norm_backward(*pool_, d_normed, ConstMatrix(b.input, step.tokens, config.hidden), norm.weight,
-                               b.rstd, stream, Write::Accumulate, norm.gradient);
+    kernels::rms_norm_backward(*pool_, d_normed, ConstMatrix(b.input, step.tokens, config.hidden),
+                               norm.weight, b.rstd, stream, Write::Accumulate, norm.gradient);
 }
 
 }  // namespace fedllm::client::engine

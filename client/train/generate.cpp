@@ -21,7 +21,8 @@ public:
         if (options_.temperature <= 0) {
             return static_cast<std::int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
         }
-        const std::size_t count = options_.top_k == 0 ? logits.size() : std::min(options_.top_k, logits.size());
+        const std::size_t count =
+            options_.top_k == 0 ? logits.size() : std::min(options_.top_k, logits.size());
         std::iota(order_.begin(), order_.end(), 0);
         // Ties go to the lower id, so the set does not depend on the library's selection algorithm.
         const auto likelier = [&](std::int32_t a, std::int32_t b) {
@@ -53,13 +54,16 @@ private:
 }  // namespace
 
 Result<std::vector<std::int32_t>> generate(kernels::ThreadPool& pool, const engine::Network& network,
-                                           const tensor::ParamSet& params, std::span<const std::int32_t> prompt,
+                                           const tensor::ParamSet& params,
+                                           std::span<const std::int32_t> prompt,
                                            const GenerateOptions& options) {
     const std::size_t context = network.config().context;
-    if (prompt.empty()) return make_error(Errc::InvalidArgument, "the prompt is empty: give at least one token");
+    if (prompt.empty())
+        return make_error(Errc::InvalidArgument, "the prompt is empty: give at least one token");
     if (prompt.size() > context) {
         return make_error(Errc::TooLarge, "the prompt has " + std::to_string(prompt.size()) +
-                                              " tokens, and the model's context is " + std::to_string(context));
+                                              " tokens, and the model's context is " +
+                                              std::to_string(context));
     }
     const std::size_t count = std::min(options.new_tokens_max, context - prompt.size() + 1);
     FEDLLM_TRY(engine::Decoder decoder, engine::Decoder::create(pool, network, prompt.size() + count));

@@ -21,11 +21,12 @@ struct GenerateOptions {
     std::vector<std::int32_t> stop;  // tokens that end the text; not part of the answer
 };
 
-// The tokens that follow `prompt` (at least one token, with BOS where the model wants one). Ends early at a stop
-// token or when the model's context is full. The same options give the same tokens on every machine with the same
-// instruction set, whatever the number of threads.
+// The tokens that follow `prompt` (at least one token, with BOS where the model wants one). Ends early at a
+// stop token or when the model's context is full. The same options give the same tokens on every machine with
+// the same instruction set, whatever the number of threads.
 Result<std::vector<std::int32_t>> generate(kernels::ThreadPool& pool, const engine::Network& network,
-                                           const tensor::ParamSet& params, std::span<const std::int32_t> prompt,
+                                           const tensor::ParamSet& params,
+                                           std::span<const std::int32_t> prompt,
                                            const GenerateOptions& options);
 
 }  // namespace fedllm::client::train

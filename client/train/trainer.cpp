@@ -33,8 +33,9 @@ Result<std::size_t> choose_micro_rows(const engine::Network& network, const job:
     }
     const std::size_t bytes = engine::Transformer::buffer_bytes(network, {rows, train.sequence_length});
     if (bytes <= kRowBytesMax) return rows;
-    return make_error(Errc::TooLarge, "one row of train.sequence_length " + std::to_string(train.sequence_length) +
-                                          " needs " + format_bytes(bytes) + " of buffers; make it shorter");
+    return make_error(Errc::TooLarge, "one row of train.sequence_length " +
+                                          std::to_string(train.sequence_length) + " needs " +
+                                          format_bytes(bytes) + " of buffers; make it shorter");
 }
 
 // Documents with something to learn; padding has none.
@@ -61,10 +62,11 @@ double mean_loss(std::span<const StepResult> steps) {
 }
 
 Error not_finite(std::uint64_t step, const std::string& what, double value) {
-    return make_error(Errc::NotFinite, "training step " + std::to_string(step) + ": the " + what + " is " +
-                                           std::to_string(value) +
-                                           "; lower train.optimizer.learning_rate, or look for broken values in "
-                                           "the model");
+    return make_error(Errc::NotFinite,
+                      "training step " + std::to_string(step) + ": the " + what + " is " +
+                          std::to_string(value) +
+                          "; lower train.optimizer.learning_rate, or look for broken values in "
+                          "the model");
 }
 
 }  // namespace
@@ -73,10 +75,10 @@ Result<std::unique_ptr<Trainer>> Trainer::create(const model::BaseModel& model, 
                                                  kernels::ThreadPool& pool) {
     const model::ModelConfig& config = model.config();
     if (job.train.sequence_length > config.context) {
-        return make_error(Errc::InvalidConfig, "train.sequence_length: " +
-                                                   std::to_string(job.train.sequence_length) +
-                                                   " exceeds the model's context of " +
-                                                   std::to_string(config.context) + " tokens");
+        return make_error(Errc::InvalidConfig,
+                          "train.sequence_length: " + std::to_string(job.train.sequence_length) +
+                              " exceeds the model's context of " + std::to_string(config.context) +
+                              " tokens");
     }
     tensor::Manifest manifest;
     if (job.method == job::Method::Full) {
@@ -89,7 +91,8 @@ Result<std::unique_ptr<Trainer>> Trainer::create(const model::BaseModel& model, 
     FEDLLM_TRY(const std::size_t rows, choose_micro_rows(network, job.train));
     FEDLLM_TRY(auto transformer, engine::Transformer::create(pool, std::move(network),
                                                              Limits{rows, job.train.sequence_length}));
-    return std::unique_ptr<Trainer>(new Trainer(std::move(transformer), std::move(manifest), job, rows, pool));
+    return std::unique_ptr<Trainer>(
+        new Trainer(std::move(transformer), std::move(manifest), job, rows, pool));
 }
 
 Trainer::Trainer(engine::Transformer transformer, tensor::Manifest manifest, const job::JobSpec& job,
@@ -154,7 +157,8 @@ Result<TrainOutcome> Trainer::train(tensor::ParamSet& params, std::span<const da
         outcome.tokens_per_second =
             static_cast<double>((step + 1) * batch.tokens.size()) / std::max(outcome.seconds, 1e-9);
         if (progress) {
-            progress({step + 1, outcome.steps, mean_loss({&result, 1}), norm, rate, outcome.tokens_per_second});
+            progress(
+                {step + 1, outcome.steps, mean_loss({&result, 1}), norm, rate, outcome.tokens_per_second});
         }
     }
     const std::size_t tenth = std::max<std::size_t>(1, results.size() / 10);
@@ -184,7 +188,8 @@ Result<double> Trainer::update(tensor::ParamSet& params, std::uint64_t step, dou
     const job::OptimizerSpec& optimizer = train_.optimizer;
     const double norm = kernels::l2_norm(*pool_, gradients_.values());
     if (!std::isfinite(norm)) return not_finite(step, "gradient", norm);
-    const double clip = optimizer.gradient_clip > 0 ? std::min(1.0, optimizer.gradient_clip / (norm + 1e-6)) : 1.0;
+    const double clip =
+        optimizer.gradient_clip > 0 ? std::min(1.0, optimizer.gradient_clip / (norm + 1e-6)) : 1.0;
     const kernels::AdamWConfig config{learning_rate, optimizer.beta1, optimizer.beta2, optimizer.epsilon,
                                       optimizer.weight_decay};
     kernels::adamw(*pool_, config, step, static_cast<float>(clip), gradients_.values(), params.values(),
@@ -192,7 +197,8 @@ Result<double> Trainer::update(tensor::ParamSet& params, std::uint64_t step, dou
     return norm;
 }
 
-Result<EvalOutcome> Trainer::evaluate(const tensor::ParamSet& params, std::span<const data::Example> examples) {
+Result<EvalOutcome> Trainer::evaluate(const tensor::ParamSet& params,
+                                      std::span<const data::Example> examples) {
     FEDLLM_TRY_VOID(check(params, examples));
     data::EvalBatches batches(examples, micro_rows_, train_.sequence_length, data::Packing::On);
     EvalOutcome outcome;

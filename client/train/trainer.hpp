@@ -29,7 +29,7 @@ struct TrainRequest {
 struct TrainProgress {
     std::uint64_t step = 0;  // done, of
     std::uint64_t steps = 0;
-    double loss = 0;  // mean over the counted tokens of this step, before its update
+    double loss = 0;           // mean over the counted tokens of this step, before its update
     double gradient_norm = 0;  // before clipping
     double learning_rate = 0;
     double tokens_per_second = 0;  // so far
@@ -53,13 +53,14 @@ struct EvalOutcome {
 
 // Lifecycle: all large memory is taken in create(); `model` and `pool` must outlive it.
 // Concurrency: one call at a time.
-// Limits: a batch that needs more than kBufferBytesMax is cut into micro-batches whose gradients are added; the cut
-//   depends on job and model only, so machines of any size give the same bits.
+// Limits: a batch that needs more than kBufferBytesMax is cut into micro-batches whose gradients are added;
+// the cut depends on job and model only, so machines of any size give the same bits.
 class Trainer {
 public:
     static constexpr std::size_t kBufferBytesMax = std::size_t{1} << 30;
 
-    // InvalidConfig where the job does not fit the model, TooLarge where one row alone needs absurdly much memory.
+    // InvalidConfig where the job does not fit the model, TooLarge where one row alone needs absurdly much
+    // memory.
     static Result<std::unique_ptr<Trainer>> create(const model::BaseModel& model, const job::JobSpec& job,
                                                    kernels::ThreadPool& pool);
 
@@ -69,8 +70,8 @@ public:
     // Steps that train() will take with these examples.
     std::uint64_t steps(std::span<const data::Example> examples) const;
 
-    // AdamW with fresh moments, in place. The same arguments give the same bits, whatever the number of threads.
-    // ManifestMismatch, InvalidData (nothing to learn), NotFinite (names the step), Cancelled.
+    // AdamW with fresh moments, in place. The same arguments give the same bits, whatever the number of
+    // threads. ManifestMismatch, InvalidData (nothing to learn), NotFinite (names the step), Cancelled.
     Result<TrainOutcome> train(tensor::ParamSet& params, std::span<const data::Example> examples,
                                const TrainRequest& request,
                                const std::function<void(const TrainProgress&)>& progress = {},

@@ -1,6 +1,7 @@
 // A whole training step (forward, backward, clipping, AdamW) beside the machine's FMA limit.
-//   bench_step [seconds per case]
-// The share of the limit is in processor time and the limit is measured before each case: see machine_limits.hpp.
+//   bench_step [seconds per case [threads]]
+// The share of the limit is in processor time and the limit is measured before each case: see
+// machine_limits.hpp.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -62,8 +63,9 @@ struct Batch {
     }
 };
 
-// Multiplications and additions of one step. Products: 2 each forward and for d(input), 2 more for d(weight) if the
-// weight is trained, an adapter's own both ways. Causal attention: half of T x T, 2 products forward, 5 backward.
+// Multiplications and additions of one step. Products: 2 each forward and for d(input), 2 more for d(weight)
+// if the weight is trained, an adapter's own both ways. Causal attention: half of T x T, 2 products forward,
+// 5 backward.
 double operations(const Case& c, const model::ModelConfig& config) {
     const double m = static_cast<double>(c.rows * c.tokens);
     double weights = static_cast<double>(c.vocab * c.hidden);
@@ -77,7 +79,8 @@ double operations(const Case& c, const model::ModelConfig& config) {
 }
 
 double median(std::vector<double> values) {
-    std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2), values.end());
+    std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2),
+                     values.end());
     return values[values.size() / 2];
 }
 
@@ -86,8 +89,9 @@ void run(const Case& c, kernels::ThreadPool& pool, double seconds) {
     const tensor::ParamSet base = model::initial_full(config, 1);
     tensor::ParamSet params = base;
     if (c.rank != 0) {
-        const tensor::LoraSpec spec{.rank = c.rank, .target_modules = {"q_proj", "k_proj", "v_proj", "o_proj",
-                                                                       "gate_proj", "up_proj", "down_proj"}};
+        const tensor::LoraSpec spec{
+            .rank = c.rank,
+            .target_modules = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}};
         params = model::initial_lora(model::lora_manifest(config, spec).value(), 1);
     }
     auto network = Network::create(config, model::weights_of(config, base), params.manifest(), 2.0).value();
@@ -122,7 +126,7 @@ void run(const Case& c, kernels::ThreadPool& pool, double seconds) {
 
 int main(int argc, char** argv) {
     const double seconds = argc > 1 ? std::atof(argv[1]) : 3.0;
-    kernels::ThreadPool pool;
+    kernels::ThreadPool pool(argc > 2 ? static_cast<unsigned>(std::atoi(argv[2])) : 0);
     std::printf("%u threads\n", pool.threads());
     for (const Case& c : kCases) run(c, pool, seconds);
 }

@@ -60,8 +60,11 @@ TEST(Binding, FindsEveryTensorOfAWholeModel) {
 TEST(Binding, RanksMayDifferAndLowLayersMayBeFrozen) {
     const std::string up2 = "base_model.model.model.layers.2.mlp.up_proj.";
     const std::string q1 = "base_model.model.model.layers.1.self_attn.q_proj.";
-    const Binding binding = bind({{q1 + "lora_A.weight", {2, 24}}, {q1 + "lora_B.weight", {32, 2}},
-                                  {up2 + "lora_A.weight", {5, 24}}, {up2 + "lora_B.weight", {40, 5}}}).value();
+    const Binding binding = bind({{q1 + "lora_A.weight", {2, 24}},
+                                  {q1 + "lora_B.weight", {32, 2}},
+                                  {up2 + "lora_A.weight", {5, 24}},
+                                  {up2 + "lora_B.weight", {40, 5}}})
+                                .value();
     EXPECT_EQ(binding.first_trained_layer(), 1U);
     EXPECT_EQ(binding.rank_max, 5U);
     EXPECT_EQ(binding.layers[1].linears[0].rank, 2U);

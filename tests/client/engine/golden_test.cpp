@@ -1,4 +1,5 @@
-// The engine against PyTorch, transformers and peft: tests/golden/make_llama_golden.py says what the files hold.
+// The engine against PyTorch, transformers and peft: tests/golden/make_llama_golden.py says what the files
+// hold.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -16,8 +17,8 @@ namespace fedllm::client::engine {
 namespace {
 
 using formats::SafetensorsFile;
-using testing::OwnedBatch;
 using tensor::ParamSet;
+using testing::OwnedBatch;
 
 constexpr double kTolerance = 1e-4;
 
@@ -26,7 +27,9 @@ struct Case {
     const char* run;  // "all", "qv" or "full"
     bool gradients = true;
 };
-std::ostream& operator<<(std::ostream& out, const Case& c) { return out << c.model << "/" << c.run; }
+std::ostream& operator<<(std::ostream& out, const Case& c) {
+    return out << c.model << "/" << c.run;
+}
 
 std::vector<std::int32_t> integers(const formats::TensorInfo& info) {
     std::vector<std::int32_t> values(info.elements());
@@ -110,11 +113,11 @@ TEST_P(Golden, LossAndLogits) {
     const std::size_t vocab = model->config().vocab;
     const std::vector<float> wanted = values("logits_last");
     std::vector<float> logits(wanted.size());
-    transformer->logits(batch.view(), params, std::vector{t - 1, 2 * t - 1}, {logits.data(), 2, vocab}).value();
+    transformer->logits(batch.view(), params, std::vector{t - 1, 2 * t - 1}, {logits.data(), 2, vocab})
+        .value();
     EXPECT_LT(relative(logits, wanted), kTolerance);
-    const float largest = std::abs(*std::max_element(wanted.begin(), wanted.end(), [](float a, float b) {
-        return std::abs(a) < std::abs(b);
-    }));
+    const float largest = std::abs(*std::max_element(
+        wanted.begin(), wanted.end(), [](float a, float b) { return std::abs(a) < std::abs(b); }));
     for (std::size_t i = 0; i < wanted.size(); ++i) EXPECT_NEAR(logits[i], wanted[i], kTolerance * largest);
 }
 
@@ -123,7 +126,8 @@ TEST_P(Golden, EveryGradient) {
     ParamSet gradients(params.manifest());
     const auto counted = std::count_if(batch.targets.begin(), batch.targets.end(),
                                        [](std::int32_t target) { return target != kernels::kIgnoreIndex; });
-    (void)transformer->forward_backward(batch.view(), params, gradients, 1.0F / static_cast<float>(counted)).value();
+    (void)transformer->forward_backward(batch.view(), params, gradients, 1.0F / static_cast<float>(counted))
+        .value();
     for (std::size_t i = 0; i < params.manifest().tensors().size(); ++i) {
         const std::string& name = params.manifest().tensors()[i].name;
         const std::vector<float> wanted = values("grad." + name);

@@ -69,7 +69,8 @@ inline OwnedBatch random_batch(std::size_t rows, std::size_t tokens, std::size_t
     Rng rng(seed, "batch");
     for (std::size_t i = 0; i < rows * tokens; ++i) {
         batch.tokens.push_back(static_cast<std::int32_t>(rng.below(vocab)));
-        batch.targets.push_back(i % 5 == 3 ? kernels::kIgnoreIndex : static_cast<std::int32_t>(rng.below(vocab)));
+        batch.targets.push_back(i % 5 == 3 ? kernels::kIgnoreIndex
+                                           : static_cast<std::int32_t>(rng.below(vocab)));
         batch.positions.push_back(static_cast<std::int32_t>(i % tokens));
         batch.first_key.push_back(0);
     }

@@ -20,7 +20,9 @@ struct Case {
     const char* name;
     bool tied, attention_bias, mlp_bias, lora;
 };
-std::ostream& operator<<(std::ostream& out, const Case& c) { return out << c.name; }
+std::ostream& operator<<(std::ostream& out, const Case& c) {
+    return out << c.name;
+}
 
 class TransformerCase : public ::testing::TestWithParam<Case> {
 protected:
@@ -33,8 +35,9 @@ protected:
         if (GetParam().lora) {
             const auto spec = all_targets();
             params = random_lora(config, spec, 6);
-            network.emplace(Network::create(config, model::weights_of(config, base), params.manifest(),
-                                            spec.scale()).value());
+            network.emplace(
+                Network::create(config, model::weights_of(config, base), params.manifest(), spec.scale())
+                    .value());
         } else {
             params = base;
             network.emplace(Network::create(config, {}, params.manifest()).value());
@@ -81,8 +84,7 @@ TEST_P(TransformerCase, GradientsAgreeWithFiniteDifferences) {
             return transformer.forward_loss(batch.view(), there).value().loss_sum;
         };
         // Fourth order, so that the step can be large against rounding in f32.
-        const double slope =
-            (8 * (moved(1) - moved(-1)) - (moved(2) - moved(-2))) / (12 * step);
+        const double slope = (8 * (moved(1) - moved(-1)) - (moved(2) - moved(-2))) / (12 * step);
         double size = 0;
         for (std::size_t j = 0; j < direction.size(); ++j) {
             expected += static_cast<double>(direction[j]) * gradients.tensor(i)[j];
@@ -160,7 +162,8 @@ TEST_P(TransformerCase, DecoderGivesTheSameLogits) {
     const OwnedBatch text = random_batch(1, 150, config.vocab, 9);
     const std::vector<std::int32_t> places{99, 149};
     std::vector<float> expected(2 * config.vocab);
-    transformer.logits(text.view(), params, places, kernels::Matrix(expected.data(), 2, config.vocab)).value();
+    transformer.logits(text.view(), params, places, kernels::Matrix(expected.data(), 2, config.vocab))
+        .value();
     Decoder decoder = Decoder::create(pool, *network, 150).value();
     const std::span tokens(text.tokens);
     const auto agree = [&](std::span<const float> logits, std::size_t row) {
@@ -184,7 +187,8 @@ protected:
     // Only these tensors are trained, from their values in `base`.
     ParamSet chosen(const std::vector<std::string>& names) const {
         std::vector<tensor::TensorSpec> specs;
-        for (const auto& name : names) specs.push_back(base.manifest().tensors()[*base.manifest().find(name)]);
+        for (const auto& name : names)
+            specs.push_back(base.manifest().tensors()[*base.manifest().find(name)]);
         ParamSet set(tensor::Manifest::create(specs).value());
         for (std::size_t i = 0; i < names.size(); ++i) {
             const auto from = base.tensor(*base.manifest().find(names[i]));

@@ -32,8 +32,9 @@ protected:
 TEST_F(Generate, GreedyTakesTheLikeliestToken) {
     const auto text = run({.new_tokens_max = 12, .stop = {}});
     ASSERT_EQ(text.size(), 12U);
-    OwnedBatch batch{1, 17, prompt, std::vector<std::int32_t>(17, kernels::kIgnoreIndex), {},
-                     std::vector<std::int32_t>(17, 0)};
+    OwnedBatch batch{1,      17,
+                     prompt, std::vector<std::int32_t>(17, kernels::kIgnoreIndex),
+                     {},     std::vector<std::int32_t>(17, 0)};
     batch.tokens.insert(batch.tokens.end(), text.begin(), text.end());
     std::vector<std::int32_t> places;
     for (std::int32_t i = 0; i < 17; ++i) batch.positions.push_back(i);
@@ -71,13 +72,15 @@ TEST_F(Generate, FrequenciesAreThoseOfTheSoftmax) {
     const double temperature = 0.7;
     std::vector<std::size_t> order(config.vocab);
     std::iota(order.begin(), order.end(), 0);
-    std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return logits[a] > logits[b]; });
+    std::sort(order.begin(), order.end(),
+              [&](std::size_t a, std::size_t b) { return logits[a] > logits[b]; });
     double sum = 0;
     for (std::size_t i = 0; i < 5; ++i) sum += std::exp((logits[order[i]] - logits[order[0]]) / temperature);
     constexpr int kDraws = 3000;
     std::vector<int> counts(config.vocab);
     for (std::uint64_t seed = 0; seed < kDraws; ++seed) {
-        const auto text = run({.new_tokens_max = 1, .temperature = temperature, .top_k = 5, .seed = seed, .stop = {}});
+        const auto text =
+            run({.new_tokens_max = 1, .temperature = temperature, .top_k = 5, .seed = seed, .stop = {}});
         ++counts[static_cast<std::size_t>(text[0])];
     }
     int all = 0;

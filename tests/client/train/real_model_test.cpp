@@ -27,7 +27,8 @@ protected:
     void SetUp() override {
         const Path models = assets() / "models";
         if (!std::filesystem::exists(models / GetParam())) {
-            GTEST_SKIP() << "no " << models / GetParam() << ": set FEDLLM_ASSETS to the folder of shared assets";
+            GTEST_SKIP() << "no " << models / GetParam()
+                         << ": set FEDLLM_ASSETS to the folder of shared assets";
         }
         reference = json::parse(read_file(models / "reference_outputs_f64.json").value())[GetParam()];
         base.emplace(model::BaseModel::load(models / GetParam()).value());
@@ -89,8 +90,8 @@ TEST_P(RealModel, LossesLogitsAndGreedyTokens) {
 }
 
 // Mean loss over the first 200 tokens of 100 stories, as transformers 5.23 computes it from the folder's own
-// tokenizer.json. (For two of the models the figure in reference_outputs_f64.json stems from another tokenization:
-// its token count cannot be had from tokenizer.json.)
+// tokenizer.json. (For two of the models the figure in reference_outputs_f64.json stems from another
+// tokenization: its token count cannot be had from tokenizer.json.)
 double loss_of_transformers(std::string_view model) {
     if (model == "tinystories-656k") return 3.226118;
     if (model == "stories260K") return 1.559769;

@@ -22,9 +22,10 @@ const Path kGolden = "tests/golden/llama";
 
 job::JobSpec tiny_job(std::uint32_t sequence_length) {
     job::JobSpec job;
-    job.lora = {.rank = 4,
-                .alpha = 8,
-                .target_modules = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}};
+    job.lora = {
+        .rank = 4,
+        .alpha = 8,
+        .target_modules = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}};
     job.train.batch_rows = 2;
     job.train.sequence_length = sequence_length;
     job.train.packing = false;
@@ -41,7 +42,8 @@ std::vector<Example> counting(std::size_t count, std::uint64_t seed) {
         std::uint64_t value = rng.below(20);
         for (std::size_t t = 0; t < length; ++t, ++value) {
             example.tokens.push_back(static_cast<std::int32_t>(value % 20));
-            example.targets.push_back(t < 2 ? data::kIgnoreIndex : static_cast<std::int32_t>((value + 1) % 20));
+            example.targets.push_back(t < 2 ? data::kIgnoreIndex
+                                            : static_cast<std::int32_t>((value + 1) % 20));
         }
         examples.push_back(std::move(example));
     }
@@ -54,14 +56,17 @@ struct Case {
     const char* model;
     const char* run;
 };
-std::ostream& operator<<(std::ostream& out, const Case& c) { return out << c.model << "/" << c.run; }
+std::ostream& operator<<(std::ostream& out, const Case& c) {
+    return out << c.model << "/" << c.run;
+}
 
 class GoldenSteps : public ::testing::TestWithParam<Case> {
 protected:
     Path folder = kGolden / GetParam().model;
     std::string run = GetParam().run;
     model::BaseModel base = model::BaseModel::load(folder).value();
-    formats::SafetensorsFile expected = formats::SafetensorsFile::open(folder / "expected.safetensors").value();
+    formats::SafetensorsFile expected =
+        formats::SafetensorsFile::open(folder / "expected.safetensors").value();
 
     std::vector<float> values(const std::string& name) const {
         return formats::read_floats(*expected.find(run + "." + name)).value();
@@ -90,7 +95,8 @@ protected:
     }
     ParamSet start(const tensor::Manifest& manifest) const {
         if (run == "full") return model::full_parameters(base);
-        const auto file = formats::SafetensorsFile::open(folder / ("adapter_" + run) / "adapter_model.safetensors");
+        const auto file =
+            formats::SafetensorsFile::open(folder / ("adapter_" + run) / "adapter_model.safetensors");
         ParamSet params(manifest);
         for (std::size_t i = 0; i < manifest.tensors().size(); ++i) {
             formats::read_floats(*file->find(manifest.tensors()[i].name), params.tensor(i)).value();
@@ -175,6 +181,15 @@ TEST_F(TrainerTest, SameSeedSameBitsForAnyNumberOfThreads) {
     EXPECT_FALSE(first == trained(one));
 }
 
+TEST_F(TrainerTest, EveryRoundStartsAnew) {
+    auto trainer = Trainer::create(base, job, pool).value();
+    ParamSet warm = model::initial_lora(trainer->manifest(), 2);
+    ASSERT_TRUE(trainer->train(warm, examples, {.seed = 4}));
+    ParamSet params = model::initial_lora(trainer->manifest(), 1);
+    ASSERT_TRUE(trainer->train(params, examples, {.seed = 9}));
+    EXPECT_TRUE(params == trained(pool));
+}
+
 TEST_F(TrainerTest, OnePassOverTheDataSeesEveryExampleOnce) {
     job.train.local_steps = 0;
     TrainOutcome outcome;
@@ -247,10 +262,13 @@ TEST_F(TrainerTest, StopsWhenAsked) {
     ParamSet params = model::initial_lora(trainer->manifest(), 1);
     std::stop_source source;
     std::uint64_t last = 0;
-    const auto outcome = trainer->train(params, examples, {.seed = 9}, [&](const TrainProgress& progress) {
-        last = progress.step;
-        if (last == 3) source.request_stop();
-    }, source.get_token());
+    const auto outcome = trainer->train(
+        params, examples, {.seed = 9},
+        [&](const TrainProgress& progress) {
+            last = progress.step;
+            if (last == 3) source.request_stop();
+        },
+        source.get_token());
     ASSERT_FALSE(outcome);
     EXPECT_EQ(outcome.error().code, Errc::Cancelled);
     EXPECT_EQ(last, 3U);
