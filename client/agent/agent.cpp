@@ -6,7 +6,6 @@
 #include <cstring>
 #include <utility>
 
-#include "client/agent/task.hpp"
 #include "common/base/clock.hpp"
 #include "common/base/text.hpp"
 #include "common/crypto/secure_rng.hpp"
@@ -81,6 +80,7 @@ awaitable<Result<void>> Agent::run() {
         pause_.expires_after(wait);
         co_await pause_.async_wait(net::kNoThrow);
     }
+    farewell_.cancel();
     co_await wait_for_worker();
     co_return Result<void>{};
 }

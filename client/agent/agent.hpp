@@ -11,6 +11,7 @@
 #include "client/agent/client_config.hpp"
 #include "client/agent/connection.hpp"
 #include "client/agent/machine.hpp"
+#include "client/agent/task.hpp"
 #include "client/agent/workbench.hpp"
 #include "common/net/backoff.hpp"
 
@@ -20,7 +21,7 @@ namespace fedllm::client::agent {
 using Connector = std::function<net::awaitable<Result<std::unique_ptr<net::Stream>>>()>;
 
 struct AgentOptions {
-    protocol::Limits limits{.ping_every = std::chrono::seconds(20)};
+    protocol::Limits limits;
     net::BackoffOptions backoff;
     Duration worker_grace = std::chrono::seconds(3);  // how long stopping waits for the worker
 };

@@ -20,7 +20,7 @@ Result<Task> read_task(const protocol::Task& message, const ClientConfig& config
                                                    "', which this client's models section does not list");
     }
     if (task.model_bytes == 0 || task.model_bytes > config.version_bytes_max.bytes) {
-        return make_error(Errc::TooLarge, "the model version has " + format_bytes(task.model_bytes) +
+        return make_error(Errc::PolicyRefused, "the model version has " + format_bytes(task.model_bytes) +
                                               ", but this client's version_bytes_max is " +
                                               format_bytes(config.version_bytes_max.bytes));
     }
@@ -35,7 +35,6 @@ DeclineText decline_text(const Error& error) {
         case Errc::InvalidConfig:
         case Errc::InvalidArgument:
         case Errc::ManifestMismatch:
-        case Errc::TooLarge:
         case Errc::DigestMismatch: tell = true; break;
         default: break;
     }

@@ -10,6 +10,24 @@
 #include "common/log/log.hpp"
 
 namespace fedllm::client::agent {
+namespace {
+
+// What is wrong with the file itself is logged here; the server, which may be told the error, knows the file by its
+// digest and not by our path.
+Result<tensor::ParamSet> read_version(const Path& file, const tensor::Manifest& expected) {
+    auto params = formats::read_param_set(file);
+    if (!params) {
+        log::error("the received model version cannot be used", {{"reason", to_string(params.error())}});
+        return make_error(params.error().code, "the model version cannot be used: " +
+                                                   std::string(describe(params.error().code)));
+    }
+    if (const std::string what = difference(expected, params->manifest()); !what.empty()) {
+        return make_error(Errc::ManifestMismatch, "the model version does not fit the job: " + what);
+    }
+    return params;
+}
+
+}  // namespace
 
 std::uint64_t training_seed(std::uint64_t job_seed, RoundId round, const ClientId& client) {
     return Rng(job_seed, "train/" + std::to_string(round.get()) + "/" + client.get()).next_u64();
@@ -112,10 +130,7 @@ Result<Event> Workbench::try_work(const Task& task, const ClientId& client, cons
                                   std::stop_token stop) {
     FEDLLM_TRY(const Path version, versions_.verify(task.model_digest));
     FEDLLM_TRY(Bench* const bench, bench_for(task));
-    FEDLLM_TRY(const tensor::ParamSet start, formats::read_param_set(version));
-    if (const std::string what = difference(bench->trainer->manifest(), start.manifest()); !what.empty()) {
-        return make_error(Errc::ManifestMismatch, "the model version does not fit the job: " + what);
-    }
+    FEDLLM_TRY(const tensor::ParamSet start, read_version(version, bench->trainer->manifest()));
     if (task.kind == TaskKind::Evaluate) {
         FEDLLM_TRY(const update::Evaluation evaluation, evaluate(start));
         return Event{Evaluated{task.id, evaluation}};

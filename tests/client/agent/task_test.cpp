@@ -54,7 +54,8 @@ TEST(ReadTask, RefusesAJobItCannotReadPolicyModelsAndSizes) {
     config.version_bytes_max.bytes = 999;
     result = read_task(message(), config);
     ASSERT_FALSE(result);
-    EXPECT_EQ(result.error().code, Errc::TooLarge);
+    EXPECT_EQ(result.error().code, Errc::PolicyRefused);
+    EXPECT_NE(result.error().message.find("version_bytes_max is 999 B"), std::string::npos);
 }
 
 TEST(DeclineText, KeepsWhatConcernsLocalFilesAtHome) {
@@ -64,7 +65,7 @@ TEST(DeclineText, KeepsWhatConcernsLocalFilesAtHome) {
     EXPECT_NE(secret.detail.find("see this client's log"), std::string::npos);
     const DeclineText open = decline_text(make_error(Errc::PolicyRefused, "rank is 17\xC3\xA9"));
     EXPECT_EQ(open.detail, "rank is 17??");
-    EXPECT_EQ(decline_text(make_error(Errc::TooLarge, std::string(10'000, 'x'))).detail.size(), protocol::kTextBytesMax);
+    EXPECT_EQ(decline_text(make_error(Errc::NotFinite, std::string(10'000, 'x'))).detail.size(), protocol::kTextBytesMax);
 }
 
 TEST(Messages, SayWhatTheMachineMeans) {
