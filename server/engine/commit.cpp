@@ -17,20 +17,13 @@ namespace fs = std::filesystem;
 
 constexpr std::uint64_t kSliceElements = std::uint64_t{1} << 16;  // decoded at a time: stays in the cache
 
-codec::CodecId codec_of(job::CodecName name) {
-    switch (name) {
-        case job::CodecName::None: return codec::CodecId::None;
-    }
-    return codec::CodecId::None;
-}
-
 Result<void> add_update(const job::JobSpec& job, const Contribution& part, const ingest::Spool& spool,
                         aggregate::Accumulator& sum) {
     FEDLLM_TRY(const MappedFile update, spool.open_update(part.task, part.digest, part.bytes));
     std::vector<float> slice;
     for (std::uint64_t first = 0; first < sum.elements(); first += kSliceElements) {
         slice.resize(std::min(kSliceElements, sum.elements() - first));
-        FEDLLM_TRY_VOID(codec::decode_range(codec_of(job.update.codec), update.bytes(), first, slice));
+        FEDLLM_TRY_VOID(codec::decode_range(job.update.codec, update.bytes(), first, slice));
         sum.add(first, slice, part.weight);
     }
     return {};
@@ -54,10 +47,8 @@ Result<store::VersionFile> compute_version(const job::JobSpec& job, const std::s
                                            const std::vector<Contribution>& contributions,
                                            const store::Versions& versions, const ingest::Spool& spool) {
     FEDLLM_TRY(tensor::ParamSet params, versions.read(old_digest));
-    const double weight_max =
-        job.weighting == job::Weighting::Samples ? static_cast<double>(job.samples_max) : 1.0;
     FEDLLM_TRY(const auto scale, tensor::FixedPoint::choose(tensor::bound_with_slack(job.update.clip_norm),
-                                                            weight_max * job.clients_per_round));
+                                                            job::weight_total_max(job)));
     aggregate::Accumulator sum(params.manifest().elements(), scale);
     std::uint64_t total_weight = 0;
     for (const Contribution& part : contributions) {

@@ -212,6 +212,7 @@ void Engine::record(const round::RecordEvaluation& effect) {
     row.status = store::PartStatus::Evaluated;
     row.eval_loss_sum = effect.loss_sum;
     row.eval_tokens = effect.tokens;
+    row.bytes_down = active_->live[effect.client].bytes_down;
     hold(ledger_.record_evaluation(row));
 }
 
@@ -245,7 +246,7 @@ asio::awaitable<Result<void>> Engine::close_round(round::CloseRound effect) {
     const store::RoundResult result{now, eval_loss_of(parts), train_loss_of(parts)};
     const store::VersionRow next{version->digest, id, RoundId(effect.round.get() + 1), version->bytes, now};
     if (!hold(ledger_.commit_round(id, effect.round, result, next))) co_return Result<void>{};
-    for (const Contribution& part : contributions) {
+    for (const store::PartRow& part : parts) {  // also what dropped clients had begun to send
         if (auto gone = spool_.remove(part.task); !gone) log::warn("spool", {{"reason", gone.error().message}});
     }
     metrics_.round_committed(id, seconds(now - opened), monotonic_seconds() - started, contributions.size());
@@ -355,9 +356,7 @@ void Engine::on_decline(const ClientId& client, const protocol::Decline& decline
 
 void Engine::count_download(const ClientId& client, std::uint64_t bytes) {
     metrics_.bytes_moved(client, observe::Direction::Down, bytes);
-    if (!active_) return;
-    active_->live[client].bytes_down += bytes;
-    active_->bytes_down[{active_->state.round.get(), client}] += bytes;
+    if (active_) active_->live[client].bytes_down += bytes;
 }
 
 // "<job>/<round>/<client>": the client part must be the one of the certificate.

@@ -94,7 +94,6 @@ private:
         round::JobState state;
         std::string last_wait;  // what was last logged as waited for
         std::map<ClientId, LivePart> live;
-        std::map<std::pair<std::uint32_t, ClientId>, std::uint64_t> bytes_down;
         std::optional<Timestamp> wake;
     };
     struct ParsedTask {
@@ -127,6 +126,7 @@ private:
     std::optional<protocol::Verdict> judge_before_upload(const ClientId& client, const ParsedTask& parsed,
                                                          const protocol::Offer& offer);
     void refuse(const UploadTarget& target, const Error& error, Link& reply);
+    void put_off(const UploadTarget& target, const Error& error, Link& reply);
     void fill_summary(const store::JobRow& row, protocol::JobSummary& summary) const;
     void fill_round(const store::RoundRow& row, const ActiveJob* active, protocol::RoundReport& out) const;
 

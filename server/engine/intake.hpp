@@ -36,6 +36,7 @@ public:
     void discard();
 
     std::uint64_t held() const { return upload_->held(); }
+    bool resumed() const { return upload_->resumed(); }  // some bytes are from before a cut
     const UploadTarget& target() const { return target_; }
     const ingest::Claim& claim() const { return claim_; }
 

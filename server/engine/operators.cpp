@@ -86,6 +86,7 @@ void Engine::fill_round(const store::RoundRow& row, const ActiveJob* active, pro
         to.set_client(part.client.get());
         to.set_samples(part.samples);
         to.set_bytes_up(part.bytes);
+        to.set_bytes_down(part.bytes_down);
         to.set_loss(std::isnan(part.train_loss) ? 0.0 : part.train_loss);
         to.set_train_seconds(part.train_seconds);
         to.set_detail(part.detail);
@@ -93,8 +94,6 @@ void Engine::fill_round(const store::RoundRow& row, const ActiveJob* active, pro
         to.set_eval_tokens(part.eval_tokens);
         bool uploading = false;
         if (active) {
-            const auto down = active->bytes_down.find({row.round.get(), part.client});
-            if (down != active->bytes_down.end()) to.set_bytes_down(down->second);
             const auto live = active->live.find(part.client);
             if (live != active->live.end() && row.status == store::RoundStatus::Open) {
                 uploading = live->second.uploading;
@@ -103,6 +102,7 @@ void Engine::fill_round(const store::RoundRow& row, const ActiveJob* active, pro
                 if (part.status == store::PartStatus::Asked) {
                     to.set_loss(live->second.loss);
                     to.set_bytes_up(live->second.bytes_up);
+                    to.set_bytes_down(live->second.bytes_down);
                 }
             }
         }

@@ -43,7 +43,7 @@ void post(Link& reply, protocol::Verdict verdict) {
 }  // namespace
 
 ingest::UpdateRules Engine::update_rules() const {
-    return {.codec = codec::CodecId::None,
+    return {.codec = active_->spec.update.codec,
             .clip_norm = active_->spec.update.clip_norm,
             .samples_max = active_->spec.samples_max};
 }
@@ -112,7 +112,7 @@ net::awaitable<std::unique_ptr<Intake>> Engine::on_offer(ClientId client, protoc
     auto intake = co_await net::offload(pool_.get_executor(),
                                         [&] { return Intake::begin(spool_, manifest, rules, target, claim); });
     if (!intake) {
-        refuse(target, intake.error(), reply);
+        put_off(target, intake.error(), reply);
         co_return nullptr;
     }
     if (active_ && active_->id == parsed->job) active_->live[client].uploading = true;
@@ -138,11 +138,25 @@ net::awaitable<void> Engine::finish_upload(std::unique_ptr<Intake> intake, Link&
 }
 
 net::awaitable<void> Engine::refuse_upload(std::unique_ptr<Intake> intake, Error error, Link& reply) {
+    // A full disk of ours, or bytes of an earlier attempt that our disk has changed, say nothing about the client.
+    const bool our_fault =
+        error.code == Errc::IoFailed || (error.code == Errc::DigestMismatch && intake->resumed());
     co_await net::offload(pool_.get_executor(), [&] {
         intake->discard();
         return true;
     });
-    refuse(intake->target(), error, reply);
+    if (our_fault) {
+        put_off(intake->target(), error, reply);
+    } else {
+        refuse(intake->target(), error, reply);
+    }
+}
+
+// No verdict: the client comes back, as after any cut, and offers its update again.
+void Engine::put_off(const UploadTarget& target, const Error& error, Link& reply) {
+    log::error("cannot take an update now; its client will offer it again",
+               {{"task", target.task.get()}, {"reason", to_string(error)}});
+    reply.end("the server cannot take the update now; offer it again");
 }
 
 // The bytes are on disk. From here to the ledger's commit nothing suspends, so the round cannot close in between.
@@ -167,6 +181,7 @@ void Engine::accept(const Intake& intake, Link& reply) {
     row.tokens = claim.tokens;
     row.update_digest = claim.digest;
     row.bytes = claim.bytes;
+    row.bytes_down = active_->live[target.client].bytes_down;
     row.train_loss = claim.train_loss;
     row.train_seconds = claim.train_seconds;
     row.eval_loss_sum = claim.eval_loss_sum;

@@ -22,8 +22,8 @@ CREATE TABLE parts(
   job_id TEXT NOT NULL, round INTEGER NOT NULL, client TEXT NOT NULL, task_id TEXT NOT NULL,
   state TEXT NOT NULL,
   weight INTEGER NOT NULL, samples INTEGER NOT NULL, tokens INTEGER NOT NULL, update_digest TEXT NOT NULL,
-  bytes INTEGER NOT NULL, train_loss REAL, train_seconds REAL, eval_loss_sum REAL,
-  eval_tokens INTEGER NOT NULL,
+  bytes INTEGER NOT NULL, bytes_down INTEGER NOT NULL, train_loss REAL, train_seconds REAL,
+  eval_loss_sum REAL, eval_tokens INTEGER NOT NULL,
   reason TEXT NOT NULL, detail TEXT NOT NULL, accepted_ms INTEGER, elapsed_ms INTEGER NOT NULL,
   PRIMARY KEY(job_id, round, client),
   FOREIGN KEY(job_id, round) REFERENCES rounds(job_id, round)) WITHOUT ROWID;

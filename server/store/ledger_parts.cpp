@@ -7,7 +7,7 @@ namespace fedllm::server::store {
 namespace {
 
 #define FEDLLM_PART_COLUMNS                                                                              \
-    "client, task_id, state, weight, samples, tokens, update_digest, bytes, train_loss, train_seconds, " \
+    "client, task_id, state, weight, samples, tokens, update_digest, bytes, bytes_down, train_loss, train_seconds, " \
     "eval_loss_sum, eval_tokens, reason, detail, accepted_ms, elapsed_ms"
 
 Result<PartRow> read_part(const Database& database, const JobId& job, RoundId round, const Statement& row) {
@@ -22,14 +22,15 @@ Result<PartRow> read_part(const Database& database, const JobId& job, RoundId ro
     part.tokens = row.count(5);
     part.update_digest = row.text(6);
     part.bytes = row.count(7);
-    part.train_loss = row.real(8);
-    part.train_seconds = row.real(9);
-    part.eval_loss_sum = row.real(10);
-    part.eval_tokens = row.count(11);
-    part.reason = row.text(12);
-    part.detail = row.text(13);
-    if (!row.is_null(14)) part.accepted = time_of(row.integer(14));
-    part.elapsed = Duration(row.integer(15));
+    part.bytes_down = row.count(8);
+    part.train_loss = row.real(9);
+    part.train_seconds = row.real(10);
+    part.eval_loss_sum = row.real(11);
+    part.eval_tokens = row.count(12);
+    part.reason = row.text(13);
+    part.detail = row.text(14);
+    if (!row.is_null(15)) part.accepted = time_of(row.integer(15));
+    part.elapsed = Duration(row.integer(16));
     return part;
 }
 
@@ -43,7 +44,7 @@ std::string describe(const PartRow& part) {
 Result<void> Ledger::put_part(const PartRow& part) {
     FEDLLM_TRY(Statement put,
                database_->prepare("INSERT OR REPLACE INTO parts(job_id, round, " FEDLLM_PART_COLUMNS
-                                  ") VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"));
+                                  ") VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"));
     put.bind(part.job.get())
         .bind(part.round.get())
         .bind(part.client.get())
@@ -54,6 +55,7 @@ Result<void> Ledger::put_part(const PartRow& part) {
         .bind(part.tokens)
         .bind(part.update_digest)
         .bind(part.bytes)
+        .bind(part.bytes_down)
         .bind(part.train_loss)
         .bind(part.train_seconds)
         .bind(part.eval_loss_sum)

@@ -60,7 +60,8 @@ struct PartRow {
     std::uint64_t samples = 0;
     std::uint64_t tokens = 0;
     std::string update_digest;
-    std::uint64_t bytes = 0;
+    std::uint64_t bytes = 0;       // of the update
+    std::uint64_t bytes_down = 0;  // of the version it started from, as far as it had to be sent
     double train_loss = kNoLoss;
     double train_seconds = 0;
     double eval_loss_sum = 0;
