@@ -16,6 +16,10 @@ fedllm_test_packages() {
     echo "libgtest-dev libbenchmark-dev prometheus openssl curl sqlite3 procps"
 }
 
+fedllm_demo_packages() {  # the texts of the demo's sites; see deploy/demo/README.md
+    echo "bible-kjv dict-jargon"
+}
+
 fedllm_install() {
     local missing=() package sudo=""
     [ "$(id -u)" = 0 ] || sudo="sudo"
