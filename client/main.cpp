@@ -37,17 +37,19 @@ It keeps connecting until it is stopped (SIGTERM or Ctrl-C), and takes up unfini
 client::agent::Connector connector(const ClientConfig& config, net::TlsContext context) {
     return [config, context]() -> net::awaitable<Result<std::unique_ptr<net::Stream>>> {
         // Parameters, not captures: the coroutine must not depend on this lambda's life.
-        return [](ClientConfig to, net::TlsContext tls) -> net::awaitable<Result<std::unique_ptr<net::Stream>>> {
-            FEDLLM_CO_TRY(net::Connected connected,
-                          co_await net::connect_tls(to.server.host, to.server.port, tls, to.server_name(),
-                                                    protocol::Limits{}.handshake_deadline));
-            co_return std::move(connected.stream);
-        }(config, context);
+        return
+            [](ClientConfig to, net::TlsContext tls) -> net::awaitable<Result<std::unique_ptr<net::Stream>>> {
+                FEDLLM_CO_TRY(net::Connected connected,
+                              co_await net::connect_tls(to.server.host, to.server.port, tls, to.server_name(),
+                                                        protocol::Limits{}.handshake_deadline));
+                co_return std::move(connected.stream);
+            }(config, context);
     };
 }
 
 void tell_service_manager(std::string_view state) {
-    if (auto told = service::notify(state); !told) log::warn("service manager", {{"reason", told.error().message}});
+    if (auto told = service::notify(state); !told)
+        log::warn("service manager", {{"reason", told.error().message}});
 }
 
 net::awaitable<void> supervise(Agent& agent, bool& worker_busy) {
@@ -67,8 +69,8 @@ Result<int> run(const Path& file) {
     FEDLLM_TRY(const ClientConfig config, client::agent::load_client_config(file));
     log::setup({.format = config.log.format, .level = config.log.level, .sink = {}});
     FEDLLM_TRY(net::TlsContext context,
-               net::make_client_context({.ca = config.tls.ca, .certificate = config.tls.certificate,
-                                         .key = config.tls.key}));
+               net::make_client_context(
+                   {.ca = config.tls.ca, .certificate = config.tls.certificate, .key = config.tls.key}));
     asio::io_context io(1);
     FEDLLM_TRY(auto agent, Agent::open(io.get_executor(), config, connector(config, std::move(context))));
     bool worker_busy = false;
@@ -80,8 +82,8 @@ Result<int> run(const Path& file) {
     io.run();
     if (escaped) std::rethrow_exception(escaped);
     log::info("stopped");
-    // A training step may take longer than a service manager waits. Everything on disk is written atomically, so
-    // leaving in the middle of a step loses that step and nothing else.
+    // A training step may take longer than a service manager waits. Everything on disk is written atomically,
+    // so leaving in the middle of a step loses that step and nothing else.
     if (worker_busy) std::_Exit(0);
     return 0;
 }

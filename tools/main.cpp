@@ -7,14 +7,15 @@
 
 int main(int argc, char** argv) {
     using namespace fedllm;
-    CLI::App app("Federated tuning of language models.\n\n"
-                 "A federation, from the beginning:\n"
-                 "  fedllm init --dir hub --host hub.example.org   then start fedllm-server\n"
-                 "  fedllm invite site-a --dir hub                 then start fedllm-client at the site\n"
-                 "  fedllm job submit JOB.yaml --model FOLDER --dir hub\n"
-                 "  fedllm job show j1 --follow --dir hub\n"
-                 "  fedllm export j1 --out adapter --dir hub",
-                 "fedllm");
+    CLI::App app(
+        "Federated tuning of language models.\n\n"
+        "A federation, from the beginning:\n"
+        "  fedllm init --dir hub --host hub.example.org   then start fedllm-server\n"
+        "  fedllm invite site-a --dir hub                 then start fedllm-client at the site\n"
+        "  fedllm job submit JOB.yaml --model FOLDER --dir hub\n"
+        "  fedllm job show j1 --follow --dir hub\n"
+        "  fedllm export j1 --out adapter --dir hub",
+        "fedllm");
     app.set_version_flag("--version", "fedllm " + std::string(kVersion));
     app.require_subcommand(1);
     app.fallthrough();

@@ -52,9 +52,7 @@ bool fits(std::span<const std::uint64_t> expected, std::span<const std::uint64_t
         [](std::uint64_t e, std::uint64_t a) { return e == a || (e == kAnyRank && a <= kRankMax); });
 }
 
-Error mismatch(std::string message) {
-    return make_error(Errc::ManifestMismatch, std::move(message));
-}
+Error mismatch(std::string message) { return make_error(Errc::ManifestMismatch, std::move(message)); }
 
 std::string shape_text(std::span<const std::uint64_t> shape) {
     std::string text;

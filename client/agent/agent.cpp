@@ -21,8 +21,8 @@ using net::awaitable;
 
 namespace {
 
-constexpr double kSteadySeconds = 10;    // a connection that held so long begins the back-off anew
-constexpr double kProgressSeconds = 5;   // between two lines about progress
+constexpr double kSteadySeconds = 10;   // a connection that held so long begins the back-off anew
+constexpr double kProgressSeconds = 5;  // between two lines about progress
 constexpr Duration kFarewell = std::chrono::seconds(2);  // for a Goodbye to get through
 
 Rng jitter() {
@@ -48,8 +48,9 @@ Result<std::unique_ptr<Agent>> Agent::open(asio::any_io_executor executor, const
                                             std::move(versions), std::move(updates), std::move(bench)));
 }
 
-Agent::Agent(asio::any_io_executor executor, const ClientConfig& config, Connector connect, AgentOptions options,
-             VersionStore versions, update::UpdateStore updates, std::unique_ptr<Workbench> bench)
+Agent::Agent(asio::any_io_executor executor, const ClientConfig& config, Connector connect,
+             AgentOptions options, VersionStore versions, update::UpdateStore updates,
+             std::unique_ptr<Workbench> bench)
     : executor_(executor),
       config_(config),
       connect_(std::move(connect)),
@@ -60,7 +61,8 @@ Agent::Agent(asio::any_io_executor executor, const ClientConfig& config, Connect
       pause_(executor),
       farewell_(executor) {}
 
-// ------------------------------------------------------------------------------------------------- connections
+// -------------------------------------------------------------------------------------------------
+// connections
 
 awaitable<Result<void>> Agent::run() {
     net::Backoff backoff(options_.backoff);
@@ -120,7 +122,8 @@ awaitable<Result<void>> Agent::converse(std::unique_ptr<net::Stream> stream) {
     Result<void> result = ended ? Result<void>{} : Result<void>(ended.error());
     if (ended) {
         name_ = ClientId(*ended);
-        log::info("connected", {{"as", name_.get()}, {"server", config_.server.host}, {"port", config_.server.port}});
+        log::info("connected",
+                  {{"as", name_.get()}, {"server", config_.server.host}, {"port", config_.server.port}});
         apply(Welcomed{});
         group.spawn("sender", connection.send_all());
         result = co_await listen(connection);
@@ -153,7 +156,8 @@ void Agent::stop() {
     pause_.cancel();
 }
 
-// ------------------------------------------------------------------------------------------ what the server says
+// ------------------------------------------------------------------------------------------ what the server
+// says
 
 Result<void> Agent::on_frame(const protocol::Frame& frame) {
     if (frame.kind == protocol::FrameKind::Chunk) return on_chunk(frame);
@@ -171,12 +175,15 @@ Result<void> Agent::on_message(const protocol::ServerMessage& message) {
             apply(task ? Event{TaskArrived{std::move(*task)}} : Event{TaskRefused{id, task.error()}});
             return {};
         }
-        case protocol::ServerMessage::kProceed: apply(ProceedArrived{id, message.proceed().offset()}); return {};
+        case protocol::ServerMessage::kProceed:
+            apply(ProceedArrived{id, message.proceed().offset()});
+            return {};
         case protocol::ServerMessage::kVerdict: {
             const auto& verdict = message.verdict();
-            const Outcome outcome = verdict.outcome() == protocol::OUTCOME_ACCEPTED           ? Outcome::Accepted
-                                    : verdict.outcome() == protocol::OUTCOME_ALREADY_ACCEPTED ? Outcome::AlreadyAccepted
-                                                                                              : Outcome::Refused;
+            const Outcome outcome = verdict.outcome() == protocol::OUTCOME_ACCEPTED ? Outcome::Accepted
+                                    : verdict.outcome() == protocol::OUTCOME_ALREADY_ACCEPTED
+                                        ? Outcome::AlreadyAccepted
+                                        : Outcome::Refused;
             apply(VerdictArrived{id, outcome, verdict.reason(), verdict.detail()});
             return {};
         }
@@ -208,7 +215,8 @@ Result<void> Agent::on_chunk(const protocol::Frame& frame) {
     return {};
 }
 
-// ---------------------------------------------------------------------------------------- what the machine wants
+// ---------------------------------------------------------------------------------------- what the machine
+// wants
 
 void Agent::apply(const Event& event) {
     for (const Effect& effect : machine_.step(event)) {
@@ -246,19 +254,20 @@ void Agent::carry_out(const StartWork& effect) {
     const auto report = [this, id](const Progress& progress) {
         asio::post(executor_, [this, id, progress] { on_progress({id, progress}); });
     };
-    auto work = [bench = bench_.get(), task = effect.task, name = name_, report, stop = stop_work_.get_token()] {
-        return bench->work(task, name, report, stop);
-    };
-    asio::co_spawn(worker_, net::run_once(std::move(work)),
-                   asio::bind_executor(executor_, [this, id](std::exception_ptr thrown, std::optional<Event> event) {
-                       on_worker_done(id, thrown, std::move(event));
-                   }));
+    auto work = [bench = bench_.get(), task = effect.task, name = name_, report,
+                 stop = stop_work_.get_token()] { return bench->work(task, name, report, stop); };
+    asio::co_spawn(
+        worker_, net::run_once(std::move(work)),
+        asio::bind_executor(executor_, [this, id](std::exception_ptr thrown, std::optional<Event> event) {
+            on_worker_done(id, thrown, std::move(event));
+        }));
 }
 
 void Agent::on_worker_done(const TaskId& id, std::exception_ptr thrown, std::optional<Event> event) {
     if (thrown || !event) {
-        event = WorkFailed{id, make_error(Errc::Internal, "the worker threw an exception; most likely the job needs "
-                                                          "more memory than this machine has")};
+        event = WorkFailed{id, make_error(Errc::Internal,
+                                          "the worker threw an exception; most likely the job needs "
+                                          "more memory than this machine has")};
     }
     apply(*event);
     if (machine_.stopping()) pause_.cancel();
@@ -269,9 +278,10 @@ void Agent::on_progress(const Progressed& event) {
     const Progress& at = event.progress;
     if (at.step == at.steps || now - progress_said_ >= kProgressSeconds) {
         progress_said_ = now;
-        log::info("task " + event.id.get() + ": step " + std::to_string(at.step) + "/" + std::to_string(at.steps),
-                  {{"loss", two_digits(at.loss)},
-                   {"tokens_per_second", static_cast<std::uint64_t>(at.tokens_per_second)}});
+        log::info(
+            "task " + event.id.get() + ": step " + std::to_string(at.step) + "/" + std::to_string(at.steps),
+            {{"loss", two_digits(at.loss)},
+             {"tokens_per_second", static_cast<std::uint64_t>(at.tokens_per_second)}});
     }
     apply(event);
 }
@@ -280,7 +290,8 @@ void Agent::carry_out(const StopWork&) { stop_work_.request_stop(); }
 
 void Agent::carry_out(const Upload& effect) {
     auto file = updates_.map(effect.id);
-    if (!file) return apply(TaskRefused{effect.id, with_context(file.error(), "the finished update is gone")});
+    if (!file)
+        return apply(TaskRefused{effect.id, with_context(file.error(), "the finished update is gone")});
     if (connection_ != nullptr) connection_->upload(effect.id, std::move(*file), effect.offset);
 }
 

@@ -1,4 +1,5 @@
-// The daemon: keeps a connection to the server, carries out what the machine decides, and has the worker do it.
+// The daemon: keeps a connection to the server, carries out what the machine decides, and has the worker do
+// it.
 #pragma once
 
 #include <boost/asio/thread_pool.hpp>
@@ -26,13 +27,15 @@ struct AgentOptions {
     Duration worker_grace = std::chrono::seconds(3);  // how long stopping waits for the worker
 };
 
-// Lifecycle: open(); run() once, which returns after stop(). If worker_busy() is still true then, training did not
-// stop within the grace: the process should leave with std::_Exit, for nothing on disk is half-written, ever.
-// Concurrency: all calls on the executor, which must be single-threaded; the work itself has its own thread.
+// Lifecycle: open(); run() once, which returns after stop(). If worker_busy() is still true then, training
+// did not stop within the grace: the process should leave with std::_Exit, for nothing on disk is
+// half-written, ever. Concurrency: all calls on the executor, which must be single-threaded; the work itself
+// has its own thread.
 class Agent {
 public:
-    static Result<std::unique_ptr<Agent>> open(net::asio::any_io_executor executor, const ClientConfig& config,
-                                               Connector connect, AgentOptions options = {});
+    static Result<std::unique_ptr<Agent>> open(net::asio::any_io_executor executor,
+                                               const ClientConfig& config, Connector connect,
+                                               AgentOptions options = {});
 
     // Connects again and again, until stop().
     net::awaitable<Result<void>> run();
@@ -43,8 +46,9 @@ public:
     bool worker_busy() const { return machine_.working(); }
 
 private:
-    Agent(net::asio::any_io_executor executor, const ClientConfig& config, Connector connect, AgentOptions options,
-          VersionStore versions, update::UpdateStore updates, std::unique_ptr<Workbench> bench);
+    Agent(net::asio::any_io_executor executor, const ClientConfig& config, Connector connect,
+          AgentOptions options, VersionStore versions, update::UpdateStore updates,
+          std::unique_ptr<Workbench> bench);
 
     net::awaitable<Result<std::unique_ptr<net::Stream>>> connect_or_stop();
     net::awaitable<Result<void>> converse(std::unique_ptr<net::Stream> stream);
@@ -86,10 +90,10 @@ private:
     Connection* connection_ = nullptr;       // while there is one; it lives in converse()
     std::optional<VersionWriter> download_;  // of the current task
     std::stop_source stop_work_;
-    double progress_said_ = 0;               // when the last progress line was logged, monotonic seconds
-    net::asio::steady_timer pause_;          // cancelled by stop(), and when the worker is done
-    net::asio::steady_timer farewell_;       // after stop(): when a connection that hangs is closed
-    net::asio::thread_pool worker_{1};       // last: joined first
+    double progress_said_ = 0;          // when the last progress line was logged, monotonic seconds
+    net::asio::steady_timer pause_;     // cancelled by stop(), and when the worker is done
+    net::asio::steady_timer farewell_;  // after stop(): when a connection that hangs is closed
+    net::asio::thread_pool worker_{1};  // last: joined first
 };
 
 }  // namespace fedllm::client::agent

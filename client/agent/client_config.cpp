@@ -11,9 +11,11 @@ using config::Table;
 Table<Policy> policy_table() {
     using C = Policy;
     return {
-        field<C>("methods", [](auto& c) -> auto& { return c.methods; }, "what jobs may train: lora, full"),
-        field<C>("target_modules", [](auto& c) -> auto& { return c.target_modules; },
-                 "layers that jobs may put adapters on; [] allows any"),
+        field<C>(
+            "methods", [](auto& c) -> auto& { return c.methods; }, "what jobs may train: lora, full"),
+        field<C>(
+            "target_modules", [](auto& c) -> auto& { return c.target_modules; },
+            "layers that jobs may put adapters on; [] allows any"),
         field<C>("lora_rank_max", [](auto& c) -> auto& { return c.lora_rank_max; }, "largest adapter rank",
                  {.min = 1}),
         field<C>("sequence_length_max", [](auto& c) -> auto& { return c.sequence_length_max; },
@@ -22,7 +24,8 @@ Table<Policy> policy_table() {
                  "most sequences per step: memory grows with it", {.min = 1}),
         field<C>("local_steps_max", [](auto& c) -> auto& { return c.local_steps_max; },
                  "most optimiser steps per round", {.min = 1}),
-        field<C>("rounds_max", [](auto& c) -> auto& { return c.rounds_max; }, "most rounds of one job", {.min = 1}),
+        field<C>("rounds_max", [](auto& c) -> auto& { return c.rounds_max; }, "most rounds of one job",
+                 {.min = 1}),
         field<C>("clip_norm_max", [](auto& c) -> auto& { return c.clip_norm_max; },
                  "largest L2 bound of an update: how much of this site one update may carry", {.min = 0}),
     };
@@ -31,35 +34,45 @@ Table<Policy> policy_table() {
 Table<ClientConfig> make_table() {
     using C = ClientConfig;
     Table<C> table{
-        field<C>("server.host", [](auto& c) -> auto& { return c.server.host; }, "name or address of the server",
-                 {.required = true}),
+        field<C>("server.host", [](auto& c) -> auto& { return c.server.host; },
+                 "name or address of the server", {.required = true}),
         field<C>("server.port", [](auto& c) -> auto& { return c.server.port; }, "its port", {.min = 1}),
-        field<C>("server.name", [](auto& c) -> auto& { return c.server.name; },
-                 "the name its certificate must carry; empty means the host"),
-        field<C>("tls.ca", [](auto& c) -> auto& { return c.tls.ca; },
-                 "the federation's certificate authority; relative paths start at this file's folder"),
-        field<C>("tls.certificate", [](auto& c) -> auto& { return c.tls.certificate; },
-                 "this client's certificate: the name in it is who we are"),
-        field<C>("tls.key", [](auto& c) -> auto& { return c.tls.key; }, "its private key; never leaves this machine"),
-        field<C>("state_directory", [](auto& c) -> auto& { return c.state_directory; },
-                 "received model versions and finished updates, so that a restart repeats nothing"),
+        field<C>(
+            "server.name", [](auto& c) -> auto& { return c.server.name; },
+            "the name its certificate must carry; empty means the host"),
+        field<C>(
+            "tls.ca", [](auto& c) -> auto& { return c.tls.ca; },
+            "the federation's certificate authority; relative paths start at this file's folder"),
+        field<C>(
+            "tls.certificate", [](auto& c) -> auto& { return c.tls.certificate; },
+            "this client's certificate: the name in it is who we are"),
+        field<C>(
+            "tls.key", [](auto& c) -> auto& { return c.tls.key; },
+            "its private key; never leaves this machine"),
+        field<C>(
+            "state_directory", [](auto& c) -> auto& { return c.state_directory; },
+            "received model versions and finished updates, so that a restart repeats nothing"),
         field<C>("models", [](auto& c) -> auto& { return c.models; },
                  "base models by the name that jobs use, each a Hugging Face folder", {.required = true}),
         field<C>("data.path", [](auto& c) -> auto& { return c.data.path; },
-                 "this site's training examples, JSON lines; they never leave this machine", {.required = true}),
-        field<C>("data.eval_path", [](auto& c) -> auto& { return c.data.eval_path; },
-                 "held-out examples, JSON lines; empty: eval_fraction of data.path is held out"),
+                 "this site's training examples, JSON lines; they never leave this machine",
+                 {.required = true}),
+        field<C>(
+            "data.eval_path", [](auto& c) -> auto& { return c.data.eval_path; },
+            "held-out examples, JSON lines; empty: eval_fraction of data.path is held out"),
         field<C>("data.eval_fraction", [](auto& c) -> auto& { return c.data.eval_fraction; },
                  "share of data.path that is never trained on", {.min = 0, .max = 0.9}),
-        field<C>("threads", [](auto& c) -> auto& { return c.threads; }, "CPU threads for training; 0: one per core",
-                 {.max = 4096}),
+        field<C>("threads", [](auto& c) -> auto& { return c.threads; },
+                 "CPU threads for training; 0: one per core", {.max = 4096}),
         field<C>("version_bytes_max", [](auto& c) -> auto& { return c.version_bytes_max; },
                  "larger model versions are declined before a byte is fetched", {.min = 1}),
         field<C>("versions_kept", [](auto& c) -> auto& { return c.versions_kept; },
                  "model versions kept on disk; older ones are removed", {.min = 1, .max = 1000}),
     };
-    config::append(table, config::prefixed<C>("log", service::log_table(), [](auto& c) -> auto& { return c.log; }));
-    config::append(table, config::prefixed<C>("policy", policy_table(), [](auto& c) -> auto& { return c.policy; }));
+    config::append(table, config::prefixed<C>(
+                              "log", service::log_table(), [](auto& c) -> auto& { return c.log; }));
+    config::append(table, config::prefixed<C>(
+                              "policy", policy_table(), [](auto& c) -> auto& { return c.policy; }));
     return table;
 }
 
@@ -70,11 +83,13 @@ Error refused(const std::string& source, const std::string& key, const std::stri
 Result<void> check_together(const ClientConfig& config, const std::string& source) {
     if (config.server.host.empty()) return refused(source, "server.host", "must not be empty");
     if (config.models.empty()) {
-        return refused(source, "models", "lists no base model, so this client could train nothing; add 'name: folder'");
+        return refused(source, "models",
+                       "lists no base model, so this client could train nothing; add 'name: folder'");
     }
     if (config.models.size() > protocol::kBaseModelsMax) {
-        return refused(source, "models", "lists " + std::to_string(config.models.size()) + " models, at most " +
-                                             std::to_string(protocol::kBaseModelsMax) + " can be announced");
+        return refused(source, "models",
+                       "lists " + std::to_string(config.models.size()) + " models, at most " +
+                           std::to_string(protocol::kBaseModelsMax) + " can be announced");
     }
     for (const auto& [name, folder] : config.models) {
         if (name.empty() || folder.empty()) return refused(source, "models", "a name or folder is empty");
@@ -86,7 +101,8 @@ Result<void> check_together(const ClientConfig& config, const std::string& sourc
         }
     }
     if (config.policy.methods.empty()) {
-        return refused(source, "policy.methods", "is empty: every job would be refused; list lora, full or both");
+        return refused(source, "policy.methods",
+                       "is empty: every job would be refused; list lora, full or both");
     }
     return {};
 }
@@ -109,7 +125,8 @@ const Table<ClientConfig>& client_table() {
     return table;
 }
 
-Result<ClientConfig> parse_client_config(const std::string& yaml, const std::string& source, const Path& folder) {
+Result<ClientConfig> parse_client_config(const std::string& yaml, const std::string& source,
+                                         const Path& folder) {
     FEDLLM_TRY(ClientConfig config, config::parse_yaml(yaml, source, client_table()));
     FEDLLM_TRY_VOID(check_together(config, source));
     make_absolute(config, folder);

@@ -27,7 +27,7 @@ struct TlsConfig {
 
 struct DataConfig {
     Path path;
-    Path eval_path;              // empty: eval_fraction of `path` is held out
+    Path eval_path;  // empty: eval_fraction of `path` is held out
     double eval_fraction = 0.1;
     bool operator==(const DataConfig&) const = default;
 };
@@ -52,7 +52,8 @@ const config::Table<ClientConfig>& client_table();
 
 // Relative paths are meant from the folder of the file. Errors are InvalidConfig and name file and key.
 Result<ClientConfig> load_client_config(const Path& path);
-Result<ClientConfig> parse_client_config(const std::string& yaml, const std::string& source, const Path& folder);
+Result<ClientConfig> parse_client_config(const std::string& yaml, const std::string& source,
+                                         const Path& folder);
 
 // A commented file that loads back to `config`: what `fedllm invite` writes and configs/client.yaml holds.
 std::string print_client_config(const ClientConfig& config);

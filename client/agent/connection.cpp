@@ -81,8 +81,8 @@ awaitable<Result<void>> Connection::send_messages() {
 // Between two chunks other messages get their turn, and a Release or Verdict ends the upload.
 awaitable<Result<void>> Connection::send_upload() {
     const std::unique_ptr<UploadOrder> order = std::move(upload_);
-    FEDLLM_CO_TRY(auto transfer, protocol::OutgoingTransfer::start(order->file.bytes(), order->offset,
-                                                                   limits_.chunk_bytes));
+    FEDLLM_CO_TRY(auto transfer,
+                  protocol::OutgoingTransfer::start(order->file.bytes(), order->offset, limits_.chunk_bytes));
     while (const auto chunk = transfer.next()) {
         if (session_.over() || session_.task() != order->id.get()) co_return Result<void>{};
         FEDLLM_CO_TRY_VOID(session_.on_send(MessageKind::Chunk));

@@ -13,8 +13,8 @@
 
 namespace fedllm::client::agent {
 
-// Lifecycle: greet(), then send_all() beside a loop of receive(); close() ends both, and both must have ended before
-// it is destroyed. Concurrency: all calls on the stream's executor.
+// Lifecycle: greet(), then send_all() beside a loop of receive(); close() ends both, and both must have ended
+// before it is destroyed. Concurrency: all calls on the stream's executor.
 class Connection {
 public:
     Connection(std::unique_ptr<net::Stream> stream, const protocol::Limits& limits);

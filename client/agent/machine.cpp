@@ -110,9 +110,9 @@ void Machine::on(const ProceedArrived& event, Effects& out) {
     const auto* claim = std::get_if<update::Claim>(&std::get<Settled>(phase_));
     if (claim == nullptr) return;
     if (event.offset > claim->bytes) {
-        out.push_back(Disconnect{make_error(Errc::Malformed, "Proceed.offset is " + std::to_string(event.offset) +
-                                                                 ", beyond the update's " +
-                                                                 std::to_string(claim->bytes) + " bytes")});
+        out.push_back(Disconnect{make_error(
+            Errc::Malformed, "Proceed.offset is " + std::to_string(event.offset) + ", beyond the update's " +
+                                 std::to_string(claim->bytes) + " bytes")});
         return;
     }
     out.push_back(Upload{event.id, event.offset});

@@ -1,13 +1,13 @@
-// What a client does when, as a pure function of what happens: step(event) -> effects. No socket, disk, clock or
-// thread; agent.hpp carries the effects out in order and reports what came of them as events.
+// What a client does when, as a pure function of what happens: step(event) -> effects. No socket, disk, clock
+// or thread; agent.hpp carries the effects out in order and reports what came of them as events.
 //
 //   Idle --Task--> Preparing (find a finished update; else hold the model version, fetching what is missing)
 //        --held--> Working (training or evaluating, on the worker)
 //        --done--> Settled (offered, evaluated or declined) --Verdict, Release--> Idle
 //
-// A connection may end at any point. Work goes on without one; when the server repeats the Task, the machine goes on
-// where it is: the result is offered again, the missing bytes are fetched. A different Task means that the old one
-// is over.
+// A connection may end at any point. Work goes on without one; when the server repeats the Task, the machine
+// goes on where it is: the result is offered again, the missing bytes are fetched. A different Task means
+// that the old one is over.
 #pragma once
 
 #include <cstdint>
@@ -46,7 +46,8 @@ struct Progress {
 
 enum class Outcome { Accepted, AlreadyAccepted, Refused };
 
-// ------------------------------------------------------------------------------------------------------- events
+// -------------------------------------------------------------------------------------------------------
+// events
 
 struct Welcomed {};  // a new connection is ready for tasks
 struct Disconnected {};
@@ -95,12 +96,15 @@ struct ReleaseArrived {
     std::string reason;
 };
 struct StopAsked {};  // SIGTERM
-using Event = std::variant<Welcomed, Disconnected, TaskArrived, TaskRefused, UpdateFound, VersionHeld, Progressed,
-                           Trained, Evaluated, WorkFailed, ProceedArrived, VerdictArrived, ReleaseArrived, StopAsked>;
+using Event =
+    std::variant<Welcomed, Disconnected, TaskArrived, TaskRefused, UpdateFound, VersionHeld, Progressed,
+                 Trained, Evaluated, WorkFailed, ProceedArrived, VerdictArrived, ReleaseArrived, StopAsked>;
 
-// ------------------------------------------------------------------------------------------------------ effects
+// ------------------------------------------------------------------------------------------------------
+// effects
 
-struct Prepare {  // answer with UpdateFound or VersionHeld; fetch the version first where bytes of it are missing
+struct Prepare {  // answer with UpdateFound or VersionHeld; fetch the version first where bytes of it are
+                  // missing
     Task task;
 };
 struct StartWork {  // answer with Progressed ..., then Trained, Evaluated or WorkFailed
@@ -138,8 +142,8 @@ struct Say {  // for the log
     std::string line;
     bool operator==(const Say&) const = default;
 };
-using Effect = std::variant<Prepare, StartWork, StopWork, SendProgress, SendOffer, SendEvaluation, SendDecline, Upload,
-                            DropUpdate, Disconnect, SendGoodbye, Say>;
+using Effect = std::variant<Prepare, StartWork, StopWork, SendProgress, SendOffer, SendEvaluation,
+                            SendDecline, Upload, DropUpdate, Disconnect, SendGoodbye, Say>;
 using Effects = std::vector<Effect>;
 
 class Machine {
@@ -151,7 +155,7 @@ public:
     const std::optional<Task>& task() const { return task_; }
 
 private:
-    struct Waiting {};    // for the worker to let go of the task before, or for the Task to be repeated
+    struct Waiting {};  // for the worker to let go of the task before, or for the Task to be repeated
     struct Preparing {};
     struct Working {};
     using Settled = std::variant<update::Claim, update::Evaluation, Error>;
@@ -174,7 +178,9 @@ private:
 
     bool is_current(const TaskId& id) const { return task_ && task_->id == id; }
     template <class P>
-    bool in() const { return std::holds_alternative<P>(phase_); }
+    bool in() const {
+        return std::holds_alternative<P>(phase_);
+    }
     bool release_worker(const TaskId& id);
     void go_on(Effects& out);
     void settle(Settled result, Effects& out);
@@ -183,7 +189,7 @@ private:
 
     std::optional<Task> task_;
     Phase phase_;
-    bool fetched_again_ = false;    // the version came damaged once; twice is once too often
+    bool fetched_again_ = false;  // the version came damaged once; twice is once too often
     bool connected_ = false;
     bool live_ = false;             // the Task was heard on this connection: the server waits for it
     std::optional<TaskId> worker_;  // what the worker is busy with; after a StopWork no longer task_

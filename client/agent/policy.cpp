@@ -8,7 +8,8 @@ namespace fedllm::client::agent {
 namespace {
 
 Error refused(const std::string& field, const std::string& asked, const std::string& rule) {
-    return make_error(Errc::PolicyRefused, "the job's " + field + " is " + asked + ", but this client's " + rule);
+    return make_error(Errc::PolicyRefused,
+                      "the job's " + field + " is " + asked + ", but this client's " + rule);
 }
 
 std::string listed(const std::vector<std::string>& items) {
@@ -22,7 +23,8 @@ bool contains(const std::vector<std::string>& items, std::string_view item) {
 template <class T>
 Result<void> at_most(const std::string& field, T asked, const std::string& key, T limit) {
     if (asked <= limit) return {};
-    return refused(field, config::Value<T>::print(asked), "policy." + key + " is " + config::Value<T>::print(limit));
+    return refused(field, config::Value<T>::print(asked),
+                   "policy." + key + " is " + config::Value<T>::print(limit));
 }
 
 Result<void> check_lora(const tensor::LoraSpec& lora, const Policy& policy) {
@@ -47,8 +49,10 @@ Result<void> check(const job::JobSpec& job, const Policy& policy) {
     if (job.method == job::Method::Lora) FEDLLM_TRY_VOID(check_lora(job.lora, policy));
     FEDLLM_TRY_VOID(at_most("train.sequence_length", job.train.sequence_length, "sequence_length_max",
                             policy.sequence_length_max));
-    FEDLLM_TRY_VOID(at_most("train.batch_rows", job.train.batch_rows, "batch_rows_max", policy.batch_rows_max));
-    FEDLLM_TRY_VOID(at_most("train.local_steps", job.train.local_steps, "local_steps_max", policy.local_steps_max));
+    FEDLLM_TRY_VOID(
+        at_most("train.batch_rows", job.train.batch_rows, "batch_rows_max", policy.batch_rows_max));
+    FEDLLM_TRY_VOID(
+        at_most("train.local_steps", job.train.local_steps, "local_steps_max", policy.local_steps_max));
     FEDLLM_TRY_VOID(at_most("rounds", job.rounds, "rounds_max", policy.rounds_max));
     return at_most("update.clip_norm", job.update.clip_norm, "clip_norm_max", policy.clip_norm_max);
 }
@@ -61,9 +65,11 @@ Result<void> check_steps(std::uint64_t steps, const Policy& policy) {
 
 Result<void> check_base(const job::JobSpec& job, const std::string& fingerprint) {
     if (job.base_fingerprint.empty() || job.base_fingerprint == fingerprint) return {};
-    return make_error(Errc::PolicyRefused, "the job's base_fingerprint is " + job.base_fingerprint + ", but the folder "
-                      "this client lists as '" + job.base_model + "' holds weights with fingerprint " + fingerprint +
-                      "; install the weights the job was made for");
+    return make_error(Errc::PolicyRefused, "the job's base_fingerprint is " + job.base_fingerprint +
+                                               ", but the folder "
+                                               "this client lists as '" +
+                                               job.base_model + "' holds weights with fingerprint " +
+                                               fingerprint + "; install the weights the job was made for");
 }
 
 }  // namespace fedllm::client::agent

@@ -21,8 +21,8 @@ Result<Task> read_task(const protocol::Task& message, const ClientConfig& config
     }
     if (task.model_bytes == 0 || task.model_bytes > config.version_bytes_max.bytes) {
         return make_error(Errc::PolicyRefused, "the model version has " + format_bytes(task.model_bytes) +
-                                              ", but this client's version_bytes_max is " +
-                                              format_bytes(config.version_bytes_max.bytes));
+                                                   ", but this client's version_bytes_max is " +
+                                                   format_bytes(config.version_bytes_max.bytes));
     }
     return task;
 }

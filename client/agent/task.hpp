@@ -7,12 +7,12 @@
 
 namespace fedllm::client::agent {
 
-// Everything that can be judged before a byte is fetched: the job's YAML, the site's policy, the base model's name, the
-// version's size. The error says why this site declines.
+// Everything that can be judged before a byte is fetched: the job's YAML, the site's policy, the base model's
+// name, the version's size. The error says why this site declines.
 Result<Task> read_task(const protocol::Task& message, const ClientConfig& config);
 
-// What the server is told when we decline. Errors about local files stay at home but for their kind: their texts
-// may quote paths and data.
+// What the server is told when we decline. Errors about local files stay at home but for their kind: their
+// texts may quote paths and data.
 struct DeclineText {
     std::string reason;
     std::string detail;

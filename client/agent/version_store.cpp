@@ -29,7 +29,10 @@ std::uint64_t size_or_zero(const Path& path) {
 }  // namespace
 
 VersionWriter::VersionWriter(VersionWriter&& other) noexcept
-    : path_(std::move(other.path_)), fd_(std::exchange(other.fd_, -1)), held_(other.held_), total_(other.total_) {}
+    : path_(std::move(other.path_)),
+      fd_(std::exchange(other.fd_, -1)),
+      held_(other.held_),
+      total_(other.total_) {}
 
 VersionWriter& VersionWriter::operator=(VersionWriter&& other) noexcept {
     std::swap(path_, other.path_);
@@ -45,8 +48,9 @@ VersionWriter::~VersionWriter() {
 
 Result<void> VersionWriter::append(std::uint64_t offset, std::span<const std::byte> data) {
     if (offset != held_) {
-        return make_error(Errc::OutOfOrder, "a chunk at byte " + std::to_string(offset) + " of the model version, " +
-                                                std::to_string(held_) + " was expected");
+        return make_error(Errc::OutOfOrder, "a chunk at byte " + std::to_string(offset) +
+                                                " of the model version, " + std::to_string(held_) +
+                                                " was expected");
     }
     if (data.size() > total_ - held_) {
         return make_error(Errc::TooLarge, "more than the announced " + std::to_string(total_) +
@@ -91,7 +95,8 @@ Result<Path> VersionStore::verify(const std::string& digest) const {
     {
         FEDLLM_TRY(const MappedFile file, MappedFile::open(part));
         if (crypto::to_hex(crypto::sha256(file.bytes())) != digest) {
-            std::error_code ignored;  // if it cannot be removed, the next round trip fails the same way and says so
+            std::error_code
+                ignored;  // if it cannot be removed, the next round trip fails the same way and says so
             fs::remove(part, ignored);
             return make_error(Errc::DigestMismatch, "the received model version does not hash to " + digest);
         }

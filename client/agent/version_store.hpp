@@ -1,5 +1,5 @@
-// Received model versions on disk: <folder>/<digest>.safetensors once verified, <digest>.part while bytes arrive, so
-// that a transfer goes on at the byte after a cut or a restart.
+// Received model versions on disk: <folder>/<digest>.safetensors once verified, <digest>.part while bytes
+// arrive, so that a transfer goes on at the byte after a cut or a restart.
 #pragma once
 
 #include <cstdint>
@@ -34,8 +34,8 @@ private:
     std::uint64_t total_ = 0;
 };
 
-// Concurrency: a value that only knows its folder; verify() may run on another thread than the rest, for a version
-// that nobody is writing.
+// Concurrency: a value that only knows its folder; verify() may run on another thread than the rest, for a
+// version that nobody is writing.
 class VersionStore {
 public:
     static Result<VersionStore> open(const Path& folder);

@@ -12,14 +12,14 @@
 namespace fedllm::client::agent {
 namespace {
 
-// What is wrong with the file itself is logged here; the server, which may be told the error, knows the file by its
-// digest and not by our path.
+// What is wrong with the file itself is logged here; the server, which may be told the error, knows the file
+// by its digest and not by our path.
 Result<tensor::ParamSet> read_version(const Path& file, const tensor::Manifest& expected) {
     auto params = formats::read_param_set(file);
     if (!params) {
         log::error("the received model version cannot be used", {{"reason", to_string(params.error())}});
-        return make_error(params.error().code, "the model version cannot be used: " +
-                                                   std::string(describe(params.error().code)));
+        return make_error(params.error().code,
+                          "the model version cannot be used: " + std::string(describe(params.error().code)));
     }
     if (const std::string what = difference(expected, params->manifest()); !what.empty()) {
         return make_error(Errc::ManifestMismatch, "the model version does not fit the job: " + what);
@@ -38,7 +38,8 @@ Result<Workbench::Resident> Workbench::load_resident(const Path& folder) {
     FEDLLM_TRY(data::Tokenizer tokenizer, data::Tokenizer::load_folder(folder));
     if (tokenizer.vocab_size() > model.config().vocab) {
         return make_error(Errc::InvalidModel, folder.string() + ": the tokenizer has " +
-                                                  std::to_string(tokenizer.vocab_size()) + " tokens, the model only " +
+                                                  std::to_string(tokenizer.vocab_size()) +
+                                                  " tokens, the model only " +
                                                   std::to_string(model.config().vocab) + " embeddings");
     }
     std::string fingerprint = model.fingerprint();
@@ -51,7 +52,8 @@ Result<std::unique_ptr<Workbench>> Workbench::open(const ClientConfig& config, V
     for (const auto& [name, folder] : config.models) {
         auto resident = load_resident(folder);
         if (!resident) return with_context(resident.error(), "models." + name);
-        log::info("base model resident", {{"name", name}, {"folder", folder.string()},
+        log::info("base model resident", {{"name", name},
+                                          {"folder", folder.string()},
                                           {"fingerprint", resident->fingerprint.substr(0, 12)}});
         bench->residents_.emplace(name, std::move(*resident));
     }
@@ -75,12 +77,16 @@ Result<Workbench::Bench*> Workbench::bench_for(const Task& task) {
     options.sequence_length = task.job.train.sequence_length;
     options.eval_fraction = config_.data.eval_fraction;
     options.eval_path = config_.data.eval_path;
-    FEDLLM_TRY(data::Dataset dataset, data::Dataset::load_jsonl(config_.data.path, resident.tokenizer, options));
+    FEDLLM_TRY(data::Dataset dataset,
+               data::Dataset::load_jsonl(config_.data.path, resident.tokenizer, options));
     FEDLLM_TRY(auto trainer, train::Trainer::create(resident.model, task.job, pool_));
     const data::DatasetStats& stats = dataset.stats();
-    log::info("data loaded", {{"file", config_.data.path.string()}, {"train_examples", stats.train_examples},
-                              {"train_tokens", stats.train_tokens}, {"eval_examples", stats.eval_examples},
-                              {"rows_skipped", stats.rows_skipped}, {"rows_truncated", stats.rows_truncated}});
+    log::info("data loaded", {{"file", config_.data.path.string()},
+                              {"train_examples", stats.train_examples},
+                              {"train_tokens", stats.train_tokens},
+                              {"eval_examples", stats.eval_examples},
+                              {"rows_skipped", stats.rows_skipped},
+                              {"rows_truncated", stats.rows_truncated}});
     bench_.reset(new Bench{task.job_id, task.job, std::move(dataset), std::move(trainer)});
     return bench_.get();
 }
@@ -117,7 +123,8 @@ Result<update::Claim> Workbench::train(const Task& task, const ClientId& client,
     FEDLLM_TRY(const update::EncodedUpdate encoded, update::build(start, params, task.job.update));
     claim.digest = encoded.digest;
     claim.bytes = encoded.bytes.size();
-    claim.samples = std::min<std::uint64_t>(examples.size(), task.job.samples_max);  // the job's cap on a weight
+    claim.samples =
+        std::min<std::uint64_t>(examples.size(), task.job.samples_max);  // the job's cap on a weight
     claim.tokens = outcome.tokens;
     claim.train_loss = outcome.loss_last;
     claim.train_seconds = outcome.seconds;

@@ -1,5 +1,5 @@
-// Where the work is done: resident base models, the data set, the trainer. Everything here may take long and runs on
-// the worker's thread.
+// Where the work is done: resident base models, the data set, the trainer. Everything here may take long and
+// runs on the worker's thread.
 #pragma once
 
 #include <functional>
@@ -20,15 +20,16 @@
 
 namespace fedllm::client::agent {
 
-// The task's results are keyed by the job's seed, the round and the client: the same task gives the same bytes on
-// every run, and clients with the same data differ in their order.
+// The task's results are keyed by the job's seed, the round and the client: the same task gives the same
+// bytes on every run, and clients with the same data differ in their order.
 std::uint64_t training_seed(std::uint64_t job_seed, RoundId round, const ClientId& client);
 
 // Lifecycle: base models are loaded once, in open(); data set and trainer stay for the tasks of one job.
 // Concurrency: one call at a time.
 class Workbench {
 public:
-    // Fails for a model folder that cannot be used and a data file that is not there: better now than in a task.
+    // Fails for a model folder that cannot be used and a data file that is not there: better now than in a
+    // task.
     static Result<std::unique_ptr<Workbench>> open(const ClientConfig& config, VersionStore versions,
                                                    update::UpdateStore updates);
 
@@ -53,14 +54,18 @@ private:
     };
 
     Workbench(const ClientConfig& config, VersionStore versions, update::UpdateStore updates)
-        : config_(config), versions_(std::move(versions)), updates_(std::move(updates)), pool_(config.threads) {}
+        : config_(config),
+          versions_(std::move(versions)),
+          updates_(std::move(updates)),
+          pool_(config.threads) {}
 
     static Result<Resident> load_resident(const Path& folder);
     Result<Bench*> bench_for(const Task& task);
     Result<update::Evaluation> evaluate(const tensor::ParamSet& params);
-    Result<update::Claim> train(const Task& task, const ClientId& client, const Report& report, std::stop_token stop,
-                                const tensor::ParamSet& start);
-    Result<Event> try_work(const Task& task, const ClientId& client, const Report& report, std::stop_token stop);
+    Result<update::Claim> train(const Task& task, const ClientId& client, const Report& report,
+                                std::stop_token stop, const tensor::ParamSet& start);
+    Result<Event> try_work(const Task& task, const ClientId& client, const Report& report,
+                           std::stop_token stop);
 
     ClientConfig config_;
     VersionStore versions_;

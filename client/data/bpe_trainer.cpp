@@ -23,15 +23,9 @@ constexpr std::size_t kVocabSizeMax = 1'000'000;
 constexpr std::size_t kSpecialTokens = 2;
 constexpr std::size_t kFirstLearned = kSpecialTokens + 256;
 
-Pair pair_of(Id left, Id right) {
-    return (Pair{left} << 32) | right;
-}
-Id left_of(Pair pair) {
-    return static_cast<Id>(pair >> 32);
-}
-Id right_of(Pair pair) {
-    return static_cast<Id>(pair);
-}
+Pair pair_of(Id left, Id right) { return (Pair{left} << 32) | right; }
+Id left_of(Pair pair) { return static_cast<Id>(pair >> 32); }
+Id right_of(Pair pair) { return static_cast<Id>(pair); }
 
 struct Word {
     std::vector<Id> symbols;

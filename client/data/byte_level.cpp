@@ -34,9 +34,7 @@ constexpr Alphabet kAlphabet = make_alphabet();
 
 }  // namespace
 
-char32_t byte_character(unsigned char byte) {
-    return kAlphabet.character[byte];
-}
+char32_t byte_character(unsigned char byte) { return kAlphabet.character[byte]; }
 
 std::optional<unsigned char> character_byte(char32_t c) {
     if (c >= kCharactersEnd || kAlphabet.byte[c] < 0) return std::nullopt;

@@ -34,9 +34,7 @@ Result<void> check_options(const DatasetOptions& options) {
     return {};
 }
 
-bool is_blank(std::string_view line) {
-    return line.find_first_not_of(" \t\r\n") == std::string_view::npos;
-}
+bool is_blank(std::string_view line) { return line.find_first_not_of(" \t\r\n") == std::string_view::npos; }
 
 // Calls visit(line, number) for each line that is not blank, numbers counting from 1.
 template <class Visit>

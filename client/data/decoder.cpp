@@ -129,9 +129,7 @@ Decoder::Tokens Decoder::apply(const ByteFallback&, Tokens tokens) {
     return out;
 }
 
-Decoder::Tokens Decoder::apply(const Fuse&, Tokens tokens) {
-    return {join(tokens, "")};
-}
+Decoder::Tokens Decoder::apply(const Fuse&, Tokens tokens) { return {join(tokens, "")}; }
 
 Decoder::Tokens Decoder::apply(const Replace& step, Tokens tokens) {
     for (auto& token : tokens) token = replace_all(token, step.pattern, step.content);

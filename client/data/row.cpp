@@ -8,17 +8,14 @@
 namespace fedllm::client::data {
 namespace {
 
-constexpr std::string_view kForms =
-    R"({"text"}, {"prompt","completion"}, {"instruction","input"?,"output"} )"
-    R"(or {"messages":[{"role","content"}]})";
+constexpr std::string_view kForms = R"({"text"}, {"prompt","completion"}, {"instruction","input"?,"output"} )"
+                                    R"(or {"messages":[{"role","content"}]})";
 
 Error bad_row(const std::string& place, const std::string& what) {
     return make_error(Errc::InvalidData, place + ": " + what);
 }
 
-Error as_bad_row(const std::string& place, const Error& error) {
-    return bad_row(place, error.message);
-}
+Error as_bad_row(const std::string& place, const Error& error) { return bad_row(place, error.message); }
 
 Row answer_row(std::string prompt, std::string answer) {
     Row row;

@@ -26,12 +26,8 @@ constexpr std::array kSpellings{
              "Qwen2", SplitPattern::Qwen2},
 };
 
-bool is_newline(char32_t c) {
-    return c == '\r' || c == '\n';
-}
-bool is_other(char32_t c) {
-    return !is_whitespace(c) && !is_letter(c) && !is_number(c);
-}
+bool is_newline(char32_t c) { return c == '\r' || c == '\n'; }
+bool is_other(char32_t c) { return !is_whitespace(c) && !is_letter(c) && !is_number(c); }
 
 // The end of the run of at most `limit` code points from `at` for which `accept` holds.
 template <class Accept>
@@ -45,9 +41,7 @@ std::size_t run_end(std::string_view text, std::size_t at, Accept accept,
     return at;
 }
 
-char lower(char c) {
-    return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
-}
+char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
 
 // 's|'t|'re|'ve|'m|'ll|'d at `at`, or 0.
 std::size_t contraction(std::string_view text, std::size_t at, bool any_case) {

@@ -47,9 +47,7 @@ std::uint8_t combining_order(char32_t c) {
     return found == std::end(kCombining) ? 0 : found->order;
 }
 
-bool is_continuation(unsigned char byte) {
-    return (byte & 0xC0u) == 0x80u;
-}
+bool is_continuation(unsigned char byte) { return (byte & 0xC0u) == 0x80u; }
 
 // Bytes of the well-formed sequence at `at`, or 0 with `bad` set to the length of the maximal ill-formed
 // part.

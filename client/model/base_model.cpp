@@ -25,9 +25,7 @@ bool is_aligned(const TensorInfo& tensor) {
 }
 
 // Buffers that old exporters saved and that hold nothing but RoPE's frequencies.
-bool is_harmless(std::string_view name) {
-    return name.ends_with("rotary_emb.inv_freq");
-}
+bool is_harmless(std::string_view name) { return name.ends_with("rotary_emb.inv_freq"); }
 
 // One line that two equal computations share: floats in their shortest exact decimal.
 std::string canonical_text(const ModelConfig& config) {

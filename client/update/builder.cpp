@@ -16,12 +16,14 @@ double norm_of(std::span<const float> values) {
 Error not_finite(const tensor::Manifest& manifest, std::size_t element) {
     std::size_t index = 0;
     while (index + 1 < manifest.tensors().size() && manifest.offset(index + 1) <= element) ++index;
-    return make_error(Errc::NotFinite, "training left a NaN or infinity in " + manifest.tensors()[index].name +
+    return make_error(Errc::NotFinite, "training left a NaN or infinity in " +
+                                           manifest.tensors()[index].name +
                                            "; lower train.optimizer.learning_rate in the job");
 }
 
-// Rounding each product to f32 may lift the norm above the bound by a part in 10^7 or so, and the server refuses
-// anything above: so scale again by what was measured until it holds (the second pass nearly always does).
+// Rounding each product to f32 may lift the norm above the bound by a part in 10^7 or so, and the server
+// refuses anything above: so scale again by what was measured until it holds (the second pass nearly always
+// does).
 void clip(std::span<float> delta, double norm, double bound) {
     while (norm > bound) {
         const double scale = bound / norm * (1.0 - 1e-7);

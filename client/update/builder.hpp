@@ -1,4 +1,5 @@
-// From a trained set of tensors to the bytes that leave the machine: delta, norm, clip, encode, hash. Once, here.
+// From a trained set of tensors to the bytes that leave the machine: delta, norm, clip, encode, hash. Once,
+// here.
 #pragma once
 
 #include <cstddef>
@@ -20,9 +21,9 @@ struct EncodedUpdate {
 
 codec::CodecId codec_of(job::CodecName name);
 
-// trained - start, scaled down to an L2 norm of at most spec.clip_norm as the server will measure it (the encoded
-// f32 values, summed in double). NotFinite when training left a NaN or infinity; ManifestMismatch when the two
-// sets differ in more than values.
+// trained - start, scaled down to an L2 norm of at most spec.clip_norm as the server will measure it (the
+// encoded f32 values, summed in double). NotFinite when training left a NaN or infinity; ManifestMismatch
+// when the two sets differ in more than values.
 Result<EncodedUpdate> build(const tensor::ParamSet& start, const tensor::ParamSet& trained,
                             const job::UpdateSpec& spec);
 

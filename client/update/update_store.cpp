@@ -23,7 +23,8 @@ const config::Table<Sidecar>& sidecar_table() {
         field<C>("samples", [](auto& c) -> auto& { return c.claim.samples; }, "", {.required = true}),
         field<C>("tokens", [](auto& c) -> auto& { return c.claim.tokens; }, "", {.required = true}),
         field<C>("train_loss", [](auto& c) -> auto& { return c.claim.train_loss; }, "", {.required = true}),
-        field<C>("train_seconds", [](auto& c) -> auto& { return c.claim.train_seconds; }, "", {.required = true}),
+        field<C>("train_seconds", [](auto& c) -> auto& { return c.claim.train_seconds; }, "",
+                 {.required = true}),
         field<C>("update_norm", [](auto& c) -> auto& { return c.claim.update_norm; }, "", {.required = true}),
         field<C>("evaluation.loss_sum", [](auto& c) -> auto& { return c.claim.evaluation.loss_sum; }, "",
                  {.required = true}),
@@ -38,7 +39,8 @@ Result<Claim> read(const Path& sidecar, const Path& update, const TaskId& task) 
     FEDLLM_TRY(const MappedFile file, MappedFile::open(update));
     if (found.task != task.get() || file.bytes().size() != found.claim.bytes ||
         crypto::to_hex(crypto::sha256(file.bytes())) != found.claim.digest) {
-        return make_error(Errc::DigestMismatch, update.string() + ": not the update that its sidecar describes");
+        return make_error(Errc::DigestMismatch,
+                          update.string() + ": not the update that its sidecar describes");
     }
     return found.claim;
 }
@@ -50,21 +52,24 @@ Result<UpdateStore> UpdateStore::open(const Path& folder) {
     return UpdateStore(folder);
 }
 
-// A task's id comes from the network. Whatever it holds becomes a plain file name; the sidecar tells apart what
-// the replacement makes equal.
+// A task's id comes from the network. Whatever it holds becomes a plain file name; the sidecar tells apart
+// what the replacement makes equal.
 Path UpdateStore::path(const TaskId& task, const char* extension) const {
     constexpr std::size_t kLengthMax = 150;
     std::string name = task.get().substr(0, kLengthMax);
     for (char& c : name) {
-        const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
+        const bool plain =
+            (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
         if (!plain) c = '-';
     }
     return folder_ / (name + extension);
 }
 
-Result<void> UpdateStore::save(const TaskId& task, const Claim& claim, std::span<const std::byte> bytes) const {
+Result<void> UpdateStore::save(const TaskId& task, const Claim& claim,
+                               std::span<const std::byte> bytes) const {
     FEDLLM_TRY_VOID(write_file_atomically(path(task, ".update"), bytes));
-    return write_file_atomically(path(task, ".yaml"), config::print_yaml(Sidecar{task.get(), claim}, sidecar_table()));
+    return write_file_atomically(path(task, ".yaml"),
+                                 config::print_yaml(Sidecar{task.get(), claim}, sidecar_table()));
 }
 
 std::optional<Claim> UpdateStore::find(const TaskId& task) const {
@@ -74,7 +79,9 @@ std::optional<Claim> UpdateStore::find(const TaskId& task) const {
     return std::nullopt;
 }
 
-Result<MappedFile> UpdateStore::map(const TaskId& task) const { return MappedFile::open(path(task, ".update")); }
+Result<MappedFile> UpdateStore::map(const TaskId& task) const {
+    return MappedFile::open(path(task, ".update"));
+}
 
 void UpdateStore::drop(const TaskId& task) const {
     std::error_code ignored;  // what cannot be removed is found damaged or refused as stale later

@@ -2,7 +2,8 @@
 // instead of training again.
 //
 //   <folder>/<task>.update   the encoded bytes
-//   <folder>/<task>.yaml     what the Offer claims about them; written last, so that with it the update exists
+//   <folder>/<task>.yaml     what the Offer claims about them; written last, so that with it the update
+//   exists
 #pragma once
 
 #include <cstdint>
@@ -43,7 +44,8 @@ public:
 
     Result<void> save(const TaskId& task, const Claim& claim, std::span<const std::byte> bytes) const;
 
-    // Nothing when there is none or when what is there is damaged (which is then removed): training again is safe.
+    // Nothing when there is none or when what is there is damaged (which is then removed): training again is
+    // safe.
     std::optional<Claim> find(const TaskId& task) const;
 
     Result<MappedFile> map(const TaskId& task) const;

@@ -6,7 +6,8 @@
 namespace fedllm {
 
 using Duration = std::chrono::milliseconds;
-// Milliseconds since the Unix epoch. Rounds outlive processes, so the ledger and the round logic use wall time.
+// Milliseconds since the Unix epoch. Rounds outlive processes, so the ledger and the round logic use wall
+// time.
 using Timestamp = std::chrono::time_point<std::chrono::system_clock, Duration>;
 
 class Clock {

@@ -14,7 +14,7 @@ namespace {
 
 Error system_error(const Path& path, const char* doing) {
     const int number = errno;
-    const Errc code = number == ENOENT                       ? Errc::NotFound
+    const Errc code = number == ENOENT                      ? Errc::NotFound
                       : number == EACCES || number == EPERM ? Errc::PermissionDenied
                                                             : Errc::IoFailed;
     return make_error(code, path.string() + ": " + doing + ": " + std::strerror(number));
@@ -99,7 +99,8 @@ Result<MappedFile> MappedFile::open(const Path& path) {
     if (!fd) return system_error(path, "opening");
     struct stat status {};
     if (::fstat(fd.get(), &status) != 0) return system_error(path, "reading its size");
-    if (!S_ISREG(status.st_mode)) return make_error(Errc::InvalidFile, path.string() + ": not a regular file");
+    if (!S_ISREG(status.st_mode))
+        return make_error(Errc::InvalidFile, path.string() + ": not a regular file");
     const auto size = static_cast<std::size_t>(status.st_size);
     if (size == 0) return MappedFile(nullptr, 0);
     void* data = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd.get(), 0);

@@ -22,9 +22,11 @@ enum class FileMode { Normal, Secret };  // 0644, or 0600 for private keys
 // or the new content is there, never a mixture.
 Result<void> write_file_atomically(const Path& path, std::span<const std::byte> content,
                                    FileMode mode = FileMode::Normal);
-Result<void> write_file_atomically(const Path& path, std::string_view content, FileMode mode = FileMode::Normal);
+Result<void> write_file_atomically(const Path& path, std::string_view content,
+                                   FileMode mode = FileMode::Normal);
 
-// The rename half of the above, for writers that stream: fsync `temporary`, rename onto `path`, fsync directory.
+// The rename half of the above, for writers that stream: fsync `temporary`, rename onto `path`, fsync
+// directory.
 Result<void> commit_file(const Path& temporary, const Path& path);
 
 Result<void> make_directories(const Path& path);

@@ -26,7 +26,7 @@ private:
 
 using ClientId = StrongId<struct ClientIdTag, std::string>;  // the name in the certificate, e.g. "site-a"
 using JobId = StrongId<struct JobIdTag, std::string>;        // "j" and a number: "j1"
-using TaskId = StrongId<struct TaskIdTag, std::string>;      // "<job>/<round>/<client>", the same after a restart
+using TaskId = StrongId<struct TaskIdTag, std::string>;  // "<job>/<round>/<client>", the same after a restart
 using RoundId = StrongId<struct RoundIdTag, std::uint32_t>;  // counts from 0 inside a job
 using SampleCount = StrongId<struct SampleCountTag, std::uint64_t>;
 

@@ -16,7 +16,8 @@ constexpr std::array<std::uint32_t, 4> philox4x32(std::array<std::uint32_t, 4> c
         const std::uint64_t p0 = std::uint64_t{0xD2511F53u} * counter[0];
         const std::uint64_t p1 = std::uint64_t{0xCD9E8D57u} * counter[2];
         counter = {static_cast<std::uint32_t>(p1 >> 32) ^ counter[1] ^ key[0], static_cast<std::uint32_t>(p1),
-                   static_cast<std::uint32_t>(p0 >> 32) ^ counter[3] ^ key[1], static_cast<std::uint32_t>(p0)};
+                   static_cast<std::uint32_t>(p0 >> 32) ^ counter[3] ^ key[1],
+                   static_cast<std::uint32_t>(p0)};
         key[0] += 0x9E3779B9u;
         key[1] += 0xBB67AE85u;
     }
@@ -38,10 +39,10 @@ public:
 
     std::uint32_t next_u32();
     std::uint64_t next_u64();
-    float uniform();                            // [0, 1), 24 bits
-    float uniform(float low, float high);       // [low, high)
-    float normal();                             // mean 0, variance 1 (Box-Muller)
-    std::uint64_t below(std::uint64_t bound);   // [0, bound), unbiased; bound > 0
+    float uniform();                           // [0, 1), 24 bits
+    float uniform(float low, float high);      // [low, high)
+    float normal();                            // mean 0, variance 1 (Box-Muller)
+    std::uint64_t below(std::uint64_t bound);  // [0, bound), unbiased; bound > 0
 
 private:
     std::uint64_t seed_;

@@ -18,7 +18,8 @@ Words words(Errc code) {
         case Errc::InvalidConfig: return {"invalid_config", "a configuration file has a wrong key or value"};
         case Errc::InvalidFile: return {"invalid_file", "a file breaks its format"};
         case Errc::InvalidData: return {"invalid_data", "a data set line cannot be used"};
-        case Errc::InvalidModel: return {"invalid_model", "a model folder is inconsistent or of an unsupported kind"};
+        case Errc::InvalidModel:
+            return {"invalid_model", "a model folder is inconsistent or of an unsupported kind"};
         case Errc::Unsupported: return {"unsupported", "well-formed, but this version cannot do it"};
         case Errc::NotFound: return {"not_found", "the thing named is not there"};
         case Errc::AlreadyExists: return {"already_exists", "refusing to overwrite what exists"};

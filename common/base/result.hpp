@@ -2,7 +2,8 @@
 //
 // Expected failures (network, disk, peer, user file) travel as Result<T>. A broken invariant of our own is
 // FEDLLM_CHECK: always on, prints the place, aborts. Exceptions may leave only constructors at start-up.
-// Result is our own and not boost::system::result because kernels/ and the engine build where Boost is absent.
+// Result is our own and not boost::system::result because kernels/ and the engine build where Boost is
+// absent.
 #pragma once
 
 #include <optional>
@@ -145,22 +146,22 @@ inline const Error& Result<void>::error() const {
 // FEDLLM_TRY(auto file, open(path));   declares `file`, or returns the error.
 // FEDLLM_TRY_VOID(write(path));        returns the error, if any.
 // The _CO forms are for coroutines.
-#define FEDLLM_TRY_IMPL(ret, tmp, decl, ...)        \
-    auto tmp = (__VA_ARGS__);                       \
-    if (!tmp) ret std::move(tmp).error();           \
+#define FEDLLM_TRY_IMPL(ret, tmp, decl, ...) \
+    auto tmp = (__VA_ARGS__);                \
+    if (!tmp) ret std::move(tmp).error();    \
     decl = std::move(tmp).value()
-#define FEDLLM_TRY_VOID_IMPL(ret, tmp, ...)                       \
-    do {                                                          \
+#define FEDLLM_TRY_VOID_IMPL(ret, tmp, ...)                             \
+    do {                                                                \
         if (auto tmp = (__VA_ARGS__); !tmp) ret std::move(tmp).error(); \
     } while (false)
 #define FEDLLM_TRY(decl, ...) FEDLLM_TRY_IMPL(return, FEDLLM_CONCAT(result_, __LINE__), decl, __VA_ARGS__)
-#define FEDLLM_CO_TRY(decl, ...) FEDLLM_TRY_IMPL(co_return, FEDLLM_CONCAT(result_, __LINE__), decl, __VA_ARGS__)
+#define FEDLLM_CO_TRY(decl, ...) \
+    FEDLLM_TRY_IMPL(co_return, FEDLLM_CONCAT(result_, __LINE__), decl, __VA_ARGS__)
 #define FEDLLM_TRY_VOID(...) FEDLLM_TRY_VOID_IMPL(return, FEDLLM_CONCAT(result_, __LINE__), __VA_ARGS__)
 #define FEDLLM_CO_TRY_VOID(...) FEDLLM_TRY_VOID_IMPL(co_return, FEDLLM_CONCAT(result_, __LINE__), __VA_ARGS__)
 
 // Programmer errors only: never for input.
-#define FEDLLM_CHECK(condition, ...)                                                              \
-    do {                                                                                          \
-        if (!(condition))                                                                         \
-            ::fedllm::check_failed(#condition, __FILE__, __LINE__, std::string(__VA_ARGS__));     \
+#define FEDLLM_CHECK(condition, ...)                                                                        \
+    do {                                                                                                    \
+        if (!(condition)) ::fedllm::check_failed(#condition, __FILE__, __LINE__, std::string(__VA_ARGS__)); \
     } while (false)

@@ -1,10 +1,11 @@
-// A configuration is a struct of initialised members plus one table of fields. Loading, bounds, the nearest-name
-// hint, --print-config, redaction and the reference page all come from that table.
+// A configuration is a struct of initialised members plus one table of fields. Loading, bounds, the
+// nearest-name hint, --print-config, redaction and the reference page all come from that table.
 //
 //   struct Limits { std::uint32_t clients_max = 64; Duration idle = std::chrono::seconds(90); };
 //   const Table<Limits> table{
-//       field<Limits>("clients_max", [](auto& c) -> auto& { return c.clients_max; }, "clients at once", {.min = 1}),
-//       field<Limits>("idle", [](auto& c) -> auto& { return c.idle; }, "close silent connections after this"),
+//       field<Limits>("clients_max", [](auto& c) -> auto& { return c.clients_max; }, "clients at once", {.min
+//       = 1}), field<Limits>("idle", [](auto& c) -> auto& { return c.idle; }, "close silent connections after
+//       this"),
 //   };
 //
 // A dotted key ("limits.idle") is a nested YAML section.
@@ -62,7 +63,8 @@ Field<C> field(std::string key, Get get, std::string help, FieldOptions options 
     return result;
 }
 
-// Fields of a nested struct, under a section: prefixed("train", train_table, [](auto& c) -> auto& { return c.train; }).
+// Fields of a nested struct, under a section: prefixed("train", train_table, [](auto& c) -> auto& { return
+// c.train; }).
 template <class C, class Inner, class Get>
 Table<C> prefixed(const std::string& section, const Table<Inner>& inner, Get get) {
     Table<C> table;
@@ -72,7 +74,9 @@ Table<C> prefixed(const std::string& section, const Table<Inner>& inner, Get get
         whole.help = part.help;
         whole.type = part.type;
         whole.options = part.options;
-        whole.read = [part, get](C& config, const Scalars& scalars) { return part.read(get(config), scalars); };
+        whole.read = [part, get](C& config, const Scalars& scalars) {
+            return part.read(get(config), scalars);
+        };
         whole.print = [part, get](const C& config) { return part.print(get(config)); };
         table.push_back(std::move(whole));
     }

@@ -27,7 +27,8 @@ struct UnitRow {
 };
 
 // "<number><spaces><unit>" to number * factor.
-Result<double> parse_with_unit(const std::string& text, std::span<const UnitRow> units, const char* expected) {
+Result<double> parse_with_unit(const std::string& text, std::span<const UnitRow> units,
+                               const char* expected) {
     double number = 0;
     const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), number);
     std::string_view unit(end, static_cast<std::size_t>(text.data() + text.size() - end));
@@ -132,7 +133,8 @@ std::string print_byte_count(ByteCount value) {
 std::string quote(std::string_view text) {
     bool plain = !text.empty();
     for (const char c : text) {
-        plain = plain && (std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '-' || c == '.' || c == '/');
+        plain = plain &&
+                (std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '-' || c == '.' || c == '/');
     }
     // A word that YAML would read as something else than text, or that starts like a list item, is quoted.
     plain = plain && text != "true" && text != "false" && text != "null" && text.front() != '-';

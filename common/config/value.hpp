@@ -24,7 +24,8 @@ struct ByteCount {
     auto operator<=>(const ByteCount&) const = default;
 };
 
-// What stands behind a key: one scalar, a sequence of them, or a section with free keys (`keys` beside `items`).
+// What stands behind a key: one scalar, a sequence of them, or a section with free keys (`keys` beside
+// `items`).
 struct Scalars {
     enum class Kind { One, List, Section };
     Kind kind = Kind::One;
@@ -39,14 +40,15 @@ Result<bool> parse_bool(const std::string& text);
 Result<std::int64_t> parse_signed(const std::string& text);
 Result<std::uint64_t> parse_unsigned(const std::string& text);
 Result<double> parse_double(const std::string& text);
-Result<Duration> parse_duration(const std::string& text);      // "250ms", "30s", "5m", "2h", "7d"
-Result<ByteCount> parse_byte_count(const std::string& text);   // "512", "64 KiB", "2GiB", "5 MB"
-std::string print_double(double value);                        // the shortest text that reads back equal
+Result<Duration> parse_duration(const std::string& text);     // "250ms", "30s", "5m", "2h", "7d"
+Result<ByteCount> parse_byte_count(const std::string& text);  // "512", "64 KiB", "2GiB", "5 MB"
+std::string print_double(double value);                       // the shortest text that reads back equal
 std::string print_duration(Duration value);
 std::string print_byte_count(ByteCount value);
-std::string quote(std::string_view text);                      // as a YAML scalar
+std::string quote(std::string_view text);  // as a YAML scalar
 
-// Enums take part by specialising this with: static constexpr std::array<std::pair<E, std::string_view>, N> rows.
+// Enums take part by specialising this with: static constexpr std::array<std::pair<E, std::string_view>, N>
+// rows.
 template <class E>
 struct EnumNames;
 
@@ -72,8 +74,7 @@ struct Value<bool> {
 };
 
 template <class T>
-    requires(std::is_integral_v<T> && !std::is_same_v<T, bool>)
-struct Value<T> {
+requires(std::is_integral_v<T> && !std::is_same_v<T, bool>) struct Value<T> {
     static std::string type() { return "integer"; }
     static Result<T> parse(const Scalars& s) {
         FEDLLM_TRY(const std::string text, single(s));
@@ -127,7 +128,9 @@ struct Value<Duration> {
         return parse_duration(text);
     }
     static std::string print(Duration value) { return print_duration(value); }
-    static double magnitude(Duration value) { return std::chrono::duration<double>(value).count(); }  // seconds
+    static double magnitude(Duration value) {
+        return std::chrono::duration<double>(value).count();
+    }  // seconds
 };
 
 template <>
@@ -145,7 +148,8 @@ template <>
 struct Value<std::vector<std::string>> {
     static std::string type() { return "list of text"; }
     static Result<std::vector<std::string>> parse(const Scalars& s) {
-        if (s.kind == Scalars::Kind::Section) return make_error(Errc::InvalidConfig, "expected a list, not a section");
+        if (s.kind == Scalars::Kind::Section)
+            return make_error(Errc::InvalidConfig, "expected a list, not a section");
         return s.items;
     }
     static std::string print(const std::vector<std::string>& value) {
@@ -161,7 +165,8 @@ struct Value<std::map<std::string, T>> {
     static std::string type() { return "section of 'name: " + Value<T>::type() + "' lines"; }
     static Result<std::map<std::string, T>> parse(const Scalars& s) {
         std::map<std::string, T> result;
-        if (s.kind != Scalars::Kind::Section) return make_error(Errc::InvalidConfig, "expected indented lines");
+        if (s.kind != Scalars::Kind::Section)
+            return make_error(Errc::InvalidConfig, "expected indented lines");
         for (std::size_t i = 0; i < s.items.size(); ++i) {
             auto value = Value<T>::parse({.kind = Scalars::Kind::One, .items = {s.items[i]}, .keys = {}});
             if (!value) return with_context(value.error(), s.keys[i]);
@@ -180,7 +185,7 @@ struct Value<std::map<std::string, T>> {
 };
 
 template <class E>
-    requires std::is_enum_v<E>
+requires std::is_enum_v<E>
 struct Value<E> {
     static std::string type() { return "one of " + choices(); }
     static Result<E> parse(const Scalars& s) {
@@ -195,7 +200,8 @@ struct Value<E> {
 private:
     static std::string choices() {
         std::string text;
-        for (const auto& row : EnumNames<E>::rows) text += (text.empty() ? "" : ", ") + std::string(row.second);
+        for (const auto& row : EnumNames<E>::rows)
+            text += (text.empty() ? "" : ", ") + std::string(row.second);
         return text;
     }
 };

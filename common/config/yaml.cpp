@@ -20,7 +20,8 @@ public:
         std::set<std::string> seen;
         for (const auto& entry : node) {
             if (!entry.first.IsScalar()) return wrong(entry.first, prefix, "a key must be plain text");
-            const std::string key = prefix.empty() ? entry.first.Scalar() : prefix + "." + entry.first.Scalar();
+            const std::string key =
+                prefix.empty() ? entry.first.Scalar() : prefix + "." + entry.first.Scalar();
             if (!seen.insert(key).second) return wrong(entry.first, key, "this key is given twice");
             FEDLLM_TRY_VOID(visit(entry.first, entry.second, key, depth));
         }
@@ -30,15 +31,16 @@ public:
     Result<void> check_required() const {
         for (const Sink& sink : sinks_) {
             if (sink.required && !given_.contains(sink.key)) {
-                return make_error(Errc::InvalidConfig, source_ + ": " + sink.key + ": this key is required (" +
-                                                           sink.type + ")");
+                return make_error(Errc::InvalidConfig,
+                                  source_ + ": " + sink.key + ": this key is required (" + sink.type + ")");
             }
         }
         return {};
     }
 
 private:
-    Result<void> visit(const YAML::Node& key_node, const YAML::Node& value, const std::string& key, int depth) {
+    Result<void> visit(const YAML::Node& key_node, const YAML::Node& value, const std::string& key,
+                       int depth) {
         for (const Sink& sink : sinks_) {
             if (sink.key == key) return feed(key_node, value, sink);
         }

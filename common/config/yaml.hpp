@@ -63,14 +63,16 @@ std::string print_yaml(const C& config, const Table<C>& table, Comments comments
 template <class C>
 std::string reference_page(const std::string& title, const Table<C>& table) {
     const C defaults;
-    std::string page = "# " + title + "\n\n| key | type | default | bounds | meaning |\n|---|---|---|---|---|\n";
+    std::string page =
+        "# " + title + "\n\n| key | type | default | bounds | meaning |\n|---|---|---|---|---|\n";
     for (const Field<C>& field : table) {
         std::string bounds;
         if (field.options.min) bounds += ">= " + print_double(*field.options.min);
-        if (field.options.max) bounds += (bounds.empty() ? "<= " : ", <= ") + print_double(*field.options.max);
+        if (field.options.max)
+            bounds += (bounds.empty() ? "<= " : ", <= ") + print_double(*field.options.max);
         page += "| `" + field.key + "` | " + field.type + " | " +
-                (field.options.required ? "required" : "`" + field.print(defaults) + "`") + " | " + bounds + " | " +
-                field.help + (field.options.reloadable ? " (reloadable)" : "") + " |\n";
+                (field.options.required ? "required" : "`" + field.print(defaults) + "`") + " | " + bounds +
+                " | " + field.help + (field.options.reloadable ? " (reloadable)" : "") + " |\n";
     }
     return page;
 }

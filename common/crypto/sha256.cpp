@@ -18,9 +18,7 @@ std::span<const std::byte> bytes_of(std::string_view text) {
 
 }  // namespace
 
-void Sha256::Free::operator()(evp_md_ctx_st* context) const {
-    EVP_MD_CTX_free(context);
-}
+void Sha256::Free::operator()(evp_md_ctx_st* context) const { EVP_MD_CTX_free(context); }
 
 // OpenSSL fails here only without memory or without its default provider: the environment is gone.
 Sha256::Sha256() : context_(EVP_MD_CTX_new()) {
@@ -32,9 +30,7 @@ void Sha256::update(std::span<const std::byte> bytes) {
     FEDLLM_CHECK(EVP_DigestUpdate(context_.get(), bytes.data(), bytes.size()) == 1, "OpenSSL SHA-256");
 }
 
-void Sha256::update(std::string_view text) {
-    update(bytes_of(text));
-}
+void Sha256::update(std::string_view text) { update(bytes_of(text)); }
 
 Digest Sha256::finish() {
     Digest digest{};
@@ -51,9 +47,7 @@ Digest sha256(std::span<const std::byte> bytes) {
     return hash.finish();
 }
 
-Digest sha256(std::string_view text) {
-    return sha256(bytes_of(text));
-}
+Digest sha256(std::string_view text) { return sha256(bytes_of(text)); }
 
 std::string to_hex(const Digest& digest) {
     constexpr std::string_view digits = "0123456789abcdef";

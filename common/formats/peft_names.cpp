@@ -19,9 +19,7 @@ constexpr std::string_view kSuffixB = ".lora_B.weight";
 constexpr std::array<std::string_view, 7> kOrder{"q_proj",    "k_proj",  "v_proj",   "o_proj",
                                                  "gate_proj", "up_proj", "down_proj"};
 
-std::string_view last_part(std::string_view module) {
-    return module.substr(module.rfind('.') + 1);
-}
+std::string_view last_part(std::string_view module) { return module.substr(module.rfind('.') + 1); }
 
 // PEFT's rule: a target is the whole module path or its end at a dot.
 bool matches(std::string_view module, std::string_view target) {

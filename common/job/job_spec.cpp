@@ -28,10 +28,12 @@ const Table<OptimizerSpec>& optimizer_table() {
                  {.min = 0, .max = 1}),
         field<C>("gradient_clip", [](auto& c) -> auto& { return c.gradient_clip; },
                  "global L2 norm that gradients are scaled down to; 0 switches it off", {.min = 0}),
-        field<C>("schedule", [](auto& c) -> auto& { return c.schedule; },
-                 "learning rate over all rounds together, after warm-up"),
-        field<C>("warmup_steps", [](auto& c) -> auto& { return c.warmup_steps; },
-                 "steps of linear warm-up, counted over all rounds"),
+        field<C>(
+            "schedule", [](auto& c) -> auto& { return c.schedule; },
+            "learning rate over all rounds together, after warm-up"),
+        field<C>(
+            "warmup_steps", [](auto& c) -> auto& { return c.warmup_steps; },
+            "steps of linear warm-up, counted over all rounds"),
     };
     return table;
 }
@@ -39,22 +41,28 @@ const Table<OptimizerSpec>& optimizer_table() {
 Table<JobSpec> make_table() {
     using C = JobSpec;
     Table<C> table{
-        field<C>("name", [](auto& c) -> auto& { return c.name; }, "a short name for people", {.required = true}),
+        field<C>("name", [](auto& c) -> auto& { return c.name; }, "a short name for people",
+                 {.required = true}),
         field<C>("base_model", [](auto& c) -> auto& { return c.base_model; },
                  "the base model, by the name under which each client's own file lists its folder",
                  {.required = true}),
-        field<C>("base_fingerprint", [](auto& c) -> auto& { return c.base_fingerprint; },
-                 "identifies the exact base weights; filled in by 'fedllm job submit'"),
-        field<C>("seed", [](auto& c) -> auto& { return c.seed; },
-                 "of everything random: the same seed and participants give the same bits"),
-        field<C>("method", [](auto& c) -> auto& { return c.method; }, "what is trained"),
+        field<C>(
+            "base_fingerprint", [](auto& c) -> auto& { return c.base_fingerprint; },
+            "identifies the exact base weights; filled in by 'fedllm job submit'"),
+        field<C>(
+            "seed", [](auto& c) -> auto& { return c.seed; },
+            "of everything random: the same seed and participants give the same bits"),
+        field<C>(
+            "method", [](auto& c) -> auto& { return c.method; }, "what is trained"),
         field<C>("lora.rank", [](auto& c) -> auto& { return c.lora.rank; }, "rank of the adapters",
                  {.min = 1, .max = 1024}),
         field<C>("lora.alpha", [](auto& c) -> auto& { return c.lora.alpha; }, "scale is alpha / rank",
                  {.min = 0, .max = 65536}),
-        field<C>("lora.rslora", [](auto& c) -> auto& { return c.lora.rslora; }, "scale is alpha / sqrt(rank)"),
-        field<C>("lora.target_modules", [](auto& c) -> auto& { return c.lora.target_modules; },
-                 "the linear layers that get an adapter"),
+        field<C>(
+            "lora.rslora", [](auto& c) -> auto& { return c.lora.rslora; }, "scale is alpha / sqrt(rank)"),
+        field<C>(
+            "lora.target_modules", [](auto& c) -> auto& { return c.lora.target_modules; },
+            "the linear layers that get an adapter"),
         field<C>("rounds", [](auto& c) -> auto& { return c.rounds; }, "how many global versions to produce",
                  {.min = 1, .max = 1'000'000}),
         field<C>("clients_per_round", [](auto& c) -> auto& { return c.clients_per_round; },
@@ -64,25 +72,29 @@ Table<JobSpec> make_table() {
                  {.min = 1, .max = 100'000}),
         field<C>("samples_max", [](auto& c) -> auto& { return c.samples_max; },
                  "the largest sample count a client may claim; more is refused", {.min = 1, .max = 1e12}),
-        field<C>("weighting", [](auto& c) -> auto& { return c.weighting; }, "each client's weight in the mean"),
+        field<C>(
+            "weighting", [](auto& c) -> auto& { return c.weighting; }, "each client's weight in the mean"),
         field<C>("server_learning_rate", [](auto& c) -> auto& { return c.server_learning_rate; },
                  "the mean update is multiplied by this; 1 is FedAvg", {.min = 0, .max = 100}),
         field<C>("update.clip_norm", [](auto& c) -> auto& { return c.update.clip_norm; },
                  "L2 bound of a whole update: clients scale down to it, the server refuses more",
                  {.min = 1e-6, .max = 1e6}),
-        field<C>("update.codec", [](auto& c) -> auto& { return c.update.codec; },
-                 "how updates are encoded on the wire"),
+        field<C>(
+            "update.codec", [](auto& c) -> auto& { return c.update.codec; },
+            "how updates are encoded on the wire"),
         field<C>("train.local_steps", [](auto& c) -> auto& { return c.train.local_steps; },
                  "optimiser steps per round; 0 means one pass over the local data", {.max = 10'000'000}),
-        field<C>("train.batch_rows", [](auto& c) -> auto& { return c.train.batch_rows; }, "sequences per step",
-                 {.min = 1, .max = 4096}),
+        field<C>("train.batch_rows", [](auto& c) -> auto& { return c.train.batch_rows; },
+                 "sequences per step", {.min = 1, .max = 4096}),
         field<C>("train.sequence_length", [](auto& c) -> auto& { return c.train.sequence_length; },
                  "tokens per sequence; longer examples are cut", {.min = 8, .max = 131072}),
-        field<C>("train.packing", [](auto& c) -> auto& { return c.train.packing; },
-                 "put several short examples in one row, without letting them see each other"),
+        field<C>(
+            "train.packing", [](auto& c) -> auto& { return c.train.packing; },
+            "put several short examples in one row, without letting them see each other"),
     };
-    config::append(table, config::prefixed<C>("train.optimizer", optimizer_table(),
-                                              [](auto& c) -> auto& { return c.train.optimizer; }));
+    config::append(
+        table, config::prefixed<C>(
+                   "train.optimizer", optimizer_table(), [](auto& c) -> auto& { return c.train.optimizer; }));
     return table;
 }
 
@@ -94,16 +106,19 @@ Result<void> check_together(const JobSpec& job, const std::string& source) {
     if (job.name.empty()) return refused(source, "name", "must not be empty");
     if (job.base_model.empty()) return refused(source, "base_model", "must not be empty");
     if (job.clients_minimum > job.clients_per_round) {
-        return refused(source, "clients_minimum", "is larger than clients_per_round: the round could never close");
+        return refused(source, "clients_minimum",
+                       "is larger than clients_per_round: the round could never close");
     }
     if (job.method == Method::Lora && job.lora.target_modules.empty()) {
         return refused(source, "lora.target_modules", "is empty: there would be nothing to train");
     }
-    const auto scale = tensor::FixedPoint::choose(tensor::bound_with_slack(job.update.clip_norm), weight_total_max(job));
+    const auto scale =
+        tensor::FixedPoint::choose(tensor::bound_with_slack(job.update.clip_norm), weight_total_max(job));
     if (!scale) {
-        return refused(source, "update.clip_norm",
-                       "clip_norm x samples_max x clients_per_round is more than the exact 64-bit sum can hold with "
-                       "enough precision; lower samples_max, or use weighting: uniform");
+        return refused(
+            source, "update.clip_norm",
+            "clip_norm x samples_max x clients_per_round is more than the exact 64-bit sum can hold with "
+            "enough precision; lower samples_max, or use weighting: uniform");
     }
     return {};
 }

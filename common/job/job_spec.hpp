@@ -13,10 +13,10 @@
 
 namespace fedllm::job {
 
-enum class Method { Lora, Full };                // what is trained: adapters over a frozen base, or all weights
-enum class Weighting { Samples, Uniform };       // FedAvg's n_k, or 1
-enum class Schedule { Constant, Cosine };        // of the learning rate, over all rounds together, after warm-up
-using CodecName = codec::CodecId;                // how an update is encoded
+enum class Method { Lora, Full };           // what is trained: adapters over a frozen base, or all weights
+enum class Weighting { Samples, Uniform };  // FedAvg's n_k, or 1
+enum class Schedule { Constant, Cosine };   // of the learning rate, over all rounds together, after warm-up
+using CodecName = codec::CodecId;           // how an update is encoded
 
 struct OptimizerSpec {  // AdamW; fresh moments each round, as in FedAvg
     double learning_rate = 1e-3;
@@ -34,13 +34,14 @@ struct TrainSpec {
     std::uint32_t local_steps = 0;  // optimiser steps per round; 0: one pass over the local data
     std::uint32_t batch_rows = 8;   // sequences per step
     std::uint32_t sequence_length = 256;
-    bool packing = true;            // several short examples share a row, without seeing each other
+    bool packing = true;  // several short examples share a row, without seeing each other
     OptimizerSpec optimizer;
     bool operator==(const TrainSpec&) const = default;
 };
 
 struct UpdateSpec {
-    double clip_norm = 10.0;  // L2 bound of the whole update: clients scale down to it, the server refuses more
+    double clip_norm =
+        10.0;  // L2 bound of the whole update: clients scale down to it, the server refuses more
     CodecName codec = CodecName::None;
     bool operator==(const UpdateSpec&) const = default;
 };
@@ -51,11 +52,11 @@ struct JobSpec {
     std::string base_fingerprint;  // filled in by `fedllm job submit`: clients with other weights refuse
     std::uint64_t seed = 1;
     Method method = Method::Lora;
-    tensor::LoraSpec lora{.target_modules = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj",
-                                             "down_proj"}};
+    tensor::LoraSpec lora{
+        .target_modules = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}};
     std::uint32_t rounds = 10;
-    std::uint32_t clients_per_round = 2;  // N: how many are asked
-    std::uint32_t clients_minimum = 2;    // K: how many suffice to close
+    std::uint32_t clients_per_round = 2;     // N: how many are asked
+    std::uint32_t clients_minimum = 2;       // K: how many suffice to close
     std::uint64_t samples_max = 10'000'000;  // a client that claims more is refused
     Weighting weighting = Weighting::Samples;
     double server_learning_rate = 1.0;
@@ -71,8 +72,8 @@ Result<JobSpec> parse_job(const std::string& yaml, const std::string& source);
 Result<JobSpec> load_job(const Path& path);
 std::string print_job(const JobSpec& job);  // canonical YAML: what is stored and sent
 
-// The most that the weights of a round's contributions can add up to: with the clip norm it fixes the scale of the
-// exact sum (tensor::FixedPoint).
+// The most that the weights of a round's contributions can add up to: with the clip norm it fixes the scale
+// of the exact sum (tensor::FixedPoint).
 double weight_total_max(const JobSpec& job);
 
 // The learning rate of optimiser step `step` (from 0, counted over all rounds) out of `total`.

@@ -143,22 +143,27 @@ std::string value_text(const Field& field, Format format) {
     return std::visit(Visitor{format}, field.value());
 }
 
-std::string human_line(const spdlog::log_clock::time_point now, Level level, std::string_view event, Fields fields) {
+std::string human_line(const spdlog::log_clock::time_point now, Level level, std::string_view event,
+                       Fields fields) {
     std::string line = fmt::format("{:%Y-%m-%d %H:%M:%S} {} ", fmt::gmtime(spdlog::log_clock::to_time_t(now)),
                                    names(level).padded);
     append_escaped(line, valid_utf8(event));
     if (fields.size() > 0) line += ' ';
-    for (const Field& field : fields) line += fmt::format(" {}={}", field.key(), value_text(field, Format::Human));
+    for (const Field& field : fields)
+        line += fmt::format(" {}={}", field.key(), value_text(field, Format::Human));
     return line;
 }
 
-std::string json_line(const spdlog::log_clock::time_point now, Level level, std::string_view event, Fields fields) {
+std::string json_line(const spdlog::log_clock::time_point now, Level level, std::string_view event,
+                      Fields fields) {
     const auto since_epoch = now.time_since_epoch();
-    const auto milliseconds = std::chrono::duration_cast<std::chrono::milliseconds>(since_epoch).count() % 1000;
+    const auto milliseconds =
+        std::chrono::duration_cast<std::chrono::milliseconds>(since_epoch).count() % 1000;
     std::string line = fmt::format(R"({{"ts":"{:%Y-%m-%dT%H:%M:%S}.{:03}Z","level":"{}","msg":{})",
                                    fmt::gmtime(spdlog::log_clock::to_time_t(now)), milliseconds,
                                    names(level).json, quoted(event));
-    for (const Field& field : fields) line += fmt::format(",{}:{}", quoted(field.key()), value_text(field, Format::Json));
+    for (const Field& field : fields)
+        line += fmt::format(",{}:{}", quoted(field.key()), value_text(field, Format::Json));
     return line + '}';
 }
 
@@ -173,9 +178,7 @@ void write(Level level, std::string_view event, Fields fields) {
 
 }  // namespace
 
-void setup(LogOptions options) {
-    current() = make_setup(std::move(options));
-}
+void setup(LogOptions options) { current() = make_setup(std::move(options)); }
 
 void debug(std::string_view event, Fields fields) { write(Level::Debug, event, fields); }
 void info(std::string_view event, Fields fields) { write(Level::Info, event, fields); }

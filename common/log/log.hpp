@@ -27,7 +27,8 @@ struct LogOptions {
     std::function<void(std::string_view line)> sink = {};
 };
 
-// Call before threads start, first thing in main(). Without it lines go to standard error, human, from Info on.
+// Call before threads start, first thing in main(). Without it lines go to standard error, human, from Info
+// on.
 void setup(LogOptions options);
 
 class Field {
@@ -37,11 +38,14 @@ public:
     Field(std::string_view key, const std::string& value) : Field(key, std::string_view(value)) {}
     Field(std::string_view key, bool value) : key_(key), value_(value) {}
     Field(std::string_view key, std::signed_integral auto value) : key_(key), value_(std::int64_t{value}) {}
-    Field(std::string_view key, std::unsigned_integral auto value) : key_(key), value_(std::uint64_t{value}) {}
+    Field(std::string_view key, std::unsigned_integral auto value)
+        : key_(key), value_(std::uint64_t{value}) {}
     Field(std::string_view key, double value) : key_(key), value_(value) {}
 
     std::string_view key() const { return key_; }
-    const std::variant<std::string, bool, std::int64_t, std::uint64_t, double>& value() const { return value_; }
+    const std::variant<std::string, bool, std::int64_t, std::uint64_t, double>& value() const {
+        return value_;
+    }
 
 private:
     std::string_view key_;  // a literal

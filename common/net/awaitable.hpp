@@ -32,15 +32,16 @@ awaitable<std::optional<Result<T>>> as_optional(awaitable<Result<T>> work) {
     co_return co_await std::move(work);
 }
 
-// `work`, or Timeout after `limit`. Work that loses the race is cancelled and awaited before this returns, so what it
-// borrows need not outlive the call. (asio::cancel_after needs Boost 1.86.)
+// `work`, or Timeout after `limit`. Work that loses the race is cancelled and awaited before this returns, so
+// what it borrows need not outlive the call. (asio::cancel_after needs Boost 1.86.)
 template <class T>
 awaitable<Result<T>> within(Duration limit, awaitable<Result<T>> work) {
     const auto executor = co_await asio::this_coro::executor;
     asio::steady_timer timer(executor, limit);
     auto [order, thrown, result, timer_error] =
         co_await asio::experimental::make_parallel_group(
-            asio::co_spawn(executor, as_optional(std::move(work)), asio::deferred), timer.async_wait(asio::deferred))
+            asio::co_spawn(executor, as_optional(std::move(work)), asio::deferred),
+            timer.async_wait(asio::deferred))
             .async_wait(asio::experimental::wait_for_one(), asio::use_awaitable);
     if (order[0] == 1 && !timer_error) {
         co_return make_error(Errc::Timeout, "nothing for " + std::to_string(limit.count()) + " ms");

@@ -1,5 +1,6 @@
-// How long to wait before the next attempt: exponential with full jitter, so that ten thousand clients of a restarted
-// server do not come back in the same second (M. Brooker, "Exponential Backoff And Jitter", AWS 2015).
+// How long to wait before the next attempt: exponential with full jitter, so that ten thousand clients of a
+// restarted server do not come back in the same second (M. Brooker, "Exponential Backoff And Jitter", AWS
+// 2015).
 #pragma once
 
 #include "common/base/clock.hpp"

@@ -23,7 +23,8 @@ Result<void> check_validity(const Validity& validity) {
 // Goes into OpenSSL's "DNS:a,DNS:b" notation, so nothing but host name characters may pass.
 Result<void> check_dns_name(const std::string& host) {
     const auto good = [](char c) {
-        return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '-';
+        return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
+               c == '-';
     };
     if (!host.empty() && host.size() <= 253 && std::all_of(host.begin(), host.end(), good)) return {};
     return make_error(Errc::InvalidArgument, "'" + host + "' is not a DNS name");
@@ -45,7 +46,8 @@ Result<void> set_time(ASN1_TIME* field, Timestamp time) {
 // 127 random bits: unguessable and unique without a database, and positive.
 Result<void> set_serial(X509& certificate) {
     std::array<unsigned char, 16> bytes{};
-    if (RAND_bytes(bytes.data(), static_cast<int>(bytes.size())) != 1) return failed("drawing the serial number");
+    if (RAND_bytes(bytes.data(), static_cast<int>(bytes.size())) != 1)
+        return failed("drawing the serial number");
     bytes[0] = static_cast<unsigned char>((bytes[0] & 0x7f) | 0x40);
     using Number = std::unique_ptr<BIGNUM, OpensslFree<&BN_free>>;
     const Number number(BN_bin2bn(bytes.data(), static_cast<int>(bytes.size()), nullptr));
@@ -139,8 +141,9 @@ Result<Credentials> create_authority(std::string_view name, const Validity& vali
 Result<Credentials> issue_certificate(const Credentials& authority, const CertificateRequest& request) {
     FEDLLM_TRY_VOID(check_peer_name(request.name));
     if (request.role == Role::Server && request.dns_names.empty() && request.addresses.empty()) {
-        return make_error(Errc::InvalidArgument, "a server's certificate needs the names or addresses that clients "
-                                                 "will connect to");
+        return make_error(Errc::InvalidArgument,
+                          "a server's certificate needs the names or addresses that clients "
+                          "will connect to");
     }
     FEDLLM_TRY(const std::string names, alternative_names(request));
     FEDLLM_TRY(const auto issuers, certificates_from_pem(authority.certificate_pem));

@@ -1,5 +1,6 @@
-// Making the federation's own certificates: `fedllm init` makes the authority and the server's, `fedllm invite` the
-// clients'. X.509 v3, ECDSA P-256 with SHA-256 (every TLS 1.3 implementation and hardware token speaks it).
+// Making the federation's own certificates: `fedllm init` makes the authority and the server's, `fedllm
+// invite` the clients'. X.509 v3, ECDSA P-256 with SHA-256 (every TLS 1.3 implementation and hardware token
+// speaks it).
 #pragma once
 
 #include <chrono>
@@ -32,9 +33,9 @@ Result<Credentials> create_authority(std::string_view name, const Validity& vali
 
 struct CertificateRequest {
     Role role = Role::Client;
-    std::string name;                   // see check_peer_name()
-    std::vector<std::string> dns_names; // servers: what clients may call it
-    std::vector<std::string> addresses; // servers: IPv4 or IPv6
+    std::string name;                    // see check_peer_name()
+    std::vector<std::string> dns_names;  // servers: what clients may call it
+    std::vector<std::string> addresses;  // servers: IPv4 or IPv6
     Validity validity;
 };
 

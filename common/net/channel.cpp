@@ -11,7 +11,8 @@ using protocol::Frame;
 using protocol::FrameKind;
 using SteadyClock = std::chrono::steady_clock;
 
-// A chunk's first bytes are copied behind its head, so that head and data fill one TLS record (16 KiB) together.
+// A chunk's first bytes are copied behind its head, so that head and data fill one TLS record (16 KiB)
+// together.
 constexpr std::size_t kHeadBytes = std::size_t{16} << 10;
 
 constexpr std::size_t kIdleBytes = std::size_t{4} << 10;  // the receive buffer that an idle channel may keep
@@ -65,14 +66,16 @@ Channel::Channel(std::unique_ptr<Stream> stream, const protocol::Limits& limits)
       limits_(limits),
       read_watchdog_(stream_->executor(),
                      [this] { end_with(make_error(Errc::Timeout, "the peer sent nothing, or too slowly")); }),
-      write_watchdog_(stream_->executor(),
-                      [this] { end_with(make_error(Errc::Timeout, "the peer takes nothing, or too slowly")); }),
+      write_watchdog_(
+          stream_->executor(),
+          [this] { end_with(make_error(Errc::Timeout, "the peer takes nothing, or too slowly")); }),
       senders_(std::make_shared<SendQueue>()),
       last_sent_(SteadyClock::now()) {}
 
 Channel::~Channel() { close(); }
 
-// ---------------------------------------------------------------------------------------------------- receiving
+// ----------------------------------------------------------------------------------------------------
+// receiving
 
 awaitable<Result<Frame>> Channel::receive(Duration idle_deadline) {
     if (body_capacity_ > kIdleBytes) {
@@ -123,17 +126,20 @@ awaitable<Result<void>> Channel::read_all(std::span<std::byte> buffer, Duration 
 
 awaitable<Result<protocol::ClientMessage>> Channel::receive_client_message(Duration idle_deadline) {
     FEDLLM_CO_TRY(const Frame frame, co_await receive(idle_deadline));
-    if (frame.kind != FrameKind::Control) co_return make_error(Errc::OutOfOrder, "a chunk instead of a message");
+    if (frame.kind != FrameKind::Control)
+        co_return make_error(Errc::OutOfOrder, "a chunk instead of a message");
     co_return protocol::parse_client_message(frame.bytes);
 }
 
 awaitable<Result<protocol::ServerMessage>> Channel::receive_server_message(Duration idle_deadline) {
     FEDLLM_CO_TRY(const Frame frame, co_await receive(idle_deadline));
-    if (frame.kind != FrameKind::Control) co_return make_error(Errc::OutOfOrder, "a chunk instead of a message");
+    if (frame.kind != FrameKind::Control)
+        co_return make_error(Errc::OutOfOrder, "a chunk instead of a message");
     co_return protocol::parse_server_message(frame.bytes);
 }
 
-// ------------------------------------------------------------------------------------------------------ sending
+// ------------------------------------------------------------------------------------------------------
+// sending
 
 awaitable<Result<void>> Channel::send_control(const protocol::ClientMessage& message) {
     return send_message(protocol::encode(message));
@@ -145,7 +151,8 @@ awaitable<Result<void>> Channel::send_control(const protocol::ServerMessage& mes
 
 awaitable<Result<void>> Channel::send_message(std::vector<std::byte> message) {
     if (message.size() > limits_.frame.control_bytes_max) {
-        co_return make_error(Errc::TooLarge, "our own message has " + std::to_string(message.size()) + " bytes");
+        co_return make_error(Errc::TooLarge,
+                             "our own message has " + std::to_string(message.size()) + " bytes");
     }
     co_return co_await send_frame(protocol::encode_control(message), {});
 }
@@ -200,7 +207,8 @@ awaitable<Result<void>> Channel::write_all(std::span<const std::byte> bytes) {
     co_return Result<void>{};
 }
 
-// ------------------------------------------------------------------------------------------------------- ending
+// -------------------------------------------------------------------------------------------------------
+// ending
 
 awaitable<void> Channel::shutdown(Duration deadline) {
     {

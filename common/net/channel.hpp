@@ -23,12 +23,13 @@ struct ChannelStats {  // on the wire, headers included, TLS's own bytes not
 };
 
 // Lifecycle: one owner, who lets pending calls end (after close() they end at once) before destroying it.
-// Concurrency: all calls on the stream's executor (one thread or one strand). One receive() at a time; any number of
-// senders, which write in the order of their calls. A sender's call returns when its frame is written, so at most
-// senders_waiting_max frames wait, each in its sender's hands: that is the back-pressure, and there is no write queue.
-// Limits: see protocol/limits.hpp. Every wait has a deadline. A deadline that passes and an error of the stream close
-// the channel, and are what every later call returns; after Malformed or TooLarge one may still send a Goodbye.
-// Memory: a receive buffer only while a large frame is in hand; an idle channel holds 4 KiB at most.
+// Concurrency: all calls on the stream's executor (one thread or one strand). One receive() at a time; any
+// number of senders, which write in the order of their calls. A sender's call returns when its frame is
+// written, so at most senders_waiting_max frames wait, each in its sender's hands: that is the back-pressure,
+// and there is no write queue. Limits: see protocol/limits.hpp. Every wait has a deadline. A deadline that
+// passes and an error of the stream close the channel, and are what every later call returns; after Malformed
+// or TooLarge one may still send a Goodbye. Memory: a receive buffer only while a large frame is in hand; an
+// idle channel holds 4 KiB at most.
 class Channel {
 public:
     Channel(std::unique_ptr<Stream> stream, const protocol::Limits& limits);
@@ -36,8 +37,9 @@ public:
     Channel(const Channel&) = delete;
     Channel& operator=(const Channel&) = delete;
 
-    // The next frame. Its bytes are valid until the next receive(). Timeout when none begins within `idle_deadline`, or
-    // when one that has begun comes slower than rate_bytes_min. TooLarge and Malformed as in frame.hpp.
+    // The next frame. Its bytes are valid until the next receive(). Timeout when none begins within
+    // `idle_deadline`, or when one that has begun comes slower than rate_bytes_min. TooLarge and Malformed as
+    // in frame.hpp.
     awaitable<Result<protocol::Frame>> receive(Duration idle_deadline);
 
     // The next frame, which must be a control frame with a valid message; OutOfOrder for a chunk.
@@ -52,8 +54,8 @@ public:
     // What the peer may send: greeting limits until Welcome, then the full ones. Starts with kGreetingLimits.
     void set_frame_limits(const protocol::FrameLimits& limits) { frame_limits_ = limits; }
 
-    // After the senders before it: tells the peer that nothing more comes, waits for it to close too, so that what was
-    // sent last is not lost in a reset, and closes.
+    // After the senders before it: tells the peer that nothing more comes, waits for it to close too, so that
+    // what was sent last is not lost in a reset, and closes.
     awaitable<void> shutdown(Duration deadline);
     // At once: every pending and later call ends, with Cancelled if nothing else had ended the channel.
     void close();
@@ -83,8 +85,9 @@ private:
     Watchdog write_watchdog_;
     std::unique_ptr<std::byte[]> body_;
     std::size_t body_capacity_ = 0;
-    std::shared_ptr<SendQueue> senders_;  // shared with the senders' coroutines, which may be destroyed after us
-    std::optional<Error> ended_;          // why the channel is closed
+    std::shared_ptr<SendQueue>
+        senders_;                 // shared with the senders' coroutines, which may be destroyed after us
+    std::optional<Error> ended_;  // why the channel is closed
     bool closed_ = false;
     std::chrono::steady_clock::time_point last_sent_;
     ChannelStats stats_;

@@ -1,7 +1,7 @@
 #include "common/net/connect.hpp"
 
-#include <boost/asio/connect.hpp>
 #include <openssl/ssl.h>
+#include <boost/asio/connect.hpp>
 
 #include "common/net/openssl.hpp"
 #include "common/net/tls_stream.hpp"
@@ -40,7 +40,8 @@ awaitable<Result<Connected>> connect_now(std::string host, std::uint16_t port, T
     const auto executor = co_await asio::this_coro::executor;
     const std::string where = host + ":" + std::to_string(port);
     tcp::resolver resolver(executor);
-    const auto [resolve_error, endpoints] = co_await resolver.async_resolve(host, std::to_string(port), kNoThrow);
+    const auto [resolve_error, endpoints] =
+        co_await resolver.async_resolve(host, std::to_string(port), kNoThrow);
     if (resolve_error) {
         co_return make_error(Errc::NotFound, "no address for " + where + ": " + resolve_error.message());
     }
@@ -68,8 +69,8 @@ awaitable<Result<Connected>> accept_now(tcp::socket socket, TlsContext context) 
 awaitable<Result<Connected>> connect_tls(std::string host, std::uint16_t port, TlsContext context,
                                          std::string server_name, Duration deadline) {
     const std::string where = host + ":" + std::to_string(port);
-    auto connected = co_await within(deadline, connect_now(std::move(host), port, std::move(context),
-                                                           std::move(server_name)));
+    auto connected = co_await within(
+        deadline, connect_now(std::move(host), port, std::move(context), std::move(server_name)));
     if (!connected && connected.error().code == Errc::Timeout) {
         co_return with_context(connected.error(), "connecting to " + where);
     }
@@ -84,7 +85,8 @@ awaitable<Result<Connected>> accept_tls(tcp::socket socket, TlsContext context, 
     co_return connected;
 }
 
-Result<tcp::acceptor> listen_tcp(asio::any_io_executor executor, const std::string& address, std::uint16_t port) {
+Result<tcp::acceptor> listen_tcp(asio::any_io_executor executor, const std::string& address,
+                                 std::uint16_t port) {
     const std::string where = address + ":" + std::to_string(port);
     error_code error;
     const auto ip = asio::ip::make_address(address, error);

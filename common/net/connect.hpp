@@ -17,15 +17,15 @@ struct Connected {
     PeerIdentity peer;
 };
 
-// Client side: resolve, connect, handshake. The server's certificate must be of our authority, of role server, and for
-// `server_name` (a DNS name or an address; usually the host itself). PeerUntrusted with the reason otherwise.
-// In TLS 1.3 the client is done before the server has judged the client's certificate: a refusal by the server shows as
-// PeerUntrusted at the first read.
+// Client side: resolve, connect, handshake. The server's certificate must be of our authority, of role
+// server, and for `server_name` (a DNS name or an address; usually the host itself). PeerUntrusted with the
+// reason otherwise. In TLS 1.3 the client is done before the server has judged the client's certificate: a
+// refusal by the server shows as PeerUntrusted at the first read.
 awaitable<Result<Connected>> connect_tls(std::string host, std::uint16_t port, TlsContext context,
                                          std::string server_name, Duration deadline);
 
-// Server side: handshake on an accepted socket. PeerUntrusted with OpenSSL's reason ("certificate has expired", "peer
-// did not return a certificate"), or because the certificate names no client or operator.
+// Server side: handshake on an accepted socket. PeerUntrusted with OpenSSL's reason ("certificate has
+// expired", "peer did not return a certificate"), or because the certificate names no client or operator.
 awaitable<Result<Connected>> accept_tls(asio::ip::tcp::socket socket, TlsContext context, Duration deadline);
 
 // A listening socket (SO_REUSEADDR, so that a restart can bind at once); port 0 lets the system choose.

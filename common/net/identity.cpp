@@ -25,16 +25,18 @@ Result<Role> role_of(std::string_view text) {
     for (const Role role : {Role::Client, Role::Operator, Role::Server}) {
         if (name(role) == text) return role;
     }
-    return make_error(Errc::InvalidArgument, "role '" + std::string(text) + "' is none of client, operator, server");
+    return make_error(Errc::InvalidArgument,
+                      "role '" + std::string(text) + "' is none of client, operator, server");
 }
 
 Result<void> check_peer_name(std::string_view text) {
     bool good = !text.empty() && text.size() <= 64;
     for (std::size_t i = 0; good && i < text.size(); ++i) good = is_name_character(text[i], i == 0);
     if (good) return {};
-    return make_error(Errc::InvalidArgument, "the name '" + std::string(text.substr(0, 80)) +
-                                                 "' must have 1 to 64 of a-z A-Z 0-9 . _ - and start with a letter "
-                                                 "or digit");
+    return make_error(Errc::InvalidArgument,
+                      "the name '" + std::string(text.substr(0, 80)) +
+                          "' must have 1 to 64 of a-z A-Z 0-9 . _ - and start with a letter "
+                          "or digit");
 }
 
 std::string to_uri(Role role, std::string_view peer) {

@@ -42,7 +42,8 @@ struct MemoryStream::Pipe {
     asio::steady_timer changed;
 };
 
-MemoryStream::MemoryStream(asio::any_io_executor executor, std::shared_ptr<Pipe> in, std::shared_ptr<Pipe> out)
+MemoryStream::MemoryStream(asio::any_io_executor executor, std::shared_ptr<Pipe> in,
+                           std::shared_ptr<Pipe> out)
     : executor_(std::move(executor)), in_(std::move(in)), out_(std::move(out)) {}
 
 MemoryStream::~MemoryStream() { close(); }
@@ -51,7 +52,8 @@ awaitable<Result<std::size_t>> MemoryStream::read_some(std::span<std::byte> buff
     const std::shared_ptr<Pipe> pipe = in_;
     while (pipe->size == 0) {
         if (closed_) co_return make_error(Errc::Cancelled, "the stream was closed");
-        if (pipe->ended || pipe->cut) co_return make_error(Errc::PeerClosed, "the peer closed the connection");
+        if (pipe->ended || pipe->cut)
+            co_return make_error(Errc::PeerClosed, "the peer closed the connection");
         if (!co_await pipe->wait()) co_return make_error(Errc::Cancelled, "the read was cancelled");
     }
     const std::size_t count = std::min(buffer.size(), pipe->size);

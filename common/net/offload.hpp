@@ -1,4 +1,5 @@
-// Heavy work off the control strand: a plain function runs on a pool, its result comes back to the caller's executor.
+// Heavy work off the control strand: a plain function runs on a pool, its result comes back to the caller's
+// executor.
 #pragma once
 
 #include <optional>
@@ -14,7 +15,8 @@ awaitable<std::optional<std::invoke_result_t<Work>>> run_once(Work work) {
     co_return work();
 }
 
-// `work` is called once, on `pool`; what it borrows must outlive the call. It cannot be cancelled: the caller waits.
+// `work` is called once, on `pool`; what it borrows must outlive the call. It cannot be cancelled: the caller
+// waits.
 template <class Work>
 awaitable<std::invoke_result_t<Work>> offload(asio::any_io_executor pool, Work work) {
     auto result = co_await asio::co_spawn(pool, run_once(std::move(work)), asio::use_awaitable);

@@ -7,9 +7,7 @@
 namespace fedllm::net {
 namespace {
 
-Bio reader(std::string_view text) {
-    return Bio(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
-}
+Bio reader(std::string_view text) { return Bio(BIO_new_mem_buf(text.data(), static_cast<int>(text.size()))); }
 
 std::string contents(BIO* bio) {
     char* data = nullptr;
@@ -25,7 +23,8 @@ Result<std::vector<Handle>> all_from_pem(std::string_view pem, std::string_view 
     const Bio bio = reader(pem);
     std::vector<Handle> all;
     while (auto* const one = read(bio.get())) all.emplace_back(one);
-    // The last read always fails: with "no start line" at the end of good input, with anything else inside bad one.
+    // The last read always fails: with "no start line" at the end of good input, with anything else inside
+    // bad one.
     const unsigned long last = ERR_peek_last_error();
     const bool at_end = ERR_GET_LIB(last) == ERR_LIB_PEM && ERR_GET_REASON(last) == PEM_R_NO_START_LINE;
     const std::string reasons = openssl_reasons();
@@ -46,8 +45,8 @@ std::string fingerprint_of(const X509& certificate) {
 std::vector<std::string> uris_of(const X509& certificate) {
     std::vector<std::string> uris;
     using Names = std::unique_ptr<GENERAL_NAMES, OpensslFree<&GENERAL_NAMES_free>>;
-    const Names names(static_cast<GENERAL_NAMES*>(
-        X509_get_ext_d2i(&certificate, NID_subject_alt_name, nullptr, nullptr)));
+    const Names names(
+        static_cast<GENERAL_NAMES*>(X509_get_ext_d2i(&certificate, NID_subject_alt_name, nullptr, nullptr)));
     for (int i = 0; names && i < sk_GENERAL_NAME_num(names.get()); ++i) {
         int type = 0;
         const void* const value = GENERAL_NAME_get0_value(sk_GENERAL_NAME_value(names.get(), i), &type);
@@ -72,8 +71,9 @@ std::string openssl_reasons() {
 }
 
 Result<std::vector<Certificate>> certificates_from_pem(std::string_view pem) {
-    return all_from_pem<Certificate>(
-        pem, "certificate", [](BIO* bio) { return PEM_read_bio_X509(bio, nullptr, &no_passphrase, nullptr); });
+    return all_from_pem<Certificate>(pem, "certificate", [](BIO* bio) {
+        return PEM_read_bio_X509(bio, nullptr, &no_passphrase, nullptr);
+    });
 }
 
 Result<std::vector<Crl>> crls_from_pem(std::string_view pem) {
@@ -84,7 +84,8 @@ Result<std::vector<Crl>> crls_from_pem(std::string_view pem) {
 Result<Key> key_from_pem(std::string_view pem) {
     Key key(PEM_read_bio_PrivateKey(reader(pem).get(), nullptr, &no_passphrase, nullptr));
     if (!key) {
-        return make_error(Errc::InvalidFile, "no PEM private key without passphrase in it: " + openssl_reasons());
+        return make_error(Errc::InvalidFile,
+                          "no PEM private key without passphrase in it: " + openssl_reasons());
     }
     return key;
 }

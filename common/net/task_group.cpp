@@ -20,7 +20,8 @@ void log_end(const std::string& name, const Result<void>& result) {
     if (result) return;
     const Error& error = result.error();
     const bool expected = error.code == Errc::Cancelled || error.code == Errc::PeerClosed;
-    const log::Fields fields = {{"task", name}, {"error", fedllm::name(error.code)}, {"detail", error.message}};
+    const log::Fields fields = {
+        {"task", name}, {"error", fedllm::name(error.code)}, {"detail", error.message}};
     if (expected) {
         log::debug("task ended", fields);
     } else {
@@ -60,14 +61,14 @@ void TaskGroup::spawn(std::string name, awaitable<Result<void>> task, std::funct
     const auto place = state_->tasks.emplace(state_->tasks.end());
     place->name = std::move(name);
     place->ask_to_stop = std::move(ask_to_stop);
-    asio::co_spawn(executor_, std::move(task),
-                   asio::bind_cancellation_slot(
-                       place->cancel.slot(),
-                       [state = state_, place](std::exception_ptr thrown, Result<void> result) {
-                           log_end(place->name, result_of(thrown, std::move(result)));
-                           state->tasks.erase(place);
-                           state->ended.cancel();
-                       }));
+    asio::co_spawn(
+        executor_, std::move(task),
+        asio::bind_cancellation_slot(place->cancel.slot(),
+                                     [state = state_, place](std::exception_ptr thrown, Result<void> result) {
+                                         log_end(place->name, result_of(thrown, std::move(result)));
+                                         state->tasks.erase(place);
+                                         state->ended.cancel();
+                                     }));
 }
 
 awaitable<Result<void>> TaskGroup::wait_empty(std::shared_ptr<State> state) {

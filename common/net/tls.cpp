@@ -13,16 +13,15 @@ namespace fedllm::net {
 namespace {
 
 constexpr std::size_t kPemBytesMax = std::size_t{1} << 20;
-constexpr const char* kCiphersuites = "TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_128_GCM_SHA256";
+constexpr const char* kCiphersuites =
+    "TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_128_GCM_SHA256";
 constexpr const char* kGroups = "X25519:P-256";
 constexpr const char* kSignatures = "ed25519:ecdsa_secp256r1_sha256:rsa_pss_rsae_sha256";
 constexpr int kSecurityLevel = 2;
 constexpr int kVerifyDepth = 2;
 
 // ALPN's own form: one length byte, then the name (RFC 7301).
-std::string alpn_wire() {
-    return static_cast<char>(protocol::kAlpn.size()) + std::string(protocol::kAlpn);
-}
+std::string alpn_wire() { return static_cast<char>(protocol::kAlpn.size()) + std::string(protocol::kAlpn); }
 
 int select_alpn(SSL*, const unsigned char** out, unsigned char* out_size, const unsigned char* offered,
                 unsigned offered_size, void*) {
@@ -40,9 +39,7 @@ int select_alpn(SSL*, const unsigned char** out, unsigned char* out_size, const 
     return SSL_TLSEXT_ERR_ALERT_FATAL;
 }
 
-Result<std::string> read_pem(const Path& path) {
-    return read_file(path, kPemBytesMax);
-}
+Result<std::string> read_pem(const Path& path) { return read_file(path, kPemBytesMax); }
 
 template <class T>
 Result<T> about_file(const Path& path, Result<T> result) {
@@ -53,8 +50,9 @@ Result<T> about_file(const Path& path, Result<T> result) {
 Result<Key> load_key(const Path& path) {
     struct stat facts {};
     if (::stat(path.c_str(), &facts) == 0 && (facts.st_mode & (S_IRWXG | S_IRWXO)) != 0) {
-        return make_error(Errc::PermissionDenied,
-                          path.string() + ": others can read this private key; run: chmod 600 " + path.string());
+        return make_error(
+            Errc::PermissionDenied,
+            path.string() + ": others can read this private key; run: chmod 600 " + path.string());
     }
     FEDLLM_TRY(const std::string pem, read_pem(path));
     return about_file(path, key_from_pem(pem));
@@ -107,7 +105,8 @@ Result<void> trust(SSL_CTX& context, const TlsFiles& files) {
         }
         flags |= X509_V_FLAG_CRL_CHECK | X509_V_FLAG_CRL_CHECK_ALL;
     }
-    if (X509_VERIFY_PARAM_set_flags(SSL_CTX_get0_param(&context), flags) != 1) return refused("strict verification");
+    if (X509_VERIFY_PARAM_set_flags(SSL_CTX_get0_param(&context), flags) != 1)
+        return refused("strict verification");
     SSL_CTX_set_verify(&context, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, nullptr);
     SSL_CTX_set_verify_depth(&context, kVerifyDepth);
     return {};
@@ -117,7 +116,8 @@ Result<void> present(SSL_CTX& context, const TlsFiles& files, bool server) {
     FEDLLM_TRY(const auto chain, load_certificates(files.certificate));
     FEDLLM_TRY(const PeerIdentity identity, about_file(files.certificate, identity_of(*chain.front())));
     if ((identity.role == Role::Server) != server) {
-        return make_error(Errc::InvalidArgument, files.certificate.string() + ": this certificate is for the role " +
+        return make_error(Errc::InvalidArgument, files.certificate.string() +
+                                                     ": this certificate is for the role " +
                                                      std::string(name(identity.role)) + ", not for a " +
                                                      (server ? "server" : "client or operator"));
     }
@@ -130,7 +130,8 @@ Result<void> present(SSL_CTX& context, const TlsFiles& files, bool server) {
     }
     if (SSL_CTX_use_PrivateKey(&context, key.get()) != 1 || SSL_CTX_check_private_key(&context) != 1) {
         openssl_reasons();
-        return make_error(Errc::InvalidFile, files.key.string() + ": this key does not belong to the certificate " +
+        return make_error(Errc::InvalidFile, files.key.string() +
+                                                 ": this key does not belong to the certificate " +
                                                  files.certificate.string());
     }
     return {};
@@ -149,7 +150,9 @@ Result<TlsContext> make_context(const TlsFiles& files, bool server) {
 }  // namespace
 
 Result<TlsContext> make_server_context(const TlsFiles& files) { return make_context(files, /*server=*/true); }
-Result<TlsContext> make_client_context(const TlsFiles& files) { return make_context(files, /*server=*/false); }
+Result<TlsContext> make_client_context(const TlsFiles& files) {
+    return make_context(files, /*server=*/false);
+}
 
 Result<PeerIdentity> own_identity(const TlsFiles& files) {
     FEDLLM_TRY(const auto chain, load_certificates(files.certificate));

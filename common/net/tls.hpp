@@ -24,9 +24,9 @@ struct TlsFiles {
 // Who shares: each open connection holds the context it began with, and a reload swaps in another.
 using TlsContext = std::shared_ptr<asio::ssl::context>;
 
-// Errors name the file and what to do: a missing or broken file, a key that others can read or that belongs to another
-// certificate, a certificate whose role is not for this side. Whether the certificate is in date and of the right
-// authority is for the other side to judge: our clock may be the wrong one.
+// Errors name the file and what to do: a missing or broken file, a key that others can read or that belongs
+// to another certificate, a certificate whose role is not for this side. Whether the certificate is in date
+// and of the right authority is for the other side to judge: our clock may be the wrong one.
 Result<TlsContext> make_server_context(const TlsFiles& files);
 Result<TlsContext> make_client_context(const TlsFiles& files);  // role client or operator
 

@@ -20,7 +20,8 @@ std::string describe_remote(const asio::ip::tcp::socket& socket) {
     const auto endpoint = socket.remote_endpoint(error);
     if (error) return "unknown";
     const std::string address = endpoint.address().to_string();
-    return (endpoint.address().is_v6() ? "[" + address + "]" : address) + ":" + std::to_string(endpoint.port());
+    return (endpoint.address().is_v6() ? "[" + address + "]" : address) + ":" +
+           std::to_string(endpoint.port());
 }
 
 bool is_openssl(const error_code& error) { return error.category() == asio::error::get_ssl_category(); }
@@ -56,10 +57,10 @@ awaitable<Result<PeerIdentity>> TlsStream::handshake(Handshake type) {
     if (!identity) co_return identity.error();
     const bool right_side = (identity->role == Role::Server) == (type == Handshake::client);
     if (!right_side) {
-        co_return make_error(Errc::PeerUntrusted, "the peer's certificate is for the role " +
-                                                      std::string(name(identity->role)) +
-                                                      (type == Handshake::client ? ", expected server"
-                                                                                 : ", expected client or operator"));
+        co_return make_error(
+            Errc::PeerUntrusted,
+            "the peer's certificate is for the role " + std::string(name(identity->role)) +
+                (type == Handshake::client ? ", expected server" : ", expected client or operator"));
     }
     co_return identity;
 }
@@ -69,7 +70,8 @@ Result<PeerIdentity> TlsStream::peer_identity() {
     unsigned chosen_size = 0;
     SSL_get0_alpn_selected(native(), &chosen, &chosen_size);
     if (std::string_view(reinterpret_cast<const char*>(chosen), chosen_size) != protocol::kAlpn) {
-        return make_error(Errc::PeerUntrusted, "the peer does not speak " + std::string(protocol::kAlpn) + " (ALPN)");
+        return make_error(Errc::PeerUntrusted,
+                          "the peer does not speak " + std::string(protocol::kAlpn) + " (ALPN)");
     }
     const Certificate certificate(SSL_get1_peer_certificate(native()));
     if (!certificate) return make_error(Errc::PeerUntrusted, "the peer has no certificate");
@@ -79,7 +81,8 @@ Result<PeerIdentity> TlsStream::peer_identity() {
 Error TlsStream::explain_handshake(const error_code& ec) {
     if (!is_openssl(ec)) {
         Error error = explain(ec);
-        if (error.code == Errc::PeerClosed) error.message = "the peer closed the connection during the TLS handshake";
+        if (error.code == Errc::PeerClosed)
+            error.message = "the peer closed the connection during the TLS handshake";
         return error;
     }
     const long verdict = SSL_get_verify_result(native());
@@ -92,18 +95,21 @@ Error TlsStream::explain_handshake(const error_code& ec) {
 }
 
 Error TlsStream::explain(const error_code& ec) const {
-    if (closed_ || ec == asio::error::operation_aborted) return make_error(Errc::Cancelled, "the stream was closed");
-    if (!is_openssl(ec)) return make_error(Errc::PeerClosed, "connection to " + remote_ + ": " + ec.message());
+    if (closed_ || ec == asio::error::operation_aborted)
+        return make_error(Errc::Cancelled, "the stream was closed");
+    if (!is_openssl(ec))
+        return make_error(Errc::PeerClosed, "connection to " + remote_ + ": " + ec.message());
     if (is_peer_alert(ec)) {
-        return make_error(Errc::PeerUntrusted, "the peer refused us: " + reason_of(ec) +
-                                                   " (is our certificate of the right authority, in date, and not "
-                                                   "revoked?)");
+        return make_error(Errc::PeerUntrusted,
+                          "the peer refused us: " + reason_of(ec) +
+                              " (is our certificate of the right authority, in date, and not "
+                              "revoked?)");
     }
     return make_error(Errc::Malformed, "TLS: " + reason_of(ec));
 }
 
-// After a refusal: a socket closed with unread bytes is reset, and the reset would destroy the alert that tells the
-// peer why. So take what the peer still sends, for a moment.
+// After a refusal: a socket closed with unread bytes is reset, and the reset would destroy the alert that
+// tells the peer why. So take what the peer still sends, for a moment.
 awaitable<void> TlsStream::linger() {
     error_code ignored;
     stream_.next_layer().shutdown(asio::socket_base::shutdown_send, ignored);
@@ -121,7 +127,8 @@ awaitable<void> TlsStream::linger() {
 }
 
 awaitable<Result<std::size_t>> TlsStream::read_some(std::span<std::byte> buffer) {
-    const auto [ec, count] = co_await stream_.async_read_some(asio::buffer(buffer.data(), buffer.size()), kNoThrow);
+    const auto [ec, count] =
+        co_await stream_.async_read_some(asio::buffer(buffer.data(), buffer.size()), kNoThrow);
     if (ec == asio::error::eof || ec == asio::ssl::error::stream_truncated) {
         co_return make_error(Errc::PeerClosed, "the peer closed the connection");
     }
@@ -130,7 +137,8 @@ awaitable<Result<std::size_t>> TlsStream::read_some(std::span<std::byte> buffer)
 }
 
 awaitable<Result<std::size_t>> TlsStream::write_some(std::span<const std::byte> bytes) {
-    const auto [ec, count] = co_await stream_.async_write_some(asio::buffer(bytes.data(), bytes.size()), kNoThrow);
+    const auto [ec, count] =
+        co_await stream_.async_write_some(asio::buffer(bytes.data(), bytes.size()), kNoThrow);
     if (ec) co_return explain(ec);
     co_return count;
 }

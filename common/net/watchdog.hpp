@@ -1,7 +1,8 @@
 // A deadline around a stream of operations: one timer that is looked at, not re-armed, at each of them.
 //
-// A 1 MiB frame arrives in 64 TLS records. Racing each read against a timer of its own costs as much as decrypting it;
-// here starting and stopping store a time, and the timer, when it fires, goes back to sleep if nothing is overdue.
+// A 1 MiB frame arrives in 64 TLS records. Racing each read against a timer of its own costs as much as
+// decrypting it; here starting and stopping store a time, and the timer, when it fires, goes back to sleep if
+// nothing is overdue.
 #pragma once
 
 #include <chrono>

@@ -18,7 +18,8 @@ struct Chunk {
     std::span<const std::byte> data;
 };
 
-// Cuts `blob` from `offset` to its end into chunks of at most `chunk_bytes`. Borrows the blob: many transfers share it.
+// Cuts `blob` from `offset` to its end into chunks of at most `chunk_bytes`. Borrows the blob: many transfers
+// share it.
 class OutgoingTransfer {
 public:
     // OutOfOrder when `offset` lies beyond the end.
@@ -42,7 +43,8 @@ private:
 //   for each chunk: accept(), then write it; when complete(): verify(), then believe it.
 class IncomingTransfer {
 public:
-    // `digest_hex` is what the sender announced, `total` its size. InvalidArgument for a text that is no digest.
+    // `digest_hex` is what the sender announced, `total` its size. InvalidArgument for a text that is no
+    // digest.
     static Result<IncomingTransfer> start(std::string_view digest_hex, std::uint64_t total);
 
     // Bytes already held, in order, from the first: before any accept(). TooLarge beyond the total.

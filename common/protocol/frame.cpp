@@ -42,7 +42,8 @@ std::vector<std::byte> joined(std::span<const std::byte> head, std::span<const s
 
 }  // namespace
 
-Result<FrameHeader> decode_header(std::span<const std::byte, kFrameHeaderBytes> bytes, const FrameLimits& limits) {
+Result<FrameHeader> decode_header(std::span<const std::byte, kFrameHeaderBytes> bytes,
+                                  const FrameLimits& limits) {
     const auto length = load_big<std::uint32_t>(bytes.data());
     const auto kind = std::to_integer<unsigned>(bytes[4]);
     if (bytes[5] != std::byte{0} || bytes[6] != std::byte{0} || bytes[7] != std::byte{0}) {
@@ -50,11 +51,13 @@ Result<FrameHeader> decode_header(std::span<const std::byte, kFrameHeaderBytes> 
     }
     const bool chunk = kind == static_cast<unsigned>(FrameKind::Chunk);
     if (!chunk && kind != static_cast<unsigned>(FrameKind::Control)) {
-        return make_error(Errc::Malformed, "frame header: kind " + std::to_string(kind) + " is neither 1 nor 2");
+        return make_error(Errc::Malformed,
+                          "frame header: kind " + std::to_string(kind) + " is neither 1 nor 2");
     }
     const std::size_t overhead = kKindBytes + (chunk ? kChunkPrefixBytes : 0);
     if (length <= overhead) {
-        return make_error(Errc::Malformed, "frame header: length " + std::to_string(length) + " leaves no body");
+        return make_error(Errc::Malformed,
+                          "frame header: length " + std::to_string(length) + " leaves no body");
     }
     const std::size_t payload = length - overhead;
     const std::size_t payload_max = chunk ? limits.chunk_bytes_max : limits.control_bytes_max;

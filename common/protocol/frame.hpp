@@ -6,8 +6,10 @@
 //   frame      = length:u32 kind:u8 zero:u8[3] body
 //   length     = 4 + size of body              everything after the length itself
 //   kind       = 1 (control) | 2 (chunk)
-//   body       = message                       control: one serialized ClientMessage or ServerMessage, at least 1 byte
-//              | offset:u64 data               chunk: data starts at `offset` of what is transferred, at least 1 byte
+//   body       = message                       control: one serialized ClientMessage or ServerMessage, at
+//   least 1 byte
+//              | offset:u64 data               chunk: data starts at `offset` of what is transferred, at
+//              least 1 byte
 //
 // Worked examples:
 //   ClientMessage{ping{}} serializes to 3a 00:
@@ -15,14 +17,15 @@
 //   the bytes "ab" at offset 256 of a transfer:
 //     00 00 00 0e  02 00 00 00  00 00 00 00 00 00 01 00  61 62
 //
-// Limits: control and chunk data up to FrameLimits each (1 MiB); a length beyond is TooLarge before allocation.
-// The zero bytes are checked (Malformed), so that they can mean something one day. Versioning: the ALPN name
-// "fedllm/1" names this grammar; another grammar is another name. Hello carries the version of the messages.
+// Limits: control and chunk data up to FrameLimits each (1 MiB); a length beyond is TooLarge before
+// allocation. The zero bytes are checked (Malformed), so that they can mean something one day. Versioning:
+// the ALPN name "fedllm/1" names this grammar; another grammar is another name. Hello carries the version of
+// the messages.
 //
-// Why not Protobuf, gRPC or HTTP/2 for tensors: they copy and buffer the payload, cap it at 2 GiB, and amplify
-// hostile input; here one buffer, read once, goes to all sockets. Why 8 bytes of header: the body of a frame in an
-// aligned buffer stays aligned. Why offsets in every chunk: order is checked and not assumed, and a resumed transfer
-// says where it goes on.
+// Why not Protobuf, gRPC or HTTP/2 for tensors: they copy and buffer the payload, cap it at 2 GiB, and
+// amplify hostile input; here one buffer, read once, goes to all sockets. Why 8 bytes of header: the body of
+// a frame in an aligned buffer stays aligned. Why offsets in every chunk: order is checked and not assumed,
+// and a resumed transfer says where it goes on.
 #pragma once
 
 #include <array>
@@ -59,12 +62,14 @@ struct Frame {
 };
 
 // Checks everything that can be checked before the body is there: kind, zero bytes, limits.
-Result<FrameHeader> decode_header(std::span<const std::byte, kFrameHeaderBytes> bytes, const FrameLimits& limits);
+Result<FrameHeader> decode_header(std::span<const std::byte, kFrameHeaderBytes> bytes,
+                                  const FrameLimits& limits);
 
 // `body` has exactly header.body_bytes bytes.
 Result<Frame> decode_body(const FrameHeader& header, std::span<const std::byte> body);
 
-// Incremental: takes one frame off the front of `input`; nothing when more bytes are needed. An error is final.
+// Incremental: takes one frame off the front of `input`; nothing when more bytes are needed. An error is
+// final.
 Result<std::optional<Frame>> take_frame(std::span<const std::byte>& input, const FrameLimits& limits);
 
 // The bytes in front of a control message of `message_bytes`, and in front of a chunk's data.

@@ -13,7 +13,8 @@ namespace {
 template <class Message>
 std::vector<std::byte> encode_message(const Message& message) {
     std::vector<std::byte> bytes(message.ByteSizeLong());
-    FEDLLM_CHECK(message.SerializeToArray(bytes.data(), static_cast<int>(bytes.size())), "a message serializes");
+    FEDLLM_CHECK(message.SerializeToArray(bytes.data(), static_cast<int>(bytes.size())),
+                 "a message serializes");
     return bytes;
 }
 

@@ -1,10 +1,10 @@
 // Control messages: bytes to checked Protobuf messages and back.
 //
-// What parse_* returns has: its body set; no enum UNSPECIFIED; digests of 64 lower-case hexadecimal digits; names
-// printable and within 1..kNameBytesMax; texts within their limits and valid UTF-8; no NaN or infinity in what clients
-// say. Whether the *claims* are true is for the caller. Before Protobuf sees a byte, a walk over the wire format counts
-// elements and nesting, because 2 bytes of empty sub-message become 200 of memory. Unknown fields are skipped, and
-// not kept: a newer peer may say more.
+// What parse_* returns has: its body set; no enum UNSPECIFIED; digests of 64 lower-case hexadecimal digits;
+// names printable and within 1..kNameBytesMax; texts within their limits and valid UTF-8; no NaN or infinity
+// in what clients say. Whether the *claims* are true is for the caller. Before Protobuf sees a byte, a walk
+// over the wire format counts elements and nesting, because 2 bytes of empty sub-message become 200 of
+// memory. Unknown fields are skipped, and not kept: a newer peer may say more.
 #pragma once
 
 #include <cstddef>
@@ -20,9 +20,28 @@ namespace fedllm::protocol {
 
 // Everything that can travel, chunks included; see session.hpp for when.
 enum class MessageKind {
-    Hello, Fetch, Progress, Offer, Evaluation, Decline, SubmitJob, ListJobs, ShowJob,  // to the server
-    Welcome, Task, Proceed, Verdict, Release, JobAccepted, JobList, JobReport, Refusal, Blob,  // from the server
-    Ping, Goodbye, Chunk,  // both
+    Hello,
+    Fetch,
+    Progress,
+    Offer,
+    Evaluation,
+    Decline,
+    SubmitJob,
+    ListJobs,
+    ShowJob,  // to the server
+    Welcome,
+    Task,
+    Proceed,
+    Verdict,
+    Release,
+    JobAccepted,
+    JobList,
+    JobReport,
+    Refusal,
+    Blob,  // from the server
+    Ping,
+    Goodbye,
+    Chunk,  // both
 };
 inline constexpr int kMessageKinds = static_cast<int>(MessageKind::Chunk) + 1;
 

@@ -79,8 +79,8 @@ Result<Relevance> Session::client_says(const Move& move) {
 
 Result<Relevance> Session::server_says(const Move& move) {
     const bool current = !task_.empty() && move.task == task_;
-    const bool answerable = evaluated_ || upload_ == Transfer::Asked || upload_ == Transfer::Running ||
-                            upload_ == Transfer::Done;
+    const bool answerable =
+        evaluated_ || upload_ == Transfer::Asked || upload_ == Transfer::Running || upload_ == Transfer::Done;
     switch (move.kind) {
         case MessageKind::Task:
             if (!task_.empty() || move.task.empty()) return out_of_order(move);

@@ -13,16 +13,19 @@ Error malformed(std::string_view field, const std::string& what) {
     return make_error(Errc::Malformed, std::string(field) + ": " + what);
 }
 
-Result<void> check_text(std::string_view field, const std::string& value, std::size_t bytes_max = kTextBytesMax) {
+Result<void> check_text(std::string_view field, const std::string& value,
+                        std::size_t bytes_max = kTextBytesMax) {
     if (value.size() <= bytes_max) return {};
-    return malformed(field, std::to_string(value.size()) + " bytes, the limit is " + std::to_string(bytes_max));
+    return malformed(field,
+                     std::to_string(value.size()) + " bytes, the limit is " + std::to_string(bytes_max));
 }
 
 // Protobuf has checked that strings are UTF-8.
 Result<void> check_name_or_empty(std::string_view field, const std::string& value) {
     FEDLLM_TRY_VOID(check_text(field, value, kNameBytesMax));
     for (const char c : value) {
-        if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) return malformed(field, "control character in a name");
+        if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f)
+            return malformed(field, "control character in a name");
     }
     return {};
 }

@@ -15,7 +15,8 @@ using google::protobuf::FieldDescriptor;
 
 class Scan {
 public:
-    Scan(std::size_t elements_max, int nesting_max) : elements_left_(elements_max), nesting_max_(nesting_max) {}
+    Scan(std::size_t elements_max, int nesting_max)
+        : elements_left_(elements_max), nesting_max_(nesting_max) {}
 
     Result<void> message(std::span<const std::byte> bytes, const Descriptor& type, int depth) {
         if (depth > nesting_max_) return make_error(Errc::TooLarge, type.name() + ": nested too deeply");

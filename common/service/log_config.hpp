@@ -32,8 +32,10 @@ struct LogConfig {
 
 inline config::Table<LogConfig> log_table() {
     using C = LogConfig;
-    return {config::field<C>("format", [](auto& c) -> auto& { return c.format; }, "lines for people, or json objects"),
-            config::field<C>("level", [](auto& c) -> auto& { return c.level; }, "the least important lines to print")};
+    return {config::field<C>(
+                "format", [](auto& c) -> auto& { return c.format; }, "lines for people, or json objects"),
+            config::field<C>(
+                "level", [](auto& c) -> auto& { return c.level; }, "the least important lines to print")};
 }
 
 }  // namespace fedllm::service

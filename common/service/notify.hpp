@@ -1,5 +1,5 @@
-// Telling the service manager how we are (sd_notify(3)): one datagram to the socket named in $NOTIFY_SOCKET. The
-// protocol is a few lines, so libsystemd is not needed; without the variable nothing happens.
+// Telling the service manager how we are (sd_notify(3)): one datagram to the socket named in $NOTIFY_SOCKET.
+// The protocol is a few lines, so libsystemd is not needed; without the variable nothing happens.
 #pragma once
 
 #include <string>
@@ -9,8 +9,8 @@
 
 namespace fedllm::service {
 
-// `state` as in "READY=1", "STOPPING=1", "STATUS=training step 3 of 40"; several are separated by newlines. Success
-// when there is no service manager. Never blocks: a full socket is an error.
+// `state` as in "READY=1", "STOPPING=1", "STATUS=training step 3 of 40"; several are separated by newlines.
+// Success when there is no service manager. Never blocks: a full socket is an error.
 Result<void> notify(std::string_view state);
 
 }  // namespace fedllm::service

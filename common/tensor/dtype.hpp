@@ -12,8 +12,8 @@ namespace fedllm::tensor {
 
 enum class DType : std::uint8_t { F64, F32, F16, BF16, I64, I32, I16, I8, U8, Bool };
 
-std::size_t size_of(DType dtype);                      // bytes per element
-std::string_view name(DType dtype);                    // "F32"
+std::size_t size_of(DType dtype);    // bytes per element
+std::string_view name(DType dtype);  // "F32"
 std::optional<DType> dtype_named(std::string_view name);
 
 // bf16 is the upper half of an f32; rounding is to nearest, ties to even. NaN stays NaN.

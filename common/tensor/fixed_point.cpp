@@ -32,8 +32,6 @@ Result<FixedPoint> FixedPoint::choose(double value_bound, double weight_total_ma
     return FixedPoint{bits};
 }
 
-double FixedPoint::scale() const {
-    return std::ldexp(1.0, fraction_bits);
-}
+double FixedPoint::scale() const { return std::ldexp(1.0, fraction_bits); }
 
 }  // namespace fedllm::tensor

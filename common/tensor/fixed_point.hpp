@@ -29,8 +29,6 @@ struct FixedPoint {
 // What is checked against a job's clip norm: clients compute the norm in their own order, so the server
 // allows this much more before it calls a value out of bounds, and the scale is chosen for it.
 constexpr double kClipSlack = 1e-4;
-inline double bound_with_slack(double clip_norm) {
-    return clip_norm * (1.0 + kClipSlack);
-}
+inline double bound_with_slack(double clip_norm) { return clip_norm * (1.0 + kClipSlack); }
 
 }  // namespace fedllm::tensor

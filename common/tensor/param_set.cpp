@@ -44,7 +44,8 @@ Result<Manifest> Manifest::create(std::vector<TensorSpec> tensors) {
     for (const TensorSpec& spec : tensors) {
         const std::uint64_t elements = spec.elements();
         if (spec.name.empty() || elements == 0 || elements > kElementsMax - manifest.offsets_.back()) {
-            return make_error(Errc::ManifestMismatch, "tensor " + describe(spec) + ": empty name or bad shape");
+            return make_error(Errc::ManifestMismatch,
+                              "tensor " + describe(spec) + ": empty name or bad shape");
         }
         if (!names.insert(spec.name).second) {
             return make_error(Errc::ManifestMismatch, "tensor " + spec.name + " is listed twice");

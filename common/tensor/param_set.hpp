@@ -14,8 +14,8 @@
 
 namespace fedllm::tensor {
 
-// One tensor of a job. Names are those of the file the set is exported to (PEFT's for adapters, Hugging Face's
-// for whole models), so nothing translates names between the trainer and the disk.
+// One tensor of a job. Names are those of the file the set is exported to (PEFT's for adapters, Hugging
+// Face's for whole models), so nothing translates names between the trainer and the disk.
 struct TensorSpec {
     std::string name;
     std::vector<std::uint64_t> shape;  // row-major; at most 8 dimensions, none of them 0

@@ -75,12 +75,8 @@ HeadRows head_rows(ConstMatrix m, std::size_t first_row, std::size_t rows, std::
     return {m.row(first_row) + head * size, m.pitch, rows, size};
 }
 
-Operand by_row(const HeadRows& t) {
-    return {t.data, t.pitch, 1};
-}  // outer = rows, depth = D
-Operand by_column(const HeadRows& t) {
-    return {t.data, 1, t.pitch};
-}  // outer = D, depth = rows
+Operand by_row(const HeadRows& t) { return {t.data, t.pitch, 1}; }     // outer = rows, depth = D
+Operand by_column(const HeadRows& t) { return {t.data, 1, t.pitch}; }  // outer = D, depth = rows
 
 // Keys of the tile [k0, k0 + nk) that token t may see, as offsets [low, high).
 struct Seen {

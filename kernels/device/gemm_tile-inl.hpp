@@ -42,12 +42,8 @@ HWY_INLINE std::size_t strip_rows(std::size_t left) {
     }
     return 1;
 }
-HWY_INLINE std::size_t panel_cols(std::size_t left) {
-    return left > kLanes ? kPanelCols : kLanes;
-}
-HWY_INLINE std::size_t padded_cols(std::size_t cols) {
-    return (cols + kLanes - 1) / kLanes * kLanes;
-}
+HWY_INLINE std::size_t panel_cols(std::size_t left) { return left > kLanes ? kPanelCols : kLanes; }
+HWY_INLINE std::size_t padded_cols(std::size_t cols) { return (cols + kLanes - 1) / kLanes * kLanes; }
 
 #if HWY_TARGET != HWY_SCALAR  // the baseline of Highway 1.0.3 has one lane and no blocks
 // Four floats from rows[0] + k, then four from rows[4] + k, and so on. (Masked merges would do, but crash GCC

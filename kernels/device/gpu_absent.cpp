@@ -2,8 +2,6 @@
 
 namespace fedllm::kernels {
 
-GpuList list_gpus() {
-    return {{}, "this build has no CUDA support"};
-}
+GpuList list_gpus() { return {{}, "this build has no CUDA support"}; }
 
 }  // namespace fedllm::kernels

@@ -49,9 +49,7 @@ HWY_INLINE void store_n(Floats d, Vector v, float* p, std::size_t count) {
 #endif
 }
 
-HWY_INLINE float sum_of(Floats d, Vector v) {
-    return hn::GetLane(hn::SumOfLanes(d, v));
-}
+HWY_INLINE float sum_of(Floats d, Vector v) { return hn::GetLane(hn::SumOfLanes(d, v)); }
 
 // exp to about 1 ulp (Highway's polynomial) with the edges made total: NaN stays NaN, overflow is infinity.
 HWY_INLINE Vector exp_of(Floats d, Vector x) {

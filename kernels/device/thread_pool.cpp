@@ -24,9 +24,7 @@ constexpr std::align_val_t kAlignment{64};
 constexpr std::uint32_t kInsideMask = 0xFFFF;
 constexpr std::uint32_t kOpen = 0x10000;
 constexpr std::uint32_t kStep = 0x20000;
-constexpr std::uint32_t job_of(std::uint32_t gate) {
-    return gate / kStep;
-}
+constexpr std::uint32_t job_of(std::uint32_t gate) { return gate / kStep; }
 
 struct FreeFloats {
     void operator()(float* floats) const { ::operator delete(floats, kAlignment); }
@@ -119,18 +117,14 @@ ThreadPool::~ThreadPool() {
     for (std::thread& worker : state_->workers) worker.join();
 }
 
-unsigned ThreadPool::threads() const {
-    return static_cast<unsigned>(state_->workers.size()) + 1;
-}
+unsigned ThreadPool::threads() const { return static_cast<unsigned>(state_->workers.size()) + 1; }
 
 std::span<float> ThreadPool::thread_scratch() {
     FEDLLM_CHECK(scratch_of_this_thread != nullptr, "thread_scratch is for bodies of parallel_for");
     return {scratch_of_this_thread, kThreadScratchFloats};
 }
 
-std::span<float> ThreadPool::shared_scratch() const {
-    return {state_->shared.get(), kSharedScratchFloats};
-}
+std::span<float> ThreadPool::shared_scratch() const { return {state_->shared.get(), kSharedScratchFloats}; }
 
 void ThreadPool::run(std::size_t count, Call call, void* context) {
     FEDLLM_CHECK(scratch_of_this_thread == nullptr, "parallel_for was called from a body of parallel_for");

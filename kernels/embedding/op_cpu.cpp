@@ -16,9 +16,7 @@ namespace fedllm::kernels {
 namespace HWY_NAMESPACE {
 namespace {
 
-void WidenRow(const std::uint16_t* from, float* to, std::size_t count) {
-    widen_bf16(from, to, count);
-}
+void WidenRow(const std::uint16_t* from, float* to, std::size_t count) { widen_bf16(from, to, count); }
 
 }  // namespace
 }  // namespace HWY_NAMESPACE

@@ -23,17 +23,9 @@ struct GemmOperand {
 void gemm(ThreadPool& pool, GemmOperand a, GemmOperand b, std::size_t depth, Matrix c, Write write,
           float scale = 1.0f);
 
-inline GemmOperand rows_of(ConstMatrix m) {
-    return {m.data, DType::F32, m.pitch, 1};
-}  // depth = columns
-inline GemmOperand columns_of(ConstMatrix m) {
-    return {m.data, DType::F32, 1, m.pitch};
-}  // depth = rows
-inline GemmOperand rows_of(WeightView w) {
-    return {w.data, w.dtype, w.cols, 1};
-}
-inline GemmOperand columns_of(WeightView w) {
-    return {w.data, w.dtype, 1, w.cols};
-}
+inline GemmOperand rows_of(ConstMatrix m) { return {m.data, DType::F32, m.pitch, 1}; }     // depth = columns
+inline GemmOperand columns_of(ConstMatrix m) { return {m.data, DType::F32, 1, m.pitch}; }  // depth = rows
+inline GemmOperand rows_of(WeightView w) { return {w.data, w.dtype, w.cols, 1}; }
+inline GemmOperand columns_of(WeightView w) { return {w.data, w.dtype, 1, w.cols}; }
 
 }  // namespace fedllm::kernels

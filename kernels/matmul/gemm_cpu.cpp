@@ -50,9 +50,7 @@ static_assert(kPanelCols <= kPanelColsMax && kPanelColsMax % kPanelCols == 0);
 static_assert(kTileRows * kDepthMax + kPackSlack + kPanelColsMax * kDepthMax <=
               ThreadPool::kThreadScratchFloats);
 
-std::size_t TileRows() {
-    return kTileRows;
-}
+std::size_t TileRows() { return kTileRows; }
 
 // Packs columns [first, first + kPanelColsMax) of the block; bf16 is widened on the way.
 void PackColumns(const Block& block, std::size_t first) {
@@ -102,9 +100,7 @@ HWY_EXPORT(TileRows);
 HWY_EXPORT(PackColumns);
 HWY_EXPORT(MultiplyTile);
 
-constexpr std::size_t divide_up(std::size_t a, std::size_t b) {
-    return (a + b - 1) / b;
-}
+constexpr std::size_t divide_up(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
 
 void multiply_block(ThreadPool& pool, const Block& block) {
     pool.parallel_for(divide_up(block.cols, kPanelColsMax), [&](std::size_t i) {

@@ -51,9 +51,7 @@ namespace {
 HWY_EXPORT(SwigluRow);
 HWY_EXPORT(SwigluRowBackward);
 
-bool same_shape(ConstMatrix a, ConstMatrix b) {
-    return a.rows == b.rows && a.cols == b.cols;
-}
+bool same_shape(ConstMatrix a, ConstMatrix b) { return a.rows == b.rows && a.cols == b.cols; }
 
 }  // namespace
 

@@ -37,9 +37,7 @@ void Accumulator::subtract(std::uint64_t first_element, std::span<const float> v
     add(first_element, values, std::uint64_t{0} - weight);
 }
 
-void Accumulator::clear() {
-    std::fill(sums_.begin(), sums_.end(), 0);
-}
+void Accumulator::clear() { std::fill(sums_.begin(), sums_.end(), 0); }
 
 void Accumulator::mean(std::uint64_t first_element, std::span<float> out, std::uint64_t total_weight) const {
     FEDLLM_CHECK(total_weight > 0);

@@ -19,9 +19,9 @@ Server::Server(const ServerConfig& config)
 
 Result<std::unique_ptr<Server>> Server::create(const ServerConfig& config) {
     std::unique_ptr<Server> server(new Server(config));
-    FEDLLM_TRY(auto tls, net::make_server_context({.ca = config.tls.ca,
-                                                   .certificate = config.tls.certificate,
-                                                   .key = config.tls.key}));
+    FEDLLM_TRY(auto tls,
+               net::make_server_context(
+                   {.ca = config.tls.ca, .certificate = config.tls.certificate, .key = config.tls.key}));
     const engine::EngineOptions options{.state_directory = config.state_directory,
                                         .upload_bytes_max = config.limits.upload_bytes_max.bytes,
                                         .threads = config.threads};
@@ -72,7 +72,8 @@ Result<void> Server::run() {
                           {"metrics", "http://" + config_.admin.address + ":" + std::to_string(admin_port()) +
                                           "/metrics"},
                           {"state", config_.state_directory.string()}});
-    if (auto told = service::notify("READY=1"); !told) log::warn("sd_notify", {{"reason", told.error().message}});
+    if (auto told = service::notify("READY=1"); !told)
+        log::warn("sd_notify", {{"reason", told.error().message}});
     io_.run();
     if (fatal_) return *fatal_;
     return {};
@@ -88,7 +89,8 @@ awaitable<Result<void>> Server::watch_signals() {
 }
 
 awaitable<void> Server::shut_down() {
-    if (auto told = service::notify("STOPPING=1"); !told) log::warn("sd_notify", {{"reason", told.error().message}});
+    if (auto told = service::notify("STOPPING=1"); !told)
+        log::warn("sd_notify", {{"reason", told.error().message}});
     co_await listener_->stop();
     co_await engine_->stop();
     boost::system::error_code ignored;
@@ -109,11 +111,12 @@ awaitable<Result<void>> Server::serve_admin_page() {
             FEDLLM_CO_TRY_VOID(co_await net::sleep_for(std::chrono::milliseconds(100)));
             continue;
         }
-        tasks_.spawn("admin request", [](asio::ip::tcp::socket peer, observe::Metrics& metrics,
-                                         std::function<observe::Readiness()> ready) -> awaitable<Result<void>> {
-            co_await observe::serve_admin(std::move(peer), metrics, std::move(ready));
-            co_return Result<void>{};
-        }(std::move(socket), metrics_, readiness));
+        tasks_.spawn("admin request",
+                     [](asio::ip::tcp::socket peer, observe::Metrics& metrics,
+                        std::function<observe::Readiness()> ready) -> awaitable<Result<void>> {
+                         co_await observe::serve_admin(std::move(peer), metrics, std::move(ready));
+                         co_return Result<void>{};
+                     }(std::move(socket), metrics_, readiness));
     }
     co_return Result<void>{};
 }

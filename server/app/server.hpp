@@ -15,8 +15,8 @@
 
 namespace fedllm::server::app {
 
-// Lifecycle: run() until a signal (SIGTERM, SIGINT) or request_stop(), then sessions are told Goodbye, the round's
-// state is on disk, and run() returns; an error means the process should end with a failure. 
+// Lifecycle: run() until a signal (SIGTERM, SIGINT) or request_stop(), then sessions are told Goodbye, the
+// round's state is on disk, and run() returns; an error means the process should end with a failure.
 // Concurrency: run() uses the calling thread for the control strand; request_stop() may come from any thread.
 class Server {
 public:

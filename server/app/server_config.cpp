@@ -8,20 +8,28 @@ using config::field;
 config::Table<ServerConfig> make_table() {
     using C = ServerConfig;
     config::Table<C> table{
-        field<C>("listen.address", [](auto& c) -> auto& { return c.listen.address; },
-                 "where clients and operators connect"),
-        field<C>("listen.port", [](auto& c) -> auto& { return c.listen.port; }, "0 picks a free port and logs it"),
-        field<C>("tls.ca", [](auto& c) -> auto& { return c.tls.ca; },
-                 "the authority whose certificates are let in, and no other"),
-        field<C>("tls.certificate", [](auto& c) -> auto& { return c.tls.certificate; },
-                 "this server's certificate"),
-        field<C>("tls.key", [](auto& c) -> auto& { return c.tls.key; },
-                 "its private key; the file must be readable by this user alone (mode 0600)"),
-        field<C>("admin.address", [](auto& c) -> auto& { return c.admin.address; },
-                 "where /metrics, /healthz and /readyz are served, in plain HTTP"),
-        field<C>("admin.port", [](auto& c) -> auto& { return c.admin.port; }, "0 picks a free port and logs it"),
-        field<C>("state_directory", [](auto& c) -> auto& { return c.state_directory; },
-                 "ledger, model versions, spooled uploads and adapters; a local disk, one server per folder"),
+        field<C>(
+            "listen.address", [](auto& c) -> auto& { return c.listen.address; },
+            "where clients and operators connect"),
+        field<C>(
+            "listen.port", [](auto& c) -> auto& { return c.listen.port; }, "0 picks a free port and logs it"),
+        field<C>(
+            "tls.ca", [](auto& c) -> auto& { return c.tls.ca; },
+            "the authority whose certificates are let in, and no other"),
+        field<C>(
+            "tls.certificate", [](auto& c) -> auto& { return c.tls.certificate; },
+            "this server's certificate"),
+        field<C>(
+            "tls.key", [](auto& c) -> auto& { return c.tls.key; },
+            "its private key; the file must be readable by this user alone (mode 0600)"),
+        field<C>(
+            "admin.address", [](auto& c) -> auto& { return c.admin.address; },
+            "where /metrics, /healthz and /readyz are served, in plain HTTP"),
+        field<C>(
+            "admin.port", [](auto& c) -> auto& { return c.admin.port; }, "0 picks a free port and logs it"),
+        field<C>(
+            "state_directory", [](auto& c) -> auto& { return c.state_directory; },
+            "ledger, model versions, spooled uploads and adapters; a local disk, one server per folder"),
         field<C>("threads", [](auto& c) -> auto& { return c.threads; },
                  "threads that check and add updates; 0 means one per core", {.max = 1024}),
         field<C>("limits.connections_max", [](auto& c) -> auto& { return c.limits.connections_max; },
@@ -32,7 +40,8 @@ config::Table<ServerConfig> make_table() {
                  "a connection silent for this long is closed; clients say something every 20 s",
                  {.min = 1, .max = 86400}),
     };
-    config::append(table, config::prefixed<C>("log", service::log_table(), [](auto& c) -> auto& { return c.log; }));
+    config::append(table, config::prefixed<C>(
+                              "log", service::log_table(), [](auto& c) -> auto& { return c.log; }));
     return table;
 }
 

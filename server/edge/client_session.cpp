@@ -35,8 +35,9 @@ awaitable<Result<void>> ClientSession::run() {
     Result<void> ended = co_await greet();
     if (ended) ended = co_await listen();
     if (joined_) engine_.leave(peer_.name, session_id_);
-    const bool offence = !ended && (ended.error().code == Errc::Malformed || ended.error().code == Errc::TooLarge ||
-                                    ended.error().code == Errc::OutOfOrder);
+    const bool offence =
+        !ended && (ended.error().code == Errc::Malformed || ended.error().code == Errc::TooLarge ||
+                   ended.error().code == Errc::OutOfOrder);
     if (offence) end(to_string(ended.error()));
     co_await tasks_.stop(offence ? std::chrono::seconds(1) : std::chrono::seconds(0));
     channel_.close();
@@ -56,8 +57,8 @@ awaitable<Result<void>> ClientSession::greet() {
     FEDLLM_CO_TRY([[maybe_unused]] const auto relevance, session_.on_receive(protocol::kind_of(message)));
     if (message.hello().protocol_version() != protocol::kProtocolVersion) {
         end("this server speaks protocol version " + std::to_string(protocol::kProtocolVersion));
-        co_return make_error(Errc::Unsupported, "protocol version " +
-                                                    std::to_string(message.hello().protocol_version()));
+        co_return make_error(Errc::Unsupported,
+                             "protocol version " + std::to_string(message.hello().protocol_version()));
     }
     protocol::ServerMessage welcome;
     welcome.mutable_welcome()->set_peer_name(peer_.name.get());
@@ -100,7 +101,8 @@ awaitable<Result<void>> ClientSession::on_control(std::span<const std::byte> byt
     co_return Result<void>{};
 }
 
-// ----------------------------------------------------------------------------------------------------------- upload
+// -----------------------------------------------------------------------------------------------------------
+// upload
 
 awaitable<Result<void>> ClientSession::on_offer(protocol::Offer offer) {
     intake_.reset();  // a new Offer takes the place of one that was cut
@@ -131,7 +133,8 @@ awaitable<Result<void>> ClientSession::on_chunk(std::uint64_t offset, std::span<
     co_return Result<void>{};
 }
 
-// --------------------------------------------------------------------------------------------------------- download
+// ---------------------------------------------------------------------------------------------------------
+// download
 
 void ClientSession::on_fetch(const protocol::Fetch& fetch) { tasks_.spawn("download", download(fetch)); }
 
@@ -139,7 +142,8 @@ awaitable<Result<void>> ClientSession::download(protocol::Fetch fetch) {
     const std::string task = session_.task();
     auto version = co_await engine_.version(fetch.digest());
     if (version) {
-        auto transfer = protocol::OutgoingTransfer::start((*version)->bytes(), fetch.offset(), limits_.chunk_bytes);
+        auto transfer =
+            protocol::OutgoingTransfer::start((*version)->bytes(), fetch.offset(), limits_.chunk_bytes);
         if (transfer) {
             while (const auto chunk = transfer->next()) {
                 if (session_.task() != task) co_return Result<void>{};  // released meanwhile

@@ -58,8 +58,8 @@ awaitable<Result<void>> Listener::serve(net::asio::ip::tcp::socket socket) {
     --unauthenticated_;
     if (!connected) {
         metrics_.connection_refused(connected.error().code);
-        log::warn("connection refused", {{"from", endpoint.address().to_string(ignored)},
-                                         {"reason", connected.error().message}});
+        log::warn("connection refused",
+                  {{"from", endpoint.address().to_string(ignored)}, {"reason", connected.error().message}});
         co_return Result<void>{};
     }
     const net::PeerIdentity peer = connected->peer;

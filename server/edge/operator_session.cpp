@@ -75,7 +75,8 @@ awaitable<Result<void>> OperatorSession::receive_initial(ingest::Upload& upload)
     while (upload.held() < upload.bytes_total()) {
         FEDLLM_CO_TRY(const auto frame, co_await channel_.receive(limits_.idle_deadline));
         if (frame.kind != protocol::FrameKind::Chunk || frame.offset != upload.held()) {
-            co_return make_error(Errc::OutOfOrder, "expected the chunk at byte " + std::to_string(upload.held()));
+            co_return make_error(Errc::OutOfOrder,
+                                 "expected the chunk at byte " + std::to_string(upload.held()));
         }
         FEDLLM_CO_TRY([[maybe_unused]] const auto relevance, session_.on_receive(MessageKind::Chunk));
         FEDLLM_CO_TRY_VOID(upload.append(frame.bytes));
@@ -87,7 +88,8 @@ awaitable<Result<void>> OperatorSession::receive_initial(ingest::Upload& upload)
 awaitable<Result<void>> OperatorSession::fetch(protocol::Fetch request) {
     auto version = co_await engine_.version(request.digest());
     if (!version) co_return co_await refuse(version.error());
-    auto transfer = protocol::OutgoingTransfer::start((*version)->bytes(), request.offset(), limits_.chunk_bytes);
+    auto transfer =
+        protocol::OutgoingTransfer::start((*version)->bytes(), request.offset(), limits_.chunk_bytes);
     if (!transfer) co_return co_await refuse(transfer.error());
     protocol::ServerMessage blob;
     blob.mutable_blob()->set_digest(request.digest());

@@ -14,8 +14,8 @@ namespace fedllm::server::edge {
 // Lifecycle: constructed for one connection, run() to its end, destroyed. Concurrency: the control strand.
 class OperatorSession {
 public:
-    OperatorSession(std::unique_ptr<net::Stream> stream, net::PeerIdentity peer, const protocol::Limits& limits,
-                    engine::Engine& engine);
+    OperatorSession(std::unique_ptr<net::Stream> stream, net::PeerIdentity peer,
+                    const protocol::Limits& limits, engine::Engine& engine);
 
     net::awaitable<Result<void>> run();
     void ask_to_stop() { channel_.close(); }

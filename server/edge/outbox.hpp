@@ -1,4 +1,5 @@
-// The messages a session still has to send, in order. The session machine is asked right before each is written.
+// The messages a session still has to send, in order. The session machine is asked right before each is
+// written.
 #pragma once
 
 #include <boost/asio/steady_timer.hpp>
@@ -10,8 +11,8 @@
 namespace fedllm::server::edge {
 
 // Lifecycle: push from anywhere on the strand; run() is the session's one writer and ends after close().
-// Limits: what waits here is control messages about one client's few tasks; a peer that does not read is closed by
-// the channel's stall deadline.
+// Limits: what waits here is control messages about one client's few tasks; a peer that does not read is
+// closed by the channel's stall deadline.
 class Outbox {
 public:
     Outbox(net::Channel& channel, protocol::Session& session, net::asio::any_io_executor executor)

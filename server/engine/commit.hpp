@@ -1,4 +1,5 @@
-// Closing a round: from the spooled updates to the next version, exactly. No clock, no network; runs on the pool.
+// Closing a round: from the spooled updates to the next version, exactly. No clock, no network; runs on the
+// pool.
 #pragma once
 
 #include <cstdint>
@@ -20,14 +21,15 @@ struct Contribution {
     std::uint64_t weight = 0;
 };
 
-// new = old + server_learning_rate * (sum of weight * update) / (sum of weight). The same contributions give the same
-// digest in any order. Memory: one set of parameters and one accumulator, however many contributions.
+// new = old + server_learning_rate * (sum of weight * update) / (sum of weight). The same contributions give
+// the same digest in any order. Memory: one set of parameters and one accumulator, however many
+// contributions.
 Result<store::VersionFile> compute_version(const job::JobSpec& job, const std::string& old_digest,
                                            const std::vector<Contribution>& contributions,
                                            const store::Versions& versions, const ingest::Spool& spool);
 
-// <state>/adapters/<job>/round-0007 (seven rounds done): a PEFT adapter, or model.safetensors for method full; and
-// the link `latest` beside it. Returns the folder.
+// <state>/adapters/<job>/round-0007 (seven rounds done): a PEFT adapter, or model.safetensors for method
+// full; and the link `latest` beside it. Returns the folder.
 Result<Path> write_adapter(const job::JobSpec& job, const JobId& id, std::uint32_t rounds_done,
                            const std::string& digest, const store::Versions& versions,
                            const Path& state_directory);

@@ -63,17 +63,20 @@ asio::awaitable<void> Engine::stop() {
     pool_.join();
 }
 
-// ------------------------------------------------------------------------------------------------------------- jobs
+// -------------------------------------------------------------------------------------------------------------
+// jobs
 
 Result<void> Engine::activate_next() {
     active_.reset();
     FEDLLM_TRY(const auto rows, ledger_.jobs());
     for (const store::JobRow& row : rows) {
         if (row.status != store::JobStatus::Running) continue;
-        if (auto active = activate(row); active || active.error().code == Errc::StoreFailed) return active;
+        if (auto active = activate(row); active || active.error().code == Errc::StoreFailed)
+            return active;
         else {
             // A job that cannot be read again (its file was damaged) must not keep the others from running.
-            log::error("a job cannot be taken up", {{"job", row.id.get()}, {"reason", active.error().message}});
+            log::error("a job cannot be taken up",
+                       {{"job", row.id.get()}, {"reason", active.error().message}});
             FEDLLM_TRY_VOID(ledger_.finish_job(row.id, store::JobStatus::Failed, active.error().message));
         }
     }
@@ -139,11 +142,14 @@ void Engine::apply(const round::Effect& effect) {
             const auto link = engine.links_.find(e.client);
             if (link == engine.links_.end()) return;
             protocol::ServerMessage message;
-            message.mutable_release()->set_task_id(store::task_id(engine.active_->id, e.round, e.client).get());
+            message.mutable_release()->set_task_id(
+                store::task_id(engine.active_->id, e.round, e.client).get());
             message.mutable_release()->set_reason(e.reason);
             link->second->post(std::move(message));
         }
-        void operator()(const round::CloseRound& e) { engine.tasks_.spawn("close round", engine.close_round(e)); }
+        void operator()(const round::CloseRound& e) {
+            engine.tasks_.spawn("close round", engine.close_round(e));
+        }
         void operator()(const round::FinishJob& e) { engine.finish(e); }
         void operator()(const round::FailJob& e) { engine.fail(e); }
         void operator()(const round::WakeAt& e) {
@@ -247,7 +253,8 @@ asio::awaitable<Result<void>> Engine::close_round(round::CloseRound effect) {
     const store::VersionRow next{version->digest, id, RoundId(effect.round.get() + 1), version->bytes, now};
     if (!hold(ledger_.commit_round(id, effect.round, result, next))) co_return Result<void>{};
     for (const store::PartRow& part : parts) {  // also what dropped clients had begun to send
-        if (auto gone = spool_.remove(part.task); !gone) log::warn("spool", {{"reason", gone.error().message}});
+        if (auto gone = spool_.remove(part.task); !gone)
+            log::warn("spool", {{"reason", gone.error().message}});
     }
     metrics_.round_committed(id, seconds(now - opened), monotonic_seconds() - started, contributions.size());
     if (!std::isnan(result.eval_loss)) metrics_.evaluated(id, result.eval_loss);
@@ -287,7 +294,8 @@ void Engine::fail(const round::FailJob& effect) {
 asio::awaitable<Result<void>> Engine::tick() {
     while (!tasks_.stopping()) {
         const bool set = active_ && active_->wake;
-        timer_.expires_after(set ? std::max(Duration(0), *active_->wake - clock_.now()) : Duration(3'600'000));
+        timer_.expires_after(set ? std::max(Duration(0), *active_->wake - clock_.now())
+                                 : Duration(3'600'000));
         auto [ec] = co_await timer_.async_wait(net::kNoThrow);
         if (ec || !active_ || !active_->wake || clock_.now() < *active_->wake) continue;
         active_->wake.reset();
@@ -309,7 +317,8 @@ bool Engine::hold(const Result<void>& done) {
     return done.has_value();
 }
 
-// ---------------------------------------------------------------------------------------------------------- clients
+// ----------------------------------------------------------------------------------------------------------
+// clients
 
 registry::SessionId Engine::join(const ClientId& client, const protocol::Hello& hello, Link& link) {
     registry::Member member;
@@ -321,7 +330,8 @@ registry::SessionId Engine::join(const ClientId& client, const protocol::Hello& 
     member.since = clock_.now();
     const auto session = member.session;
     const auto base_models = member.base_models;
-    if (registry_.join(std::move(member))) links_.at(client)->end("a newer connection of this client took over");
+    if (registry_.join(std::move(member)))
+        links_.at(client)->end("a newer connection of this client took over");
     links_[client] = &link;
     raise(round::ClientJoined{client, base_models});
     return session;

@@ -44,8 +44,9 @@ using SharedVersion = std::shared_ptr<const MappedFile>;
 // After a failure of the ledger `on_fatal` is called: the process should end, and start again from the disk.
 class Engine {
 public:
-    static Result<std::unique_ptr<Engine>> open(net::asio::any_io_executor strand, const EngineOptions& options,
-                                                const Clock& clock, observe::Metrics& metrics,
+    static Result<std::unique_ptr<Engine>> open(net::asio::any_io_executor strand,
+                                                const EngineOptions& options, const Clock& clock,
+                                                observe::Metrics& metrics,
                                                 std::function<void(const Error&)> on_fatal);
     ~Engine();
     Engine(const Engine&) = delete;
@@ -72,7 +73,8 @@ public:
     net::awaitable<Result<SharedVersion>> version(std::string digest);
 
     // Operators. `initial` holds the safetensors file of the first version.
-    Result<ingest::Upload> begin_submission(const std::string& operator_name, const protocol::SubmitJob& request);
+    Result<ingest::Upload> begin_submission(const std::string& operator_name,
+                                            const protocol::SubmitJob& request);
     net::awaitable<Result<JobId>> submit(protocol::SubmitJob request, ingest::Upload initial);
     Result<protocol::JobList> list_jobs() const;
     Result<protocol::JobReport> report(const JobId& id) const;
@@ -102,8 +104,9 @@ private:
     };
 
     Engine(net::asio::any_io_executor strand, const EngineOptions& options, const Clock& clock,
-           observe::Metrics& metrics, std::function<void(const Error&)> on_fatal, store::StateDirectory directory,
-           store::Ledger ledger, store::Versions versions, ingest::Spool spool);
+           observe::Metrics& metrics, std::function<void(const Error&)> on_fatal,
+           store::StateDirectory directory, store::Ledger ledger, store::Versions versions,
+           ingest::Spool spool);
 
     Result<void> activate_next();
     Result<void> activate(const store::JobRow& row);

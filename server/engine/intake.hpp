@@ -1,5 +1,5 @@
-// One upload while it arrives: every byte goes to the spool file and through the validator, so that a bad update is
-// refused at its first bad value, and a good one needs no second reading before it is acknowledged.
+// One upload while it arrives: every byte goes to the spool file and through the validator, so that a bad
+// update is refused at its first bad value, and a good one needs no second reading before it is acknowledged.
 #pragma once
 
 #include <memory>

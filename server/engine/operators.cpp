@@ -22,13 +22,14 @@ Result<ingest::Upload> Engine::begin_submission(const std::string& operator_name
                                                 const protocol::SubmitJob& request) {
     FEDLLM_TRY([[maybe_unused]] const job::JobSpec spec, job::parse_job(request.job(), "the submitted job"));
     if (request.initial_bytes() > options_.upload_bytes_max) {
-        return make_error(Errc::TooLarge, "the initial version has " + std::to_string(request.initial_bytes()) +
+        return make_error(Errc::TooLarge, "the initial version has " +
+                                              std::to_string(request.initial_bytes()) +
                                               " bytes; limits.upload_bytes_max allows " +
                                               std::to_string(options_.upload_bytes_max));
     }
     const auto nothing_to_check = [](std::span<const std::byte>) -> Result<void> { return {}; };
-    return spool_.begin(TaskId("submission/" + operator_name), request.initial_digest(), request.initial_bytes(),
-                        nothing_to_check);
+    return spool_.begin(TaskId("submission/" + operator_name), request.initial_digest(),
+                        request.initial_bytes(), nothing_to_check);
 }
 
 net::awaitable<Result<JobId>> Engine::submit(protocol::SubmitJob request, ingest::Upload initial) {
@@ -72,7 +73,8 @@ Result<protocol::JobList> Engine::list_jobs() const {
     return list;
 }
 
-void Engine::fill_round(const store::RoundRow& row, const ActiveJob* active, protocol::RoundReport& out) const {
+void Engine::fill_round(const store::RoundRow& row, const ActiveJob* active,
+                        protocol::RoundReport& out) const {
     const auto parts = ledger_.parts(row.job, row.round);
     out.set_round(row.round.get());
     out.set_state(std::string(store::name(row.status)));

@@ -52,7 +52,8 @@ void Engine::on_evaluation(const ClientId& client, const protocol::Evaluation& e
     const TaskId task(evaluation.task_id());
     const auto parsed = parse_task(client, task.get());
     if (!parsed) return post(reply, refusal(task, parsed.error()));
-    if (!active_ || active_->id != parsed->job) return post(reply, refusal(task, {Errc::Stale, "the job is over"}));
+    if (!active_ || active_->id != parsed->job)
+        return post(reply, refusal(task, {Errc::Stale, "the job is over"}));
     if (auto fine = ingest::check_evaluation(evaluation.loss_sum(), evaluation.tokens()); !fine) {
         return refuse({parsed->job, parsed->round, client, task}, fine.error(), reply);
     }
@@ -86,7 +87,8 @@ std::optional<protocol::Verdict> Engine::judge_before_upload(const ClientId& cli
     return std::nullopt;
 }
 
-net::awaitable<std::unique_ptr<Intake>> Engine::on_offer(ClientId client, protocol::Offer offer, Link& reply) {
+net::awaitable<std::unique_ptr<Intake>> Engine::on_offer(ClientId client, protocol::Offer offer,
+                                                         Link& reply) {
     const TaskId task(offer.task_id());
     const auto parsed = parse_task(client, task.get());
     if (!parsed) {
@@ -101,7 +103,8 @@ net::awaitable<std::unique_ptr<Intake>> Engine::on_offer(ClientId client, protoc
     const ingest::Claim claim = claim_of(offer);
     auto fine = ingest::check_claim(claim, update_rules(), active_->manifest);
     if (fine && claim.bytes > options_.upload_bytes_max) {
-        fine = make_error(Errc::TooLarge, std::to_string(claim.bytes) + " bytes exceed limits.upload_bytes_max");
+        fine =
+            make_error(Errc::TooLarge, std::to_string(claim.bytes) + " bytes exceed limits.upload_bytes_max");
     }
     if (!fine) {
         refuse(target, fine.error(), reply);
@@ -109,8 +112,8 @@ net::awaitable<std::unique_ptr<Intake>> Engine::on_offer(ClientId client, protoc
     }
     const tensor::Manifest manifest = active_->manifest;  // copies: the job may end while the pool works
     const ingest::UpdateRules rules = update_rules();
-    auto intake = co_await net::offload(pool_.get_executor(),
-                                        [&] { return Intake::begin(spool_, manifest, rules, target, claim); });
+    auto intake = co_await net::offload(
+        pool_.get_executor(), [&] { return Intake::begin(spool_, manifest, rules, target, claim); });
     if (!intake) {
         put_off(target, intake.error(), reply);
         co_return nullptr;
@@ -119,7 +122,8 @@ net::awaitable<std::unique_ptr<Intake>> Engine::on_offer(ClientId client, protoc
     co_return std::move(*intake);
 }
 
-net::awaitable<Result<void>> Engine::take(Intake& intake, std::uint64_t offset, std::span<const std::byte> bytes) {
+net::awaitable<Result<void>> Engine::take(Intake& intake, std::uint64_t offset,
+                                          std::span<const std::byte> bytes) {
     metrics_.bytes_moved(intake.target().client, observe::Direction::Up, bytes.size());
     auto taken = co_await net::offload(pool_.get_executor(), [&] { return intake.take(offset, bytes); });
     if (active_ && active_->id == intake.target().job) {
@@ -138,7 +142,8 @@ net::awaitable<void> Engine::finish_upload(std::unique_ptr<Intake> intake, Link&
 }
 
 net::awaitable<void> Engine::refuse_upload(std::unique_ptr<Intake> intake, Error error, Link& reply) {
-    // A full disk of ours, or bytes of an earlier attempt that our disk has changed, say nothing about the client.
+    // A full disk of ours, or bytes of an earlier attempt that our disk has changed, say nothing about the
+    // client.
     const bool our_fault =
         error.code == Errc::IoFailed || (error.code == Errc::DigestMismatch && intake->resumed());
     co_await net::offload(pool_.get_executor(), [&] {
@@ -159,7 +164,8 @@ void Engine::put_off(const UploadTarget& target, const Error& error, Link& reply
     reply.end("the server cannot take the update now; offer it again");
 }
 
-// The bytes are on disk. From here to the ledger's commit nothing suspends, so the round cannot close in between.
+// The bytes are on disk. From here to the ledger's commit nothing suspends, so the round cannot close in
+// between.
 void Engine::accept(const Intake& intake, Link& reply) {
     const UploadTarget& target = intake.target();
     const ingest::Claim& claim = intake.claim();

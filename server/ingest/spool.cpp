@@ -83,9 +83,7 @@ Result<void> remove_files(const Path& folder, const std::function<bool(const Pat
 
 }  // namespace
 
-Upload::Upload(Upload&& other) noexcept {
-    *this = std::move(other);
-}
+Upload::Upload(Upload&& other) noexcept { *this = std::move(other); }
 
 Upload& Upload::operator=(Upload&& other) noexcept {
     std::swap(fd_, other.fd_);

@@ -140,8 +140,6 @@ Result<void> UpdateValidator::finish() const {
                                                   " of " + std::to_string(manifest_.elements()) + " values");
 }
 
-double UpdateValidator::norm() const {
-    return std::sqrt(square_sum_);
-}
+double UpdateValidator::norm() const { return std::sqrt(square_sum_); }
 
 }  // namespace fedllm::server::ingest

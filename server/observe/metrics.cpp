@@ -14,7 +14,8 @@ using prometheus::BuildCounter;
 using prometheus::BuildGauge;
 using prometheus::BuildHistogram;
 
-const prometheus::Histogram::BucketBoundaries kRoundBuckets{1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 24 * 3600};
+const prometheus::Histogram::BucketBoundaries kRoundBuckets{1,   5,    15,       60,       300,
+                                                            900, 3600, 4 * 3600, 24 * 3600};
 const prometheus::Histogram::BucketBoundaries kAggregateBuckets{0.001, 0.005, 0.02, 0.1, 0.5, 2, 10, 60};
 
 std::map<std::string, std::string> of_job(const JobId& job) { return {{"job", job.get()}}; }
@@ -30,7 +31,8 @@ double resident_bytes() {
 }  // namespace
 
 Metrics::Metrics()
-    : connections_(BuildGauge().Name("fedllm_connections").Help("Open connections by role").Register(registry_)),
+    : connections_(
+          BuildGauge().Name("fedllm_connections").Help("Open connections by role").Register(registry_)),
       connections_refused_(BuildCounter()
                                .Name("fedllm_connections_refused_total")
                                .Help("Connections turned away, by reason")
@@ -65,8 +67,10 @@ Metrics::Metrics()
                       .Name("fedllm_train_loss")
                       .Help("Mean training loss reported with the last round's updates")
                       .Register(registry_)),
-      jobs_ended_(
-          BuildCounter().Name("fedllm_jobs_ended_total").Help("Jobs that ended, by state").Register(registry_)),
+      jobs_ended_(BuildCounter()
+                      .Name("fedllm_jobs_ended_total")
+                      .Help("Jobs that ended, by state")
+                      .Register(registry_)),
       round_seconds_(BuildHistogram()
                          .Name("fedllm_round_seconds")
                          .Help("From the opening of a round to its commit")
@@ -104,7 +108,8 @@ void Metrics::update_accepted(const JobId& job) {
     updates_.Add({{"job", job.get()}, {"outcome", "accepted"}, {"reason", ""}}).Increment();
 }
 void Metrics::update_refused(const JobId& job, Errc reason) {
-    updates_.Add({{"job", job.get()}, {"outcome", "refused"}, {"reason", std::string(name(reason))}}).Increment();
+    updates_.Add({{"job", job.get()}, {"outcome", "refused"}, {"reason", std::string(name(reason))}})
+        .Increment();
 }
 void Metrics::update_repeated(const JobId& job) {
     updates_.Add({{"job", job.get()}, {"outcome", "already_accepted"}, {"reason", ""}}).Increment();

@@ -28,8 +28,8 @@ public:
 
     void connection_opened(std::string_view role);
     void connection_closed(std::string_view role);
-    void connection_refused(Errc reason);            // TLS, role, limits
-    void message_refused(Errc reason);               // malformed, out of order
+    void connection_refused(Errc reason);  // TLS, role, limits
+    void message_refused(Errc reason);     // malformed, out of order
     void update_accepted(const JobId& job);
     void update_refused(const JobId& job, Errc reason);
     void update_repeated(const JobId& job);
@@ -37,7 +37,8 @@ public:
     void task_progress(const JobId& job, const ClientId& client, double fraction);
 
     void round_opened(const JobId& job, std::uint32_t round, std::uint32_t rounds, std::size_t clients);
-    void round_committed(const JobId& job, double round_seconds, double aggregate_seconds, std::size_t accepted);
+    void round_committed(const JobId& job, double round_seconds, double aggregate_seconds,
+                         std::size_t accepted);
     void evaluated(const JobId& job, double loss);
     void trained(const JobId& job, double loss);
     void job_ended(const JobId& job, std::string_view state);

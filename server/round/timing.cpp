@@ -13,14 +13,10 @@ constexpr Duration kGraceMin = 2s;
 
 }  // namespace
 
-bool is_over(const JobState& state) {
-    return state.phase == Phase::Finished || state.phase == Phase::Failed;
-}
+bool is_over(const JobState& state) { return state.phase == Phase::Finished || state.phase == Phase::Failed; }
 
 // A tenth of a round, so that a client that is gone for good costs no more than that in each.
-Duration patience(const JobState& state) {
-    return std::max(kPatienceMin, state.last_round / 10);
-}
+Duration patience(const JobState& state) { return std::max(kPatienceMin, state.last_round / 10); }
 
 Duration elapsed_at(const JobState& state, Timestamp time) {
     const Duration elapsed = time >= state.clock ? state.worked + (time - state.clock) : time - state.opened;

@@ -10,12 +10,8 @@
 
 namespace fedllm::server::store {
 
-inline std::int64_t milliseconds(Timestamp time) {
-    return time.time_since_epoch().count();
-}
-inline Timestamp time_of(std::int64_t milliseconds) {
-    return Timestamp(Duration(milliseconds));
-}
+inline std::int64_t milliseconds(Timestamp time) { return time.time_since_epoch().count(); }
+inline Timestamp time_of(std::int64_t milliseconds) { return Timestamp(Duration(milliseconds)); }
 
 // The enumerator called `text`; StoreFailed for a word that this version never wrote.
 template <class Status>

@@ -6,8 +6,9 @@
 namespace fedllm::server::store {
 namespace {
 
-#define FEDLLM_PART_COLUMNS                                                                              \
-    "client, task_id, state, weight, samples, tokens, update_digest, bytes, bytes_down, train_loss, train_seconds, " \
+#define FEDLLM_PART_COLUMNS                                                                           \
+    "client, task_id, state, weight, samples, tokens, update_digest, bytes, bytes_down, train_loss, " \
+    "train_seconds, "                                                                                 \
     "eval_loss_sum, eval_tokens, reason, detail, accepted_ms, elapsed_ms"
 
 Result<PartRow> read_part(const Database& database, const JobId& job, RoundId round, const Statement& row) {

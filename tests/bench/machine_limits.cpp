@@ -34,9 +34,7 @@ double FmaChains(std::size_t rounds, float seed, float* sink) {
     return 2.0 * static_cast<double>(rounds * kChains * hn::Lanes(d));
 }
 
-std::string TargetName() {
-    return hwy::TargetName(HWY_TARGET);
-}
+std::string TargetName() { return hwy::TargetName(HWY_TARGET); }
 
 }  // namespace
 }  // namespace HWY_NAMESPACE
@@ -95,9 +93,7 @@ double core_seconds() {
     return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
 }
 
-std::string instruction_set() {
-    return HWY_DYNAMIC_DISPATCH(TargetName)();
-}
+std::string instruction_set() { return HWY_DYNAMIC_DISPATCH(TargetName)(); }
 
 }  // namespace fedllm::bench
 #endif

@@ -13,8 +13,6 @@ void gemm_nt(std::size_t m, std::size_t n, std::size_t k, const float* a, const 
 
 }  // namespace
 
-std::optional<GemmNt> onednn() {
-    return gemm_nt;
-}
+std::optional<GemmNt> onednn() { return gemm_nt; }
 
 }  // namespace fedllm::bench

@@ -2,8 +2,6 @@
 
 namespace fedllm::bench {
 
-std::optional<GemmNt> onednn() {
-    return std::nullopt;
-}
+std::optional<GemmNt> onednn() { return std::nullopt; }
 
 }  // namespace fedllm::bench

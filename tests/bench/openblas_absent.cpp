@@ -2,8 +2,6 @@
 
 namespace fedllm::bench {
 
-std::optional<GemmNt> openblas(unsigned) {
-    return std::nullopt;
-}
+std::optional<GemmNt> openblas(unsigned) { return std::nullopt; }
 
 }  // namespace fedllm::bench

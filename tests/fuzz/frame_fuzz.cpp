@@ -18,7 +18,8 @@ int frame(const std::uint8_t* data, std::size_t size) {
                                ? protocol::encode_control(frame.bytes)
                                : protocol::encode_chunk(frame.offset, frame.bytes);
         const std::size_t used = before.size() - input.size();
-        FEDLLM_CHECK(again.size() == used && std::memcmp(again.data(), before.data(), used) == 0, "same bytes");
+        FEDLLM_CHECK(again.size() == used && std::memcmp(again.data(), before.data(), used) == 0,
+                     "same bytes");
     }
 }
 

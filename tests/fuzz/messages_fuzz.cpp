@@ -1,5 +1,5 @@
-// Any bytes as a message of either direction: an error, or a message that survives being encoded and parsed again,
-// and that the session state machine takes or refuses without harm.
+// Any bytes as a message of either direction: an error, or a message that survives being encoded and parsed
+// again, and that the session state machine takes or refuses without harm.
 #include "common/protocol/messages.hpp"
 #include "common/protocol/session.hpp"
 #include "tests/fuzz/targets.hpp"

@@ -1,5 +1,5 @@
-// Fuzz targets as functions, so that the tests replay seeds through them; each *_fuzz.cpp is also a libFuzzer entry
-// point when compiled with its FEDLLM_FUZZ_* macro and -fsanitize=fuzzer.
+// Fuzz targets as functions, so that the tests replay seeds through them; each *_fuzz.cpp is also a libFuzzer
+// entry point when compiled with its FEDLLM_FUZZ_* macro and -fsanitize=fuzzer.
 #pragma once
 
 #include <cstddef>

@@ -51,9 +51,7 @@ inline Dense times_transposed(const Dense& a, const Dense& b) {
     }
     return out;
 }
-inline Dense times(const Dense& a, const Dense& b) {
-    return times_transposed(a, transposed(b));
-}
+inline Dense times(const Dense& a, const Dense& b) { return times_transposed(a, transposed(b)); }
 
 struct Lora {
     Dense a, b;
@@ -113,12 +111,8 @@ inline NormGradients rms_norm_backward(const Dense& dy, const Dense& x, const st
     return out;
 }
 
-inline double sigmoid(double g) {
-    return 1.0 / (1.0 + std::exp(-g));
-}
-inline double swiglu(double gate, double up) {
-    return gate * sigmoid(gate) * up;
-}
+inline double sigmoid(double g) { return 1.0 / (1.0 + std::exp(-g)); }
+inline double swiglu(double gate, double up) { return gate * sigmoid(gate) * up; }
 struct SwigluGradient {
     double dgate, dup;
 };

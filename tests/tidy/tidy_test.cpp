@@ -1,6 +1,7 @@
 // House rules that a machine can check. Runs from the repository root; each failure names file and line.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -87,12 +88,12 @@ TEST(Tidy, IncludesFollowTheDrawnArrows) {
             std::smatch match;
             if (!std::regex_search(line, match, include)) continue;
             const std::string to = folder_of(match[1].str());
-            if (to == from) continue;
+            const bool ours = std::ranges::find(kAreas, to.substr(0, to.find('/'))) != kAreas.end();
+            if (to == from || !ours) continue;
             const auto row = graph.find(from);
             ASSERT_NE(row, graph.end()) << file << ": README.md's graph does not draw the folder " << from;
-            EXPECT_TRUE(drawn(row->second, to))
-                << file.generic_string() << ":" << number << ": " << from << " -> " << to
-                << " is not an arrow that README.md draws";
+            EXPECT_TRUE(drawn(row->second, to)) << file.generic_string() << ":" << number << ": " << from
+                                                << " -> " << to << " is not an arrow that README.md draws";
         }
     }
 }
@@ -108,8 +109,10 @@ TEST(Tidy, DrawnArrowsPointOneWay) {
         if (arrow != "<-" || !graph.contains(folder)) continue;
         while (words >> target) {
             bool above = false;
-            for (const std::string& earlier : seen) above |= earlier == target || earlier.starts_with(target + "/");
-            EXPECT_TRUE(above) << folder << " <- " << target << ": README.md must draw " << target << " first";
+            for (const std::string& earlier : seen)
+                above |= earlier == target || earlier.starts_with(target + "/");
+            EXPECT_TRUE(above) << folder << " <- " << target << ": README.md must draw " << target
+                               << " first";
         }
         seen.insert(folder);
     }
@@ -143,16 +146,22 @@ struct Ban {
 
 TEST(Tidy, BannedWordsStayOut) {
     const std::vector<Ban> bans{
-        {R"(system_clock::now|steady_clock::now)", "time enters through Clock& or monotonic_seconds()",
+        {R"(system_clock::now|steady_clock::now)",
+         "time enters through Clock& or monotonic_seconds()",
          {"common/base/", "common/net/", "common/log/"}},
         {R"(std::random_device|\brand\()", "use Rng, or crypto::SecureRng for secrets", {}},
         {R"(\.detach\(\)|asio::detached)", "tasks live in a net::TaskGroup", {}},
         {R"(FIXME|TODO)", "finish it, or file an issue", {}},
-        {R"(\bmutex\b)", "business logic is single-threaded; hand work to a pool and post results back",
+        {R"(\bmutex\b)",
+         "business logic is single-threaded; hand work to a pool and post results back",
          {"common/log/", "kernels/device/"}},
-        {R"(\bcatch \()", "failures are Result values; only these edges meet exceptions",
-         {"common/config/yaml.cpp", "common/net/", "client/main.cpp", "server/main.cpp", "tools/main.cpp"}},
-        {R"(shared_ptr)", "one owner per resource (say here who shares and why)", {"common/net/", "server/edge/"}},
+        {R"(\bcatch \()",
+         "failures are Result values; only these edges meet exceptions",
+         {"common/config/yaml.cpp", "common/net/", "client/data/json_fields.cpp", "client/main.cpp",
+          "server/main.cpp", "tools/main.cpp"}},
+        {R"(shared_ptr)",
+         "one owner per resource (say here who shares and why)",
+         {"common/net/", "common/log/", "server/engine/"}},
     };
     for (const Ban& ban : bans) {
         const std::regex pattern(ban.pattern);
@@ -174,9 +183,10 @@ TEST(Tidy, BannedWordsStayOut) {
 
 TEST(Tidy, PureFoldersTouchNoSocketsThreadsOrDisks) {
     const std::regex impure(R"(#include <(boost/asio|thread|fstream|sqlite3|openssl))");
-    for (const std::string& file : {"server/round/machine.hpp", "server/round/machine.cpp",
-                                    "client/agent/machine.hpp", "client/agent/machine.cpp"}) {
-        ASSERT_TRUE(fs::exists(file)) << file << " is the pure half of its daemon; update this list if it moved";
+    for (const char* file : {"server/round/machine.hpp", "server/round/machine.cpp",
+                             "client/agent/machine.hpp", "client/agent/machine.cpp"}) {
+        ASSERT_TRUE(fs::exists(file))
+            << file << " is the pure half of its daemon; update this list if it moved";
         EXPECT_FALSE(std::regex_search(slurp(file), impure)) << file << " is pure: no I/O";
     }
     for (const fs::path& file : code_files({"common/protocol"})) {

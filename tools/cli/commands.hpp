@@ -1,5 +1,5 @@
-// The commands of `fedllm`. Each function adds one with its options and help; when chosen on the command line, it puts
-// what is to be done into `chosen`.
+// The commands of `fedllm`. Each function adds one with its options and help; when chosen on the command
+// line, it puts what is to be done into `chosen`.
 #pragma once
 
 #include <CLI/CLI.hpp>

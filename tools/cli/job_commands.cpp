@@ -25,13 +25,14 @@ Result<std::unique_ptr<OperatorLink>> connect(const std::string& folder) {
     return OperatorLink::connect(config);
 }
 
-// ----------------------------------------------------------------------------------------------------------- submit
+// -----------------------------------------------------------------------------------------------------------
+// submit
 
 // The first version as the safetensors bytes that travel.
 Result<std::string> initial_version(const client::model::BaseModel& model, const job::JobSpec& job) {
     FEDLLM_TRY(const auto start, local::initial_state(model, job));
-    const Path file =
-        std::filesystem::temp_directory_path() / ("fedllm-initial-" + crypto::SecureRng().random_hex(8) + ".safetensors");
+    const Path file = std::filesystem::temp_directory_path() /
+                      ("fedllm-initial-" + crypto::SecureRng().random_hex(8) + ".safetensors");
     auto written = formats::write_param_set(file, start.params);
     auto bytes = written ? read_file(file, std::size_t{1} << 40) : Result<std::string>(written.error());
     std::error_code ignored;
@@ -39,7 +40,8 @@ Result<std::string> initial_version(const client::model::BaseModel& model, const
     return bytes;
 }
 
-Result<void> submit(const std::string& recipe, const std::string& model_folder, const std::string& hub, bool json) {
+Result<void> submit(const std::string& recipe, const std::string& model_folder, const std::string& hub,
+                    bool json) {
     FEDLLM_TRY(job::JobSpec job, job::load_job(recipe));
     FEDLLM_TRY(const auto model, client::model::BaseModel::load(model_folder));
     job.base_fingerprint = model.fingerprint();
@@ -50,34 +52,41 @@ Result<void> submit(const std::string& recipe, const std::string& model_folder, 
     if (json) {
         std::printf("%s\n", Json{{"job", id.get()}}.dump(2).c_str());
     } else {
-        std::printf("%s submitted: %u rounds of %u clients\n  follow it with: fedllm job show %s --follow --dir %s\n",
-                    id.get().c_str(), job.rounds, job.clients_per_round, id.get().c_str(), hub.c_str());
+        std::printf(
+            "%s submitted: %u rounds of %u clients\n  follow it with: fedllm job show %s --follow --dir %s\n",
+            id.get().c_str(), job.rounds, job.clients_per_round, id.get().c_str(), hub.c_str());
     }
     return {};
 }
 
-// ------------------------------------------------------------------------------------------------------------- show
+// -------------------------------------------------------------------------------------------------------------
+// show
 
 Json to_json(const protocol::JobSummary& job) {
-    return {{"job", job.job_id()},       {"name", job.name()},
-            {"state", job.state()},      {"round", job.round()},
-            {"rounds", job.rounds()},    {"model_digest", job.model_digest()},
-            {"waiting_for", job.waiting_for()}, {"created_ms", job.created_ms()}};
+    return {{"job", job.job_id()},
+            {"name", job.name()},
+            {"state", job.state()},
+            {"round", job.round()},
+            {"rounds", job.rounds()},
+            {"model_digest", job.model_digest()},
+            {"waiting_for", job.waiting_for()},
+            {"created_ms", job.created_ms()}};
 }
 
 Json to_json(const protocol::Part& part) {
-    return {{"client", part.client()},
-            {"state", part.state()},
-            {"step", part.step()},
-            {"steps", part.steps()},
-            {"loss", part.loss()},
-            {"samples", part.samples()},
-            {"bytes_up", part.bytes_up()},
-            {"bytes_down", part.bytes_down()},
-            {"train_seconds", part.train_seconds()},
-            {"eval_loss", number(part.eval_tokens() ? part.eval_loss_sum() / part.eval_tokens() : std::nan(""))},
-            {"eval_tokens", part.eval_tokens()},
-            {"detail", part.detail()}};
+    return {
+        {"client", part.client()},
+        {"state", part.state()},
+        {"step", part.step()},
+        {"steps", part.steps()},
+        {"loss", part.loss()},
+        {"samples", part.samples()},
+        {"bytes_up", part.bytes_up()},
+        {"bytes_down", part.bytes_down()},
+        {"train_seconds", part.train_seconds()},
+        {"eval_loss", number(part.eval_tokens() ? part.eval_loss_sum() / part.eval_tokens() : std::nan(""))},
+        {"eval_tokens", part.eval_tokens()},
+        {"detail", part.detail()}};
 }
 
 Json to_json(const protocol::JobReport& report) {
@@ -117,13 +126,15 @@ std::string render(const protocol::JobReport& report) {
                         fixed(round.seconds(), 1)});
         for (const auto& part : round.parts()) {
             const double eval = part.eval_tokens() ? part.eval_loss_sum() / part.eval_tokens() : std::nan("");
-            rows.push_back({"", "", part.client(), status_of(part), part.loss() != 0 ? fixed(part.loss(), 4) : "-",
-                            fixed(eval, 4), format_bytes(part.bytes_up()), format_bytes(part.bytes_down()),
+            rows.push_back({"", "", part.client(), status_of(part),
+                            part.loss() != 0 ? fixed(part.loss(), 4) : "-", fixed(eval, 4),
+                            format_bytes(part.bytes_up()), format_bytes(part.bytes_down()),
                             part.train_seconds() > 0 ? fixed(part.train_seconds(), 1) : "-"});
         }
     }
     if (!rows.empty()) {
-        text += table({"round", "state", "client", "progress", "loss", "held-out", "up", "down", "seconds"}, rows);
+        text += table({"round", "state", "client", "progress", "loss", "held-out", "up", "down", "seconds"},
+                      rows);
     }
     if (!std::isnan(report.final_eval_loss())) {
         text += "final held-out loss " + fixed(report.final_eval_loss(), 4) + "\n";
@@ -141,8 +152,8 @@ public:
         }
         if (report.rounds().empty() || report.summary().state() != "running") return;
         const auto& open = report.rounds(report.rounds_size() - 1);
-        std::string line = "round " + std::to_string(open.round() + 1) + "/" +
-                           std::to_string(report.summary().rounds());
+        std::string line =
+            "round " + std::to_string(open.round() + 1) + "/" + std::to_string(report.summary().rounds());
         if (open.round() == report.summary().rounds()) line = "final evaluation";
         for (const auto& part : open.parts()) {
             line += "  " + part.client() + " " + status_of(part);
@@ -166,10 +177,11 @@ private:
                 down += part.bytes_down();
                 accepted += part.state() == "accepted";
             }
-            std::printf("round %u/%u  clients %zu/%d  train loss %s  held-out before %s  up %s  down %s  %s s\n",
-                        round.round() + 1, report.summary().rounds(), accepted, round.parts_size(),
-                        fixed(round.train_loss(), 4).c_str(), fixed(round.eval_loss(), 4).c_str(),
-                        format_bytes(up).c_str(), format_bytes(down).c_str(), fixed(round.seconds(), 1).c_str());
+            std::printf(
+                "round %u/%u  clients %zu/%d  train loss %s  held-out before %s  up %s  down %s  %s s\n",
+                round.round() + 1, report.summary().rounds(), accepted, round.parts_size(),
+                fixed(round.train_loss(), 4).c_str(), fixed(round.eval_loss(), 4).c_str(),
+                format_bytes(up).c_str(), format_bytes(down).c_str(), fixed(round.seconds(), 1).c_str());
         }
         std::fflush(stdout);
     }
@@ -226,7 +238,8 @@ Result<void> list(const std::string& hub, bool json) {
     return {};
 }
 
-// ----------------------------------------------------------------------------------------------------------- export
+// -----------------------------------------------------------------------------------------------------------
+// export
 
 Result<void> export_job(const std::string& id, const std::string& out, const std::string& digest,
                         const std::string& hub, bool json) {
@@ -264,14 +277,16 @@ void add_job(CLI::App& app, Chosen& chosen) {
     auto* submit_command = job->add_subcommand("submit", "Submit a job file; prints the job's id");
     submit_command->footer("The base model is read here for its shapes and its fingerprint; it is not sent.");
     submit_command->add_option("recipe", *text, "job file, such as configs/recipes/demo.yaml")->required();
-    submit_command->add_option("--model", *model, "folder of the base model (Hugging Face layout)")->required();
+    submit_command->add_option("--model", *model, "folder of the base model (Hugging Face layout)")
+        ->required();
     submit_command->callback(
         [=, &chosen] { chosen.run = [=, &chosen] { return submit(*text, *model, *hub, chosen.json); }; });
 
     auto* list_command = job->add_subcommand("list", "All jobs, a line each");
     list_command->callback([=, &chosen] { chosen.run = [=, &chosen] { return list(*hub, chosen.json); }; });
 
-    auto* show_command = job->add_subcommand("show", "One job: rounds, clients, losses, bytes, what it waits for");
+    auto* show_command =
+        job->add_subcommand("show", "One job: rounds, clients, losses, bytes, what it waits for");
     show_command->add_option("job", *text, "id of the job, such as j1")->required();
     show_command->add_flag("--follow", *following, "stay until the job ends, a line for each round");
     show_command->callback(
@@ -287,13 +302,15 @@ void add_export(CLI::App& app, Chosen& chosen) {
     auto id = std::make_shared<std::string>();
     auto out = std::make_shared<std::string>();
     auto digest = std::make_shared<std::string>();
-    auto* command = app.add_subcommand("export", "Fetch what a job has trained: a PEFT adapter, or whole weights");
+    auto* command =
+        app.add_subcommand("export", "Fetch what a job has trained: a PEFT adapter, or whole weights");
     command->add_option("job", *id, "id of the job")->required();
     command->add_option("--out", *out, "folder to write")->required();
     command->add_option("--version", *digest, "another version's digest (default: the latest)");
     command->add_option("--dir", *hub, "folder that 'fedllm init' made")->capture_default_str();
-    command->callback(
-        [=, &chosen] { chosen.run = [=, &chosen] { return export_job(*id, *out, *digest, *hub, chosen.json); }; });
+    command->callback([=, &chosen] {
+        chosen.run = [=, &chosen] { return export_job(*id, *out, *digest, *hub, chosen.json); };
+    });
 }
 
 }  // namespace fedllm::tools::cli

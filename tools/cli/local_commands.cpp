@@ -17,7 +17,8 @@ namespace {
 
 using local::Workspace;
 
-// ------------------------------------------------------------------------------------------------------------ train
+// ------------------------------------------------------------------------------------------------------------
+// train
 
 struct TrainOptions {
     std::string job, model, config, tokenizer, data, out;
@@ -28,8 +29,9 @@ struct TrainOptions {
 void print_progress(const client::train::TrainProgress& progress) {
     if (progress.step != progress.steps && progress.step % 25 != 0 && progress.step != 1) return;
     std::fprintf(stderr, "step %llu/%llu  loss %.4f  gradient norm %.3f  lr %.2e  %.0f tokens/s\n",
-                 static_cast<unsigned long long>(progress.step), static_cast<unsigned long long>(progress.steps),
-                 progress.loss, progress.gradient_norm, progress.learning_rate, progress.tokens_per_second);
+                 static_cast<unsigned long long>(progress.step),
+                 static_cast<unsigned long long>(progress.steps), progress.loss, progress.gradient_norm,
+                 progress.learning_rate, progress.tokens_per_second);
 }
 
 Result<void> train(const TrainOptions& options, bool json) {
@@ -40,21 +42,23 @@ Result<void> train(const TrainOptions& options, bool json) {
         FEDLLM_TRY_VOID(local::create_model(model_folder, options.config, options.tokenizer, job.seed));
     }
     FEDLLM_TRY(const auto workspace, Workspace::open(model_folder, options.threads));
-    const client::data::DatasetOptions data_options{
-        .sequence_length = job.train.sequence_length, .eval_fraction = 0.0, .seed = job.seed, .eval_path = {}};
+    const client::data::DatasetOptions data_options{.sequence_length = job.train.sequence_length,
+                                                    .eval_fraction = 0.0,
+                                                    .seed = job.seed,
+                                                    .eval_path = {}};
     FEDLLM_TRY(const auto dataset,
                client::data::Dataset::load_jsonl(options.data, workspace->tokenizer(), data_options));
     FEDLLM_TRY(local::Trainable state, local::initial_state(workspace->model(), job));
     // The same number of optimiser steps as a client takes in all rounds of the job together.
     if (job.train.local_steps == 0) {
-        const client::data::Batcher one_pass(dataset.train(), job.train.batch_rows, job.train.sequence_length,
-                                             job.seed,
-                                             job.train.packing ? client::data::Packing::On
-                                                               : client::data::Packing::Off);
+        const client::data::Batcher one_pass(
+            dataset.train(), job.train.batch_rows, job.train.sequence_length, job.seed,
+            job.train.packing ? client::data::Packing::On : client::data::Packing::Off);
         job.train.local_steps = static_cast<std::uint32_t>(one_pass.steps_per_epoch());
     }
     job.train.local_steps *= job.rounds;
-    FEDLLM_TRY(const auto trainer, client::train::Trainer::create(workspace->model(), job, workspace->pool()));
+    FEDLLM_TRY(const auto trainer,
+               client::train::Trainer::create(workspace->model(), job, workspace->pool()));
     const client::train::TrainRequest request{.seed = job.seed};
     using Progress = std::function<void(const client::train::TrainProgress&)>;
     FEDLLM_TRY(const auto outcome, trainer->train(state.params, dataset.train(), request,
@@ -82,7 +86,8 @@ Result<void> train(const TrainOptions& options, bool json) {
     return {};
 }
 
-// ------------------------------------------------------------------------------------------------------------- eval
+// -------------------------------------------------------------------------------------------------------------
+// eval
 
 struct EvalOptions {
     std::string model, adapter;
@@ -104,14 +109,18 @@ Result<void> eval(const EvalOptions& options, bool json) {
     for (const std::string& file : options.data) {
         FEDLLM_TRY(const auto outcome, workspace->evaluate(what, file, options.sequence_length));
         add(file, outcome);
-        files.push_back({{"data", file}, {"tokens", outcome.tokens}, {"loss", outcome.mean()},
+        files.push_back({{"data", file},
+                         {"tokens", outcome.tokens},
+                         {"loss", outcome.mean()},
                          {"perplexity", std::exp(outcome.mean())}});
         all.loss_sum += outcome.loss_sum;
         all.tokens += outcome.tokens;
     }
     if (options.data.size() > 1) add("all", all);
     if (json) {
-        std::printf("%s\n", Json{{"files", files}, {"tokens", all.tokens}, {"loss", all.mean()},
+        std::printf("%s\n", Json{{"files", files},
+                                 {"tokens", all.tokens},
+                                 {"loss", all.mean()},
                                  {"perplexity", std::exp(all.mean())}}
                                 .dump(2)
                                 .c_str());
@@ -121,7 +130,8 @@ Result<void> eval(const EvalOptions& options, bool json) {
     return {};
 }
 
-// --------------------------------------------------------------------------------------------------------- generate
+// ---------------------------------------------------------------------------------------------------------
+// generate
 
 struct GenerateCommand {
     std::string model, adapter, prompt;
@@ -143,9 +153,11 @@ Result<void> generate(const GenerateCommand& command, bool json) {
     return {};
 }
 
-// -------------------------------------------------------------------------------------------------------- tokenizer
+// --------------------------------------------------------------------------------------------------------
+// tokenizer
 
-Result<void> train_tokenizer(const std::vector<std::string>& files, std::size_t vocab, const std::string& out) {
+Result<void> train_tokenizer(const std::vector<std::string>& files, std::size_t vocab,
+                             const std::string& out) {
     std::vector<std::string> texts;
     for (const std::string& file : files) {
         FEDLLM_TRY(const std::string content, read_file(file, std::size_t{1} << 30));
@@ -171,29 +183,34 @@ Result<void> train_tokenizer(const std::vector<std::string>& files, std::size_t 
 void add_train(CLI::App& app, Chosen& chosen) {
     auto options = std::make_shared<TrainOptions>();
     auto* command = app.add_subcommand("train", "Train on this machine alone: the baseline to compare with");
-    command->footer("Takes as many steps as one client takes in all rounds of the job. With --config a new model is\n"
-                    "made from random weights (method: full) instead of tuning the one in --model.");
+    command->footer(
+        "Takes as many steps as one client takes in all rounds of the job. With --config a new model is\n"
+        "made from random weights (method: full) instead of tuning the one in --model.");
     command->add_option("job", options->job, "job file; its federated keys are not used")->required();
     auto* model = command->add_option("--model", options->model, "folder of the base model");
-    auto* config = command->add_option("--config", options->config, "config.json of a new model")->excludes(model);
+    auto* config =
+        command->add_option("--config", options->config, "config.json of a new model")->excludes(model);
     command->add_option("--tokenizer", options->tokenizer, "tokenizer.json of a new model")->needs(config);
     command->add_option("--data", options->data, "JSONL to train on")->required();
     command->add_option("--out", options->out, "folder for the adapter or model")->required();
     command->add_option("--threads", options->threads, "0: one per core")->capture_default_str();
     command->add_flag("--quiet", options->quiet, "no progress lines");
     command->callback([=, &chosen] {
-        if (options->model.empty() && options->config.empty()) throw CLI::RequiredError("--model or --config");
+        if (options->model.empty() && options->config.empty())
+            throw CLI::RequiredError("--model or --config");
         chosen.run = [=, &chosen] { return train(*options, chosen.json); };
     });
 }
 
 void add_eval(CLI::App& app, Chosen& chosen) {
     auto options = std::make_shared<EvalOptions>();
-    auto* command = app.add_subcommand("eval", "Loss and perplexity on JSONL files, of a model or with an adapter");
+    auto* command =
+        app.add_subcommand("eval", "Loss and perplexity on JSONL files, of a model or with an adapter");
     command->add_option("--model", options->model, "folder of the base model")->required();
     command->add_option("--adapter", options->adapter, "PEFT adapter folder (default: the model as it is)");
     command->add_option("--data", options->data, "JSONL; may be given several times")->required();
-    command->add_option("--sequence-length", options->sequence_length, "tokens per window")->capture_default_str();
+    command->add_option("--sequence-length", options->sequence_length, "tokens per window")
+        ->capture_default_str();
     command->add_option("--threads", options->threads, "0: one per core")->capture_default_str();
     command->callback([=, &chosen] { chosen.run = [=, &chosen] { return eval(*options, chosen.json); }; });
 }
@@ -204,7 +221,8 @@ void add_generate(CLI::App& app, Chosen& chosen) {
     command->add_option("--model", options->model, "folder of the base model")->required();
     command->add_option("--adapter", options->adapter, "PEFT adapter folder (default: the model as it is)");
     command->add_option("--prompt", options->prompt, "the text to continue")->required();
-    command->add_option("--tokens", options->options.new_tokens_max, "at most this many")->capture_default_str();
+    command->add_option("--tokens", options->options.new_tokens_max, "at most this many")
+        ->capture_default_str();
     command->add_option("--temperature", options->options.temperature, "0: always the likeliest token")
         ->capture_default_str()
         ->check(CLI::Range(0.0, 100.0));
@@ -212,7 +230,8 @@ void add_generate(CLI::App& app, Chosen& chosen) {
         ->capture_default_str();
     command->add_option("--seed", options->options.seed, "of the sampling")->capture_default_str();
     command->add_option("--threads", options->threads, "0: one per core")->capture_default_str();
-    command->callback([=, &chosen] { chosen.run = [=, &chosen] { return generate(*options, chosen.json); }; });
+    command->callback(
+        [=, &chosen] { chosen.run = [=, &chosen] { return generate(*options, chosen.json); }; });
 }
 
 void add_tokenizer(CLI::App& app, Chosen& chosen) {
@@ -227,10 +246,12 @@ void add_tokenizer(CLI::App& app, Chosen& chosen) {
 }
 
 void add_config(CLI::App& app, Chosen& chosen) {
-    auto* command = app.add_subcommand("config", "Print the reference of every configuration key, as Markdown");
+    auto* command =
+        app.add_subcommand("config", "Print the reference of every configuration key, as Markdown");
     command->callback([&chosen] {
         chosen.run = []() -> Result<void> {
-            std::printf("%s\n%s\n%s", config::reference_page("server.yaml", server::app::server_table()).c_str(),
+            std::printf("%s\n%s\n%s",
+                        config::reference_page("server.yaml", server::app::server_table()).c_str(),
                         config::reference_page("client.yaml", client::agent::client_table()).c_str(),
                         config::reference_page("Job files", job::job_table()).c_str());
             return {};

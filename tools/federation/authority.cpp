@@ -17,7 +17,8 @@ bool is_address(const std::string& host) {
     return !code;
 }
 
-Result<void> write_credentials(const Path& folder, const std::string& stem, const net::Credentials& credentials) {
+Result<void> write_credentials(const Path& folder, const std::string& stem,
+                               const net::Credentials& credentials) {
     FEDLLM_TRY_VOID(write_file_atomically(folder / (stem + ".key"), credentials.key_pem, FileMode::Secret));
     return write_file_atomically(folder / (stem + ".crt"), credentials.certificate_pem);
 }
@@ -37,11 +38,13 @@ Result<net::Credentials> read_authority(const Path& folder) {
 
 Result<void> init_federation(const InitOptions& options, Timestamp now) {
     const Path& folder = options.folder;
-    if (options.hosts.empty()) return make_error(Errc::InvalidArgument, "the server needs at least one --host");
+    if (options.hosts.empty())
+        return make_error(Errc::InvalidArgument, "the server needs at least one --host");
     if (std::filesystem::exists(folder / "ca.key")) {
-        return make_error(Errc::AlreadyExists,
-                          (folder / "ca.key").string() +
-                              ": there is an authority here already; a new one would lock every invited site out");
+        return make_error(
+            Errc::AlreadyExists,
+            (folder / "ca.key").string() +
+                ": there is an authority here already; a new one would lock every invited site out");
     }
     FEDLLM_TRY_VOID(make_directories(folder));
     const net::Validity validity = net::valid_for(now, options.days);
@@ -53,8 +56,11 @@ Result<void> init_federation(const InitOptions& options, Timestamp now) {
         (is_address(host) ? server.addresses : server.dns_names).push_back(host);
     }
     FEDLLM_TRY(const auto server_credentials, net::issue_certificate(authority, server));
-    const net::CertificateRequest person{
-        .role = net::Role::Operator, .name = "operator", .dns_names = {}, .addresses = {}, .validity = validity};
+    const net::CertificateRequest person{.role = net::Role::Operator,
+                                         .name = "operator",
+                                         .dns_names = {},
+                                         .addresses = {},
+                                         .validity = validity};
     FEDLLM_TRY(const auto operator_credentials, net::issue_certificate(authority, person));
 
     FEDLLM_TRY_VOID(write_credentials(folder, "server", server_credentials));
@@ -62,10 +68,11 @@ Result<void> init_federation(const InitOptions& options, Timestamp now) {
     server::app::ServerConfig config;
     config.listen.port = options.port;
     config.admin.port = options.admin_port;
-    FEDLLM_TRY_VOID(write_file_atomically(
-        folder / "server.yaml",
-        "# Written by 'fedllm init'. Every key has its default or what was asked for; see configs/REFERENCE.md.\n" +
-            server::app::print_server_config(config, config::Comments::Yes)));
+    FEDLLM_TRY_VOID(
+        write_file_atomically(folder / "server.yaml",
+                              "# Written by 'fedllm init'. Every key has its default or what was asked for; "
+                              "see configs/REFERENCE.md.\n" +
+                                  server::app::print_server_config(config, config::Comments::Yes)));
     OperatorConfig reach;
     reach.host = options.hosts.front();
     reach.port = options.port;
@@ -81,8 +88,9 @@ Result<Path> invite_client(const InviteOptions& options, Timestamp now) {
     FEDLLM_TRY(const OperatorConfig reach, load_operator_config(options.folder));
     const Path out = options.out.empty() ? options.folder / "clients" / options.name : options.out;
     if (std::filesystem::exists(out / "client.key")) {
-        return make_error(Errc::AlreadyExists, out.string() + ": a bundle is here already; choose another --out, or "
-                                                              "remove it first");
+        return make_error(Errc::AlreadyExists, out.string() +
+                                                   ": a bundle is here already; choose another --out, or "
+                                                   "remove it first");
     }
     FEDLLM_TRY_VOID(make_directories(out));
     const net::CertificateRequest request{.role = net::Role::Client,

@@ -18,7 +18,8 @@ namespace fedllm::tools::federation {
 
 struct InitOptions {
     Path folder;
-    std::vector<std::string> hosts;  // names and addresses of the server; the first is what clients connect to
+    std::vector<std::string>
+        hosts;  // names and addresses of the server; the first is what clients connect to
     std::uint16_t port = 7443;
     std::uint16_t admin_port = 7480;
     std::chrono::days days{825};

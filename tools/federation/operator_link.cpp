@@ -47,7 +47,8 @@ awaitable<Result<void>> OperatorLink::open(OperatorConfig config) {
     auto connected = co_await net::connect_tls(config.host, config.port, tls, config.expected_name(),
                                                limits_.handshake_deadline);
     if (!connected) {
-        co_return with_context(connected.error(), "connecting to " + config.host + ":" + std::to_string(config.port));
+        co_return with_context(connected.error(),
+                               "connecting to " + config.host + ":" + std::to_string(config.port));
     }
     channel_ = std::make_unique<net::Channel>(std::move(connected->stream), limits_);
     protocol::ClientMessage hello;
@@ -120,20 +121,24 @@ Result<protocol::JobReport> OperatorLink::show_job(const JobId& id) {
     return std::move(*answered.mutable_job_report());
 }
 
-Result<std::vector<std::byte>> OperatorLink::fetch(const std::string& digest) { return run(fetch_version(digest)); }
+Result<std::vector<std::byte>> OperatorLink::fetch(const std::string& digest) {
+    return run(fetch_version(digest));
+}
 
 awaitable<Result<std::vector<std::byte>>> OperatorLink::fetch_version(std::string digest) {
     protocol::ClientMessage request;
     request.mutable_fetch()->set_digest(digest);
     FEDLLM_CO_TRY(const auto blob, co_await ask(std::move(request)));
     if (blob.blob().bytes() > kVersionBytesMax) {
-        co_return make_error(Errc::TooLarge, "the version has " + std::to_string(blob.blob().bytes()) + " bytes");
+        co_return make_error(Errc::TooLarge,
+                             "the version has " + std::to_string(blob.blob().bytes()) + " bytes");
     }
     FEDLLM_CO_TRY(auto transfer, protocol::IncomingTransfer::start(digest, blob.blob().bytes()));
     std::vector<std::byte> bytes;  // grows with what arrives, not with what was announced
     while (!transfer.complete()) {
         FEDLLM_CO_TRY(const auto frame, co_await channel_->receive(limits_.idle_deadline));
-        if (frame.kind != protocol::FrameKind::Chunk) co_return make_error(Errc::OutOfOrder, "expected a chunk");
+        if (frame.kind != protocol::FrameKind::Chunk)
+            co_return make_error(Errc::OutOfOrder, "expected a chunk");
         FEDLLM_CO_TRY([[maybe_unused]] const auto relevance, session_.on_receive(MessageKind::Chunk));
         FEDLLM_CO_TRY_VOID(transfer.accept({frame.offset, frame.bytes}));
         bytes.insert(bytes.end(), frame.bytes.begin(), frame.bytes.end());

@@ -29,7 +29,8 @@ Result<Trainable> Workspace::load_adapter(const Path& folder) const {
     FEDLLM_TRY(const auto expected, model::lora_manifest(model_.config(), loaded.spec));
     const std::string differs = tensor::difference(expected, loaded.parameters.manifest());
     if (!differs.empty()) {
-        return make_error(Errc::ManifestMismatch, folder.string() + ": this adapter is for another model: " + differs);
+        return make_error(Errc::ManifestMismatch,
+                          folder.string() + ": this adapter is for another model: " + differs);
     }
     return Trainable{job::Method::Lora, std::move(loaded.spec), std::move(loaded.parameters)};
 }
@@ -59,10 +60,12 @@ Result<std::string> Workspace::generate(const Trainable& what, const std::string
                                         train::GenerateOptions options) {
     std::vector<std::int32_t> ids = tokenizer_.encode(prompt, data::AddSpecial::No);
     if (tokenizer_.bos()) ids.insert(ids.begin(), *tokenizer_.bos());
-    if (ids.empty()) return make_error(Errc::InvalidArgument, "the prompt is empty, and the model has no BOS token");
+    if (ids.empty())
+        return make_error(Errc::InvalidArgument, "the prompt is empty, and the model has no BOS token");
     if (tokenizer_.eos()) options.stop.push_back(*tokenizer_.eos());
-    FEDLLM_TRY(const auto network, client::engine::Network::create(model_.config(), model_.weights(),
-                                                                   what.params.manifest(), what.lora.scale()));
+    FEDLLM_TRY(const auto network,
+               client::engine::Network::create(model_.config(), model_.weights(), what.params.manifest(),
+                                               what.lora.scale()));
     FEDLLM_TRY(const auto answer, train::generate(pool_, network, what.params, ids, options));
     return tokenizer_.decode(answer);
 }
@@ -89,8 +92,8 @@ Result<void> create_model(const Path& folder, const Path& config_json, const Pat
     return write_file_atomically(folder / "tokenizer.json", tokenizer);
 }
 
-Result<void> save(const Path& folder, const Trainable& what, const Workspace& workspace, const Path& model_folder,
-                  const std::string& base_model_name) {
+Result<void> save(const Path& folder, const Trainable& what, const Workspace& workspace,
+                  const Path& model_folder, const std::string& base_model_name) {
     FEDLLM_TRY_VOID(make_directories(folder));
     if (what.method == job::Method::Lora) {
         return formats::write_peft_adapter(folder, what.params, what.lora, base_model_name);
@@ -100,7 +103,8 @@ Result<void> save(const Path& folder, const Trainable& what, const Workspace& wo
         FEDLLM_TRY(const std::string text, read_file(model_folder / name));
         FEDLLM_TRY_VOID(write_file_atomically(folder / name, text));
     }
-    return model::write_model_folder(folder, workspace.model().config(), what.params, model::WeightsFormat::BF16);
+    return model::write_model_folder(folder, workspace.model().config(), what.params,
+                                     model::WeightsFormat::BF16);
 }
 
 }  // namespace fedllm::tools::local

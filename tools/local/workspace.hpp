@@ -23,7 +23,8 @@ struct Trainable {
     tensor::ParamSet params;
 };
 
-// Lifecycle: unmovable, because trainers point into it. Concurrency: one thread calls; the pool does the work.
+// Lifecycle: unmovable, because trainers point into it. Concurrency: one thread calls; the pool does the
+// work.
 class Workspace {
 public:
     static Result<std::unique_ptr<Workspace>> open(const Path& model_folder, unsigned threads);
@@ -55,13 +56,13 @@ private:
 // What a job starts from: an adapter that changes nothing yet, or a copy of the base's weights.
 Result<Trainable> initial_state(const client::model::BaseModel& model, const job::JobSpec& job);
 
-// A new model of random weights in `folder`, for training from scratch: config.json, model.safetensors (f32), and the
-// tokenizer beside them.
+// A new model of random weights in `folder`, for training from scratch: config.json, model.safetensors (f32),
+// and the tokenizer beside them.
 Result<void> create_model(const Path& folder, const Path& config_json, const Path& tokenizer_json,
                           std::uint64_t seed);
 
 // What training made, in the form others load: a PEFT folder, or a model folder (bf16) with the tokenizer.
-Result<void> save(const Path& folder, const Trainable& what, const Workspace& workspace, const Path& model_folder,
-                  const std::string& base_model_name);
+Result<void> save(const Path& folder, const Trainable& what, const Workspace& workspace,
+                  const Path& model_folder, const std::string& base_model_name);
 
 }  // namespace fedllm::tools::local

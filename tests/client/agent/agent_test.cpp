@@ -14,9 +14,9 @@ namespace {
 class AgentTest : public testing::Test {
 protected:
     AgentTest() {
-        log::setup({.format = log::Format::Human, .level = log::Level::Debug, .sink = [this](std::string_view line) {
-                        log_ += std::string(line) + "\n";
-                    }});
+        log::setup({.format = log::Format::Human,
+                    .level = log::Level::Debug,
+                    .sink = [this](std::string_view line) { log_ += std::string(line) + "\n"; }});
     }
     ~AgentTest() override { log::setup({}); }
 
@@ -48,7 +48,8 @@ TEST_F(AgentTest, TakesPartInARound) {
         EXPECT_GT(offer.samples(), 20u);
         EXPECT_LT(offer.samples(), 40u) << "some are held out";
         EXPECT_GT(offer.evaluation().tokens(), 0u);
-        EXPECT_NEAR(offer.evaluation().loss_sum() / static_cast<double>(offer.evaluation().tokens()), 5.5, 1.0)
+        EXPECT_NEAR(offer.evaluation().loss_sum() / static_cast<double>(offer.evaluation().tokens()), 5.5,
+                    1.0)
             << "a random model knows nothing: ln 256";
         EXPECT_GT(offer.update_norm(), 0);
         co_await peer->proceed(offer, 0);
@@ -145,7 +146,8 @@ TEST_F(AgentTest, DeclinesWhatItCannotOrWillNotDoAndStaysConnected) {
                   const auto declined = [&](std::string reason, std::string part) -> awaitable<void> {
                       const auto message = co_await peer->next();
                       EXPECT_EQ(message.decline().reason(), reason) << message.ShortDebugString();
-                      EXPECT_NE(message.decline().detail().find(part), std::string::npos) << message.ShortDebugString();
+                      EXPECT_NE(message.decline().detail().find(part), std::string::npos)
+                          << message.ShortDebugString();
                   };
                   job::JobSpec job = job_;
                   job.lora.rank = 1000;
@@ -264,7 +266,8 @@ TEST_F(AgentTest, StopsWithinSecondsInTheMiddleOfTraining) {
                             auto peer = co_await w.accept();
                             co_await peer->task(job_, version_);
                             co_await peer->send_version(version_);
-                            while (!w.agent().worker_busy()) co_await net::sleep_for(std::chrono::milliseconds(1));
+                            while (!w.agent().worker_busy())
+                                co_await net::sleep_for(std::chrono::milliseconds(1));
                             asked = monotonic_seconds();
                             w.agent().stop();
                             EXPECT_NE((co_await peer->until_closed()).find("goodbye"), std::string::npos);

@@ -5,8 +5,7 @@
 namespace fedllm::client::agent {
 namespace {
 
-const std::string kLeast =
-    "server:\n  host: hub\nmodels:\n  demo: models/demo\ndata:\n  path: train.jsonl\n";
+const std::string kLeast = "server:\n  host: hub\nmodels:\n  demo: models/demo\ndata:\n  path: train.jsonl\n";
 
 std::string error_of(const std::string& yaml) {
     const auto config = parse_client_config(yaml, "client.yaml", "/site");
@@ -26,7 +25,8 @@ TEST(ClientConfig, NeedsServerModelsAndData) {
 }
 
 TEST(ClientConfig, RelativePathsStartAtTheFile) {
-    const auto config = parse_client_config(kLeast + "tls:\n  ca: ../ca.crt\n  key: /keys/k\n", "client.yaml", "/site");
+    const auto config =
+        parse_client_config(kLeast + "tls:\n  ca: ../ca.crt\n  key: /keys/k\n", "client.yaml", "/site");
     ASSERT_TRUE(config) << config.error().message;
     EXPECT_EQ(config->models.at("demo"), "/site/models/demo");
     EXPECT_EQ(config->data.path, "/site/train.jsonl");
@@ -37,14 +37,18 @@ TEST(ClientConfig, RelativePathsStartAtTheFile) {
 }
 
 TEST(ClientConfig, ErrorsNameFileKeyAndWhatToDo) {
-    EXPECT_NE(error_of(kLeast + "thread: 3\n").find("client.yaml:7: thread: unknown key; did you mean 'threads'?"),
+    EXPECT_NE(
+        error_of(kLeast + "thread: 3\n").find("client.yaml:7: thread: unknown key; did you mean 'threads'?"),
+        std::string::npos);
+    EXPECT_NE(
+        error_of(kLeast + "policy:\n  methods: [lora, ful]\n").find("policy.methods: 'ful' is not one of"),
+        std::string::npos);
+    EXPECT_NE(error_of(kLeast + "policy:\n  methods: []\n").find("every job would be refused"),
               std::string::npos);
-    EXPECT_NE(error_of(kLeast + "policy:\n  methods: [lora, ful]\n").find("policy.methods: 'ful' is not one of"),
-              std::string::npos);
-    EXPECT_NE(error_of(kLeast + "policy:\n  methods: []\n").find("every job would be refused"), std::string::npos);
     EXPECT_NE(error_of("server:\n  host: h\nmodels: {}\ndata:\n  path: x\n").find("lists no base model"),
               std::string::npos);
-    EXPECT_NE(error_of(kLeast + "log:\n  level: loud\n").find("log.level: 'loud' is not one of"), std::string::npos);
+    EXPECT_NE(error_of(kLeast + "log:\n  level: loud\n").find("log.level: 'loud' is not one of"),
+              std::string::npos);
     EXPECT_NE(error_of("server:\n  host: h\n  port: 70000\nmodels:\n  a: b\ndata:\n  path: x\n")
                   .find("client.yaml:3: server.port: the number is too large"),
               std::string::npos);

@@ -1,4 +1,5 @@
-// A server that follows a script: each connection of the agent is one end of a memory stream, the other end is here.
+// A server that follows a script: each connection of the agent is one end of a memory stream, the other end
+// is here.
 #pragma once
 
 #include <boost/asio/io_context.hpp>
@@ -43,7 +44,9 @@ public:
             if (!message.has_ping() && !message.has_progress()) co_return message;
         }
     }
-    awaitable<void> say(protocol::ServerMessage message) { expect_value(co_await channel_.send_control(message)); }
+    awaitable<void> say(protocol::ServerMessage message) {
+        expect_value(co_await channel_.send_control(message));
+    }
 
     awaitable<void> greet() {
         hello_ = (co_await next()).hello();
@@ -151,7 +154,8 @@ public:
         AgentOptions options;
         options.limits.chunk_bytes = 100;
         options.backoff = {.first = std::chrono::milliseconds(1), .longest = std::chrono::milliseconds(5)};
-        auto agent = Agent::open(io_.get_executor(), config, [this] { return connect(); }, options);
+        auto agent = Agent::open(
+            io_.get_executor(), config, [this] { return connect(); }, options);
         if (!agent) return to_string(agent.error());
         agent_ = agent->get();
         std::string failure = "the world never ended";
@@ -160,7 +164,8 @@ public:
             failure = text_of(thrown);
             agent_->stop();
         });
-        asio::co_spawn(io_, agent_->run(), [&](std::exception_ptr thrown, Result<void>) { thrown_by_agent = thrown; });
+        asio::co_spawn(io_, agent_->run(),
+                       [&](std::exception_ptr thrown, Result<void>) { thrown_by_agent = thrown; });
         io_.restart();
         io_.run_for(std::chrono::seconds(60));
         if (thrown_by_agent) failure += "; agent: " + text_of(thrown_by_agent);

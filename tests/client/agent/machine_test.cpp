@@ -29,7 +29,9 @@ struct Shorten {
     std::string operator()(const SendDecline& e) const {
         return "decline " + e.id.get() + " " + std::string(name(e.error.code));
     }
-    std::string operator()(const Upload& e) const { return "upload " + e.id.get() + " " + std::to_string(e.offset); }
+    std::string operator()(const Upload& e) const {
+        return "upload " + e.id.get() + " " + std::to_string(e.offset);
+    }
     std::string operator()(const DropUpdate& e) const { return "drop " + e.id.get(); }
     std::string operator()(const Disconnect&) const { return "disconnect"; }
     std::string operator()(const SendGoodbye&) const { return "goodbye"; }
@@ -214,7 +216,8 @@ TEST_F(Script, APolicyRefusalIsDeclinedAndEndsWhatWas) {
     begin_work();
     on(Disconnected{});
     on(Welcomed{});
-    EXPECT_EQ(on(TaskRefused{b_, make_error(Errc::PolicyRefused, "rank")}), "stop; drop a; decline b policy_refused");
+    EXPECT_EQ(on(TaskRefused{b_, make_error(Errc::PolicyRefused, "rank")}),
+              "stop; drop a; decline b policy_refused");
 }
 
 TEST_F(Script, ARefusedUpdateIsDropped) {

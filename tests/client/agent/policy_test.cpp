@@ -54,7 +54,8 @@ TEST_P(PolicyRefuses, NamingTheFieldAndBothValues) {
 INSTANTIATE_TEST_SUITE_P(
     Table, PolicyRefuses,
     testing::Values(
-        Case{"method is full", "full", "methods is [lora]", [](auto& job) { job.method = job::Method::Full; }},
+        Case{"method is full", "full", "methods is [lora]",
+             [](auto& job) { job.method = job::Method::Full; }},
         Case{"lora.rank is 17", "17", "lora_rank_max is 16", [](auto& job) { job.lora.rank = 17; }},
         Case{"lora.target_modules", "up_proj", "[q_proj, k_proj, v_proj]",
              [](auto& job) { job.lora.target_modules.push_back("up_proj"); }},

@@ -39,17 +39,18 @@ inline std::string byte_tokenizer() {
         data::append_utf8(key, data::byte_character(static_cast<unsigned char>(byte)));
         vocabulary[key] = byte;
     }
-    const nlohmann::json level = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true},
-                                  {"use_regex", true}};
-    return nlohmann::json{{"version", "1.0"},
-                          {"truncation", nullptr},
-                          {"padding", nullptr},
-                          {"added_tokens", nlohmann::json::array()},
-                          {"normalizer", nullptr},
-                          {"pre_tokenizer", level},
-                          {"post_processor", nullptr},
-                          {"decoder", level},
-                          {"model", {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", nlohmann::json::array()}}}}
+    const nlohmann::json level = {
+        {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}};
+    return nlohmann::json{
+        {"version", "1.0"},
+        {"truncation", nullptr},
+        {"padding", nullptr},
+        {"added_tokens", nlohmann::json::array()},
+        {"normalizer", nullptr},
+        {"pre_tokenizer", level},
+        {"post_processor", nullptr},
+        {"decoder", level},
+        {"model", {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", nlohmann::json::array()}}}}
         .dump();
 }
 
@@ -59,11 +60,13 @@ public:
         const Path model = folder_.path() / "model";
         EXPECT_TRUE(make_directories(model));
         const auto weights = model::initial_full(tiny_config(), 7);
-        const auto written = model::write_model_folder(model, tiny_config(), weights, model::WeightsFormat::F32);
+        const auto written =
+            model::write_model_folder(model, tiny_config(), weights, model::WeightsFormat::F32);
         EXPECT_TRUE(written) << written.error().message;
         EXPECT_TRUE(write_file_atomically(model / "tokenizer.json", byte_tokenizer()));
         std::string lines;
-        for (int i = 0; i < 40; ++i) lines += "{\"text\": \"the quick brown fox " + std::to_string(i) + "\"}\n";
+        for (int i = 0; i < 40; ++i)
+            lines += "{\"text\": \"the quick brown fox " + std::to_string(i) + "\"}\n";
         EXPECT_TRUE(write_file_atomically(folder_.path() / "train.jsonl", lines));
     }
 

@@ -59,18 +59,26 @@ TEST(ReadTask, RefusesAJobItCannotReadPolicyModelsAndSizes) {
 }
 
 TEST(DeclineText, KeepsWhatConcernsLocalFilesAtHome) {
-    const DeclineText secret = decline_text(make_error(Errc::InvalidData, "patients.jsonl:3: 'Mr. Smith has'"));
+    const DeclineText secret =
+        decline_text(make_error(Errc::InvalidData, "patients.jsonl:3: 'Mr. Smith has'"));
     EXPECT_EQ(secret.reason, "invalid_data");
     EXPECT_EQ(secret.detail.find("Smith"), std::string::npos);
     EXPECT_NE(secret.detail.find("see this client's log"), std::string::npos);
     const DeclineText open = decline_text(make_error(Errc::PolicyRefused, "rank is 17\xC3\xA9"));
     EXPECT_EQ(open.detail, "rank is 17??");
-    EXPECT_EQ(decline_text(make_error(Errc::NotFinite, std::string(10'000, 'x'))).detail.size(), protocol::kTextBytesMax);
+    EXPECT_EQ(decline_text(make_error(Errc::NotFinite, std::string(10'000, 'x'))).detail.size(),
+              protocol::kTextBytesMax);
 }
 
 TEST(Messages, SayWhatTheMachineMeans) {
-    const update::Claim claim{.digest = "d", .bytes = 1, .samples = 2, .tokens = 3, .train_loss = 4, .train_seconds = 5,
-                              .update_norm = 6, .evaluation = {.loss_sum = 7, .tokens = 8}};
+    const update::Claim claim{.digest = "d",
+                              .bytes = 1,
+                              .samples = 2,
+                              .tokens = 3,
+                              .train_loss = 4,
+                              .train_seconds = 5,
+                              .update_norm = 6,
+                              .evaluation = {.loss_sum = 7, .tokens = 8}};
     const auto offer = to_message(SendOffer{TaskId("t"), claim}).offer();
     EXPECT_EQ(offer.task_id() + offer.digest(), "td");
     EXPECT_EQ(offer.bytes() * 10'000 + offer.samples() * 1000 + offer.tokens() * 100, 12'300u);

@@ -12,7 +12,8 @@ namespace fs = std::filesystem;
 
 class VersionStoreTest : public testing::Test {
 protected:
-    VersionStoreTest() : folder_(fs::temp_directory_path() / ("version_store." + std::to_string(::getpid()))) {
+    VersionStoreTest()
+        : folder_(fs::temp_directory_path() / ("version_store." + std::to_string(::getpid()))) {
         fs::remove_all(folder_);
     }
     ~VersionStoreTest() override { fs::remove_all(folder_); }

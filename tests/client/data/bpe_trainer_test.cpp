@@ -11,9 +11,7 @@ namespace {
 
 constexpr std::size_t kVocabSize = 420;
 
-std::string golden_text() {
-    return read_file(testing::golden() / "text.txt").value();
-}
+std::string golden_text() { return read_file(testing::golden() / "text.txt").value(); }
 
 std::string train(std::vector<std::string> texts, std::size_t vocab_size,
                   const BpeTrainerOptions& options = {}) {

@@ -18,9 +18,7 @@ inline Path assets() {
     return folder ? Path(folder) : Path("../shared/assets");
 }
 
-inline Path golden() {
-    return "tests/client/data/golden";
-}
+inline Path golden() { return "tests/client/data/golden"; }
 
 inline constexpr std::int32_t kBos = 256;
 inline constexpr std::int32_t kEos = 257;
@@ -54,9 +52,7 @@ inline nlohmann::json byte_tokenizer_json() {
               {"merges", nlohmann::json::array()}}}};
 }
 
-inline Tokenizer byte_tokenizer() {
-    return Tokenizer::parse(byte_tokenizer_json().dump()).value();
-}
+inline Tokenizer byte_tokenizer() { return Tokenizer::parse(byte_tokenizer_json().dump()).value(); }
 
 inline std::vector<std::int32_t> bytes_of(std::string_view text) {
     std::vector<std::int32_t> ids;

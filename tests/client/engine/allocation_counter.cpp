@@ -18,30 +18,18 @@ void* counted(void* memory) {
 
 }  // namespace
 
-void* operator new(std::size_t size) {
-    return counted(std::malloc(size == 0 ? 1 : size));
-}
+void* operator new(std::size_t size) { return counted(std::malloc(size == 0 ? 1 : size)); }
 void* operator new(std::size_t size, std::align_val_t alignment) {
     const auto align = static_cast<std::size_t>(alignment);
     return counted(std::aligned_alloc(align, (size + align) / align * align));
 }
-void operator delete(void* memory) noexcept {
-    std::free(memory);
-}
-void operator delete(void* memory, std::size_t) noexcept {
-    std::free(memory);
-}
-void operator delete(void* memory, std::align_val_t) noexcept {
-    std::free(memory);
-}
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
-    std::free(memory);
-}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
 
 namespace fedllm::client::engine::testing {
 
-std::size_t allocations() {
-    return count;
-}
+std::size_t allocations() { return count; }
 
 }  // namespace fedllm::client::engine::testing

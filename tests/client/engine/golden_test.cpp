@@ -27,9 +27,7 @@ struct Case {
     const char* run;  // "all", "qv" or "full"
     bool gradients = true;
 };
-std::ostream& operator<<(std::ostream& out, const Case& c) {
-    return out << c.model << "/" << c.run;
-}
+std::ostream& operator<<(std::ostream& out, const Case& c) { return out << c.model << "/" << c.run; }
 
 std::vector<std::int32_t> integers(const formats::TensorInfo& info) {
     std::vector<std::int32_t> values(info.elements());

@@ -20,9 +20,7 @@ struct Case {
     const char* name;
     bool tied, attention_bias, mlp_bias, lora;
 };
-std::ostream& operator<<(std::ostream& out, const Case& c) {
-    return out << c.name;
-}
+std::ostream& operator<<(std::ostream& out, const Case& c) { return out << c.name; }
 
 class TransformerCase : public ::testing::TestWithParam<Case> {
 protected:

@@ -18,9 +18,7 @@ json small() {
             {"rms_norm_eps", 1e-5},  {"num_key_value_heads", 4}};
 }
 
-Result<ModelConfig> parse(const json& value) {
-    return parse_model_config(value.dump(), "m/config.json");
-}
+Result<ModelConfig> parse(const json& value) { return parse_model_config(value.dump(), "m/config.json"); }
 
 json with(const std::string& key, const json& value) {
     json changed = small();

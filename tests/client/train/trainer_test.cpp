@@ -56,9 +56,7 @@ struct Case {
     const char* model;
     const char* run;
 };
-std::ostream& operator<<(std::ostream& out, const Case& c) {
-    return out << c.model << "/" << c.run;
-}
+std::ostream& operator<<(std::ostream& out, const Case& c) { return out << c.model << "/" << c.run; }
 
 class GoldenSteps : public ::testing::TestWithParam<Case> {
 protected:

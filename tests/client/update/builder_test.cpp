@@ -66,7 +66,8 @@ TEST(Builder, LeavesWhatIsWithinTheBoundUntouched) {
 
 TEST(Builder, RefusesNanAndInfinityNamingTheTensor) {
     const tensor::ParamSet start = make_set({{"first", {2}}, {"second", {2}}});
-    for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    for (const float bad :
+         {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
         tensor::ParamSet trained = start;
         trained.values()[2] = bad;
         const auto update = build(start, trained, {});

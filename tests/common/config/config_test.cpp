@@ -35,10 +35,14 @@ const config::Table<Sample>& table() {
         field<C>("net.port", [](auto& c) -> auto& { return c.port; }, "a port", {.min = 1}),
         field<C>("net.rate", [](auto& c) -> auto& { return c.rate; }, "a rate", {.min = 0, .max = 1}),
         field<C>("net.idle", [](auto& c) -> auto& { return c.idle; }, "a wait", {.min = 0.1}),
-        field<C>("enabled", [](auto& c) -> auto& { return c.enabled; }, "on or off"),
-        field<C>("cache", [](auto& c) -> auto& { return c.cache; }, "a size"),
-        field<C>("sites", [](auto& c) -> auto& { return c.sites; }, "names"),
-        field<C>("colour", [](auto& c) -> auto& { return c.colour; }, "a colour"),
+        field<C>(
+            "enabled", [](auto& c) -> auto& { return c.enabled; }, "on or off"),
+        field<C>(
+            "cache", [](auto& c) -> auto& { return c.cache; }, "a size"),
+        field<C>(
+            "sites", [](auto& c) -> auto& { return c.sites; }, "names"),
+        field<C>(
+            "colour", [](auto& c) -> auto& { return c.colour; }, "a colour"),
         field<C>("token", [](auto& c) -> auto& { return c.token; }, "hush", {.secret = true}),
     };
     return fields;
@@ -99,7 +103,8 @@ TEST_P(ConfigErrors, NameFileLineKeyAndRemedy) {
 
 INSTANTIATE_TEST_SUITE_P(
     Table, ConfigErrors,
-    testing::Values(BadCase{"title: x\nnet:\n  prot: 1\n", "s.yaml:3: net.prot: unknown key; did you mean 'net.port'?"},
+    testing::Values(BadCase{"title: x\nnet:\n  prot: 1\n",
+                            "s.yaml:3: net.prot: unknown key; did you mean 'net.port'?"},
                     BadCase{"title: x\nnet:\n  port: 0\n", "s.yaml:3: net.port: must be at least 1"},
                     BadCase{"title: x\nnet:\n  port: 70000\n", "s.yaml:3: net.port: the number is too large"},
                     BadCase{"title: x\nnet:\n  port: -1\n", "is not a whole number of 0 or more"},
@@ -120,7 +125,8 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST(Config, ReferencePageListsEveryKey) {
     const std::string page = config::reference_page("Sample", table());
-    for (const auto& field : table()) EXPECT_NE(page.find("`" + field.key + "`"), std::string::npos) << field.key;
+    for (const auto& field : table())
+        EXPECT_NE(page.find("`" + field.key + "`"), std::string::npos) << field.key;
     EXPECT_NE(page.find("| `net.port` | integer | `80` | >= 1 | a port |"), std::string::npos) << page;
 }
 
@@ -132,7 +138,8 @@ TEST(Config, DurationsAndSizesHaveUnits) {
     for (const char* bad : {"", "5", "s", "-5s", "1e999s", "nan s", "99999999d"}) {
         EXPECT_FALSE(config::parse_duration(bad)) << bad;
     }
-    for (const char* bad : {"", "KiB", "-1", "1 XiB", "1e30"}) EXPECT_FALSE(config::parse_byte_count(bad)) << bad;
+    for (const char* bad : {"", "KiB", "-1", "1 XiB", "1e30"})
+        EXPECT_FALSE(config::parse_byte_count(bad)) << bad;
 }
 
 }  // namespace

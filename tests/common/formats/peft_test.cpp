@@ -38,9 +38,7 @@ ParamSet small_adapter() {
     return parameters;
 }
 
-LoraSpec small_spec() {
-    return {kRank, 4.0, false, {"q_proj", "v_proj", "down_proj"}};
-}
+LoraSpec small_spec() { return {kRank, 4.0, false, {"q_proj", "v_proj", "down_proj"}}; }
 
 void change_config(const Path& folder, const std::string& key, const nlohmann::json& value) {
     const Path path = folder / "adapter_config.json";

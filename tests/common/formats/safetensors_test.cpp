@@ -24,9 +24,7 @@ std::string entry(const std::string& name, const std::string& shape, const std::
            ",\"data_offsets\":" + offsets + "}";
 }
 
-std::string object(const std::string& entries) {
-    return std::string("{").append(entries).append("}");
-}
+std::string object(const std::string& entries) { return std::string("{").append(entries).append("}"); }
 
 struct Broken {
     std::string label;

@@ -28,7 +28,8 @@ TEST(Job, RefusesWhatCannotWorkTogether) {
               std::string::npos);
     EXPECT_NE(refusal("lora:\n  target_modules: []\n").error().message.find("lora.target_modules"),
               std::string::npos);
-    EXPECT_NE(refusal("samples_max: 1000000000000\n").error().message.find("update.clip_norm"), std::string::npos);
+    EXPECT_NE(refusal("samples_max: 1000000000000\n").error().message.find("update.clip_norm"),
+              std::string::npos);
     EXPECT_TRUE(refusal("samples_max: 1000000000000\nweighting: uniform\n"));
     EXPECT_FALSE(parse_job("base_model: m\n", "j.yaml"));
 }

@@ -15,7 +15,9 @@ namespace {
 class LogTest : public ::testing::Test {
 protected:
     void start(Format format, Level level = Level::Info) {
-        setup({.format = format, .level = level, .sink = [this](std::string_view line) { lines_.emplace_back(line); }});
+        setup({.format = format, .level = level, .sink = [this](std::string_view line) {
+                   lines_.emplace_back(line);
+               }});
     }
     void TearDown() override { setup({}); }
 
@@ -24,7 +26,8 @@ protected:
 
 TEST_F(LogTest, HumanLine) {
     start(Format::Human);
-    info("round closed", {{"job", "j1"}, {"accepted", 3}, {"loss", 2.5}, {"text", "two words"}, {"ok", true}});
+    info("round closed",
+         {{"job", "j1"}, {"accepted", 3}, {"loss", 2.5}, {"text", "two words"}, {"ok", true}});
     ASSERT_EQ(lines_.size(), 1u);
     const std::regex shape(
         R"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d INFO  round closed  job=j1 accepted=3 loss=2.5 text="two words" ok=true)");
@@ -44,17 +47,21 @@ TEST_F(LogTest, JsonLineIsValidWhateverThePeerSent) {
     const auto json = nlohmann::json::parse(lines_[0]);
     EXPECT_EQ(json["level"], "warn");
     EXPECT_EQ(json["msg"], "peer \"said\"");
-    EXPECT_EQ(json["text"], std::string("a\"b\\c\n\x01\x7f\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd \xc3\xa9") + '\0');
+    EXPECT_EQ(
+        json["text"],
+        std::string("a\"b\\c\n\x01\x7f\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd \xc3\xa9") + '\0');
     EXPECT_EQ(json["nan"], "nan");
     EXPECT_EQ(json["third"], 1.0 / 3);
     EXPECT_EQ(json["big"], std::numeric_limits<std::uint64_t>::max());
     EXPECT_EQ(json["negative"], -7);
-    EXPECT_TRUE(std::regex_match(json["ts"].get<std::string>(), std::regex(R"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)")));
+    EXPECT_TRUE(std::regex_match(json["ts"].get<std::string>(),
+                                 std::regex(R"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)")));
 }
 
 TEST_F(LogTest, HumanLineCannotBeForged) {
     start(Format::Human);
-    error("refused", {{"name", "x\n2026-01-01 00:00:00 INFO  fine\x1b[2J"}, {"empty", ""}, {"equals", "a=b"}});
+    error("refused",
+          {{"name", "x\n2026-01-01 00:00:00 INFO  fine\x1b[2J"}, {"empty", ""}, {"equals", "a=b"}});
     ASSERT_EQ(lines_.size(), 1u);
     EXPECT_EQ(lines_[0].find('\n'), std::string::npos);
     EXPECT_EQ(lines_[0].find('\x1b'), std::string::npos);

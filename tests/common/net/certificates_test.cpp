@@ -8,7 +8,8 @@ namespace {
 const Timestamp kNow = SystemClock().now();
 
 TEST(Identity, NamesAndUris) {
-    for (const std::string_view good : {"a", "site-a", "St.Mary_7", "0"}) EXPECT_TRUE(check_peer_name(good)) << good;
+    for (const std::string_view good : {"a", "site-a", "St.Mary_7", "0"})
+        EXPECT_TRUE(check_peer_name(good)) << good;
     for (const std::string_view bad : {"", "-a", ".a", "a/b", "a b", "a\n", "../x", "\xc3\xa9"}) {
         EXPECT_FALSE(check_peer_name(bad)) << bad;
     }
@@ -17,8 +18,9 @@ TEST(Identity, NamesAndUris) {
     for (const Role role : {Role::Client, Role::Operator, Role::Server}) {
         EXPECT_EQ(identity_from_uri(to_uri(role, "x")).value(), (PeerIdentity{ClientId("x"), role, ""}));
     }
-    for (const std::string_view bad : {"", "fedllm://", "fedllm://client", "fedllm://client/", "http://client/a",
-                                       "fedllm://root/a", "fedllm://client/a/b", "fedllm://Client/a"}) {
+    for (const std::string_view bad :
+         {"", "fedllm://", "fedllm://client", "fedllm://client/", "http://client/a", "fedllm://root/a",
+          "fedllm://client/a/b", "fedllm://Client/a"}) {
         const auto identity = identity_from_uri(bad);
         ASSERT_FALSE(identity) << bad;
         EXPECT_EQ(identity.error().code, Errc::PeerUntrusted);
@@ -28,8 +30,11 @@ TEST(Identity, NamesAndUris) {
 TEST(Certificates, SayWhatWasAsked) {
     const auto authority = create_authority("federation", valid_for(kNow, std::chrono::days(30)));
     ASSERT_TRUE(authority) << to_string(authority.error());
-    const auto made = issue_certificate(*authority, {.role = Role::Client, .name = "site-a", .dns_names = {},
-                                                     .addresses = {}, .validity = valid_for(kNow, std::chrono::days(7))});
+    const auto made = issue_certificate(*authority, {.role = Role::Client,
+                                                     .name = "site-a",
+                                                     .dns_names = {},
+                                                     .addresses = {},
+                                                     .validity = valid_for(kNow, std::chrono::days(7))});
     ASSERT_TRUE(made) << to_string(made.error());
     const auto facts = read_certificate(made->certificate_pem);
     ASSERT_TRUE(facts) << to_string(facts.error());
@@ -43,7 +48,9 @@ TEST(Certificates, SayWhatWasAsked) {
 
 TEST(Certificates, NothingSlipsIntoTheNames) {
     const auto authority = create_authority("federation", valid_for(kNow, std::chrono::days(1))).value();
-    const auto refused = [&](const CertificateRequest& request) { return !issue_certificate(authority, request); };
+    const auto refused = [&](const CertificateRequest& request) {
+        return !issue_certificate(authority, request);
+    };
     const Validity validity = valid_for(kNow, std::chrono::days(1));
     EXPECT_TRUE(refused({Role::Client, "a,URI:fedllm://operator/root", {}, {}, validity}));
     EXPECT_TRUE(refused({Role::Server, "s", {"host,URI:fedllm://operator/root"}, {}, validity}));

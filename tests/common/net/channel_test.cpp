@@ -72,13 +72,15 @@ std::vector<std::byte> pattern(std::size_t size) {
 
 awaitable<Result<void>> send_blob(Channel& channel, std::span<const std::byte> blob, std::size_t chunk) {
     for (std::size_t at = 0; at < blob.size(); at += chunk) {
-        FEDLLM_CO_TRY_VOID(co_await channel.send_chunk(at, blob.subspan(at, std::min(chunk, blob.size() - at))));
+        FEDLLM_CO_TRY_VOID(
+            co_await channel.send_chunk(at, blob.subspan(at, std::min(chunk, blob.size() - at))));
     }
     co_return Result<void>{};
 }
 
 awaitable<Result<void>> send_many(Channel& channel, int count) {
-    for (int i = 0; i < count; ++i) FEDLLM_CO_TRY_VOID(co_await channel.send_control(goodbye(std::to_string(i))));
+    for (int i = 0; i < count; ++i)
+        FEDLLM_CO_TRY_VOID(co_await channel.send_control(goodbye(std::to_string(i))));
     co_return Result<void>{};
 }
 
@@ -100,7 +102,8 @@ awaitable<void> mixed(Channel& left, Channel& right) {
             EXPECT_EQ(message.value().goodbye().reason(), std::to_string(messages++));
         } else {
             EXPECT_EQ(frame->offset, offset);
-            EXPECT_TRUE(std::equal(frame->bytes.begin(), frame->bytes.end(), blob.begin() + static_cast<long>(offset)));
+            EXPECT_TRUE(std::equal(frame->bytes.begin(), frame->bytes.end(),
+                                   blob.begin() + static_cast<long>(offset)));
             offset += frame->bytes.size();
         }
     }

@@ -37,9 +37,10 @@ inline void run(asio::io_context& context, awaitable<void> task) {
 // Starts `task` beside the caller; `on_end` gets its value.
 template <class T>
 void start(asio::any_io_executor executor, awaitable<Result<T>> task, std::optional<Result<T>>& out) {
-    asio::co_spawn(executor, as_optional(std::move(task)), [&out](std::exception_ptr, std::optional<Result<T>> result) {
-        out = result ? std::move(result) : std::optional<Result<T>>(make_error(Errc::Internal, "threw"));
-    });
+    asio::co_spawn(
+        executor, as_optional(std::move(task)), [&out](std::exception_ptr, std::optional<Result<T>> result) {
+            out = result ? std::move(result) : std::optional<Result<T>>(make_error(Errc::Internal, "threw"));
+        });
 }
 
 // Lets what is ready run; the loop has one thread.
@@ -81,7 +82,8 @@ public:
 
     TlsFiles issue(Role role, const std::string& name, const Validity& validity = valid(),
                    const std::string& address = "127.0.0.1") {
-        CertificateRequest request{.role = role, .name = name, .dns_names = {}, .addresses = {}, .validity = validity};
+        CertificateRequest request{
+            .role = role, .name = name, .dns_names = {}, .addresses = {}, .validity = validity};
         if (role == Role::Server) {
             request.dns_names = {"localhost"};
             request.addresses = {address};

@@ -11,7 +11,8 @@ namespace {
 class TaskGroupTest : public ::testing::Test {
 protected:
     void SetUp() override {
-        log::setup({.level = log::Level::Info, .sink = [this](std::string_view line) { log_ += std::string(line) + "\n"; }});
+        log::setup({.level = log::Level::Info,
+                    .sink = [this](std::string_view line) { log_ += std::string(line) + "\n"; }});
     }
     void TearDown() override { log::setup({}); }
 
@@ -71,7 +72,8 @@ awaitable<void> failing_tasks() {
 
 TEST_F(TaskGroupTest, FailuresAreLoggedByNameAndStayAlone) {
     run(loop_, failing_tasks());
-    EXPECT_NE(log_.find("task=first error=not_found detail=\"a file of the task\""), std::string::npos) << log_;
+    EXPECT_NE(log_.find("task=first error=not_found detail=\"a file of the task\""), std::string::npos)
+        << log_;
     EXPECT_NE(log_.find("task=second error=internal detail=\"a defect\""), std::string::npos) << log_;
 }
 

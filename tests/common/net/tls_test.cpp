@@ -24,7 +24,8 @@ protected:
         ASSERT_TRUE(hands.server.has_value());
         ASSERT_FALSE(*hands.server) << "the server let it in";
         EXPECT_EQ(hands.server->error().code, Errc::PeerUntrusted) << to_string(hands.server->error());
-        EXPECT_NE(hands.server->error().message.find(reason), std::string::npos) << hands.server->error().message;
+        EXPECT_NE(hands.server->error().message.find(reason), std::string::npos)
+            << hands.server->error().message;
         // The client learns it at its handshake or at its first read.
         const Error& seen = *hands.client ? read.value().error() : hands.client->error();
         EXPECT_EQ(seen.code, Errc::PeerUntrusted) << to_string(seen);
@@ -32,8 +33,10 @@ protected:
 
     // A revocation list of our authority with this one certificate on it.
     std::string revocation_of(const Path& certificate_file) {
-        const auto issuer = std::move(certificates_from_pem(authority_.credentials().certificate_pem).value().front());
-        const auto revoked = std::move(certificates_from_pem(read_file(certificate_file).value()).value().front());
+        const auto issuer =
+            std::move(certificates_from_pem(authority_.credentials().certificate_pem).value().front());
+        const auto revoked =
+            std::move(certificates_from_pem(read_file(certificate_file).value()).value().front());
         const Key key = key_from_pem(authority_.credentials().key_pem).value();
         const Crl crl(X509_CRL_new());
         using Time = std::unique_ptr<ASN1_TIME, OpensslFree<&ASN1_TIME_free>>;
@@ -99,13 +102,19 @@ TEST_F(TlsTest, Expired) {
 TEST_F(TlsTest, NoCertificate) {
     auto context = std::make_shared<asio::ssl::context>(asio::ssl::context::tls_client);
     context->load_verify_file(client_files_.ca.string());
-    SSL_CTX_set_alpn_protos(context->native_handle(), reinterpret_cast<const unsigned char*>("\x08""fedllm/1"), 9);
+    SSL_CTX_set_alpn_protos(context->native_handle(),
+                            reinterpret_cast<const unsigned char*>("\x08"
+                                                                   "fedllm/1"),
+                            9);
     expect_server_refuses(context, "peer did not return a certificate");
 }
 
 TEST_F(TlsTest, WrongAlpn) {
     TlsContext context = client(client_files_);
-    SSL_CTX_set_alpn_protos(context->native_handle(), reinterpret_cast<const unsigned char*>("\x08""http/1.1"), 9);
+    SSL_CTX_set_alpn_protos(context->native_handle(),
+                            reinterpret_cast<const unsigned char*>("\x08"
+                                                                   "http/1.1"),
+                            9);
     expect_server_refuses(context, "no application protocol");
 }
 
@@ -172,7 +181,8 @@ TEST_F(TlsTest, ClientThatPlaysServer) {
 TEST_F(TlsTest, ServerThatPlaysClient) {
     EXPECT_FALSE(make_client_context(server_files_));
     TlsContext context = client(client_files_);
-    SSL_CTX_use_certificate_file(context->native_handle(), server_files_.certificate.c_str(), SSL_FILETYPE_PEM);
+    SSL_CTX_use_certificate_file(context->native_handle(), server_files_.certificate.c_str(),
+                                 SSL_FILETYPE_PEM);
     SSL_CTX_use_PrivateKey_file(context->native_handle(), server_files_.key.c_str(), SSL_FILETYPE_PEM);
     expect_server_refuses(context, "certificate is refused");
 }
@@ -213,7 +223,8 @@ TEST_F(TlsTest, BadFilesAreNamed) {
     const auto message_of = [](const TlsFiles& files) { return make_server_context(files).error().message; };
     TlsFiles files = server_files_;
     ::chmod(files.key.c_str(), 0640);
-    EXPECT_NE(message_of(files).find("chmod 600 " + files.key.string()), std::string::npos) << message_of(files);
+    EXPECT_NE(message_of(files).find("chmod 600 " + files.key.string()), std::string::npos)
+        << message_of(files);
     ::chmod(files.key.c_str(), 0600);
     files.key = client_files_.key;
     EXPECT_NE(message_of(files).find("does not belong"), std::string::npos) << message_of(files);
@@ -221,7 +232,8 @@ TEST_F(TlsTest, BadFilesAreNamed) {
     files.ca = folder_.path() / "nothing.pem";
     EXPECT_NE(message_of(files).find("nothing.pem"), std::string::npos);
     files.ca = server_files_.key;
-    EXPECT_NE(message_of(files).find("server.key: no PEM certificate"), std::string::npos) << message_of(files);
+    EXPECT_NE(message_of(files).find("server.key: no PEM certificate"), std::string::npos)
+        << message_of(files);
     files = client_files_;
     EXPECT_NE(message_of(files).find("for the role client"), std::string::npos) << message_of(files);
 }

@@ -10,9 +10,7 @@ namespace {
 const std::vector<std::byte> kBlob = to_bytes("the quick brown fox jumps over the lazy dog");
 const std::string kDigest = crypto::to_hex(crypto::sha256(kBlob));
 
-IncomingTransfer incoming() {
-    return IncomingTransfer::start(kDigest, kBlob.size()).value();
-}
+IncomingTransfer incoming() { return IncomingTransfer::start(kDigest, kBlob.size()).value(); }
 
 TEST(Transfer, EverySplitAndEveryResumptionArrivesWhole) {
     for (std::size_t chunk_bytes = 1; chunk_bytes <= kBlob.size() + 1; ++chunk_bytes) {

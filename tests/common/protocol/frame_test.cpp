@@ -82,9 +82,9 @@ TEST(Frame, MalformedHeaders) {
     EXPECT_TRUE(malformed("00 00 00 06  01 00 00 80"));
     EXPECT_TRUE(malformed("00 00 00 00  01 00 00 00"));  // not even the kind
     EXPECT_TRUE(malformed("00 00 00 03  01 00 00 00"));
-    EXPECT_TRUE(malformed("00 00 00 04  01 00 00 00"));  // empty message
-    EXPECT_TRUE(malformed("00 00 00 0c  02 00 00 00"));  // chunk without data
-    EXPECT_TRUE(malformed("00 00 00 08  02 00 00 00"));  // chunk without offset
+    EXPECT_TRUE(malformed("00 00 00 04  01 00 00 00"));                               // empty message
+    EXPECT_TRUE(malformed("00 00 00 0c  02 00 00 00"));                               // chunk without data
+    EXPECT_TRUE(malformed("00 00 00 08  02 00 00 00"));                               // chunk without offset
     EXPECT_TRUE(malformed("00 00 00 0d  02 00 00 00  ff ff ff ff ff ff ff ff  61"));  // end wraps around
 }
 

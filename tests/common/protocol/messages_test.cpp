@@ -94,8 +94,10 @@ TEST(Messages, OfferFields) {
     broken(Errc::NotFinite, "Offer.train_loss", [](Offer& o) { o.set_train_loss(std::nan("")); });
     broken(Errc::NotFinite, "Offer.update_norm", [](Offer& o) { o.set_update_norm(INFINITY); });
     broken(Errc::Malformed, "Offer.train_seconds", [](Offer& o) { o.set_train_seconds(-1); });
-    broken(Errc::NotFinite, "Offer.evaluation.loss_sum", [](Offer& o) { o.mutable_evaluation()->set_loss_sum(NAN); });
-    broken(Errc::Malformed, "Offer.evaluation.task_id", [](Offer& o) { o.mutable_evaluation()->set_task_id(std::string("j2")); });
+    broken(Errc::NotFinite, "Offer.evaluation.loss_sum",
+           [](Offer& o) { o.mutable_evaluation()->set_loss_sum(NAN); });
+    broken(Errc::Malformed, "Offer.evaluation.task_id",
+           [](Offer& o) { o.mutable_evaluation()->set_task_id(std::string("j2")); });
 }
 
 TEST(Messages, OtherClientFields) {
@@ -105,7 +107,8 @@ TEST(Messages, OtherClientFields) {
     expect_refused(message, Errc::Malformed, "Hello.protocol_version");
     message.mutable_hello()->set_protocol_version(1);
     EXPECT_TRUE(parse_client_message(encode(message)));
-    for (std::size_t i = 0; i <= kBaseModelsMax; ++i) message.mutable_hello()->add_base_models(std::string("m"));
+    for (std::size_t i = 0; i <= kBaseModelsMax; ++i)
+        message.mutable_hello()->add_base_models(std::string("m"));
     expect_refused(message, Errc::Malformed, "Hello.base_models");
     message.mutable_progress()->set_task_id(std::string("t"));
     EXPECT_TRUE(parse_client_message(encode(message)));
@@ -159,7 +162,8 @@ TEST(Messages, TruncatedAtEachByteNeverCrashes) {
 // 2 bytes on the wire, 200 in memory: refused before Protobuf allocates.
 TEST(Messages, AmplificationIsRefused) {
     std::vector<std::byte> bytes;
-    for (std::size_t i = 0; i <= kClientElementsMax; ++i) bytes.insert(bytes.end(), {std::byte{0x3a}, std::byte{0}});
+    for (std::size_t i = 0; i <= kClientElementsMax; ++i)
+        bytes.insert(bytes.end(), {std::byte{0x3a}, std::byte{0}});
     const auto result = parse_client_message(bytes);
     ASSERT_FALSE(result);
     EXPECT_EQ(result.error().code, Errc::TooLarge);
@@ -181,8 +185,9 @@ TEST(Messages, UnknownFieldsAreSkippedAndForgotten) {
 }
 
 TEST(Messages, WireNonsense) {
-    for (const std::string_view hex : {"08", "ff ff ff ff ff ff ff ff ff ff 01", "0b", "0c", "00 00", "0a 05 08",
-                                       "0a 80 80 80 80 80 80 80 80 80 80 01", "0e", "11 00 00", "15 00"}) {
+    for (const std::string_view hex :
+         {"08", "ff ff ff ff ff ff ff ff ff ff 01", "0b", "0c", "00 00", "0a 05 08",
+          "0a 80 80 80 80 80 80 80 80 80 80 01", "0e", "11 00 00", "15 00"}) {
         const auto result = parse_client_message(from_hex_text(hex));
         ASSERT_FALSE(result) << hex;
         EXPECT_EQ(result.error().code, Errc::Malformed) << hex;

@@ -44,8 +44,8 @@ Session after(Side side, PeerRole role, const std::vector<Step>& script) {
     return session;
 }
 
-// What a session in this state does with every kind of message, in both directions, about the open task and about
-// another: anything not listed must be OutOfOrder.
+// What a session in this state does with every kind of message, in both directions, about the open task and
+// about another: anything not listed must be OutOfOrder.
 struct Expected {
     std::set<K> up = {};          // client may say, about the open task
     std::set<K> down = {};        // server may say, about the open task
@@ -61,8 +61,8 @@ void check_direction(const Session& state, Side side, bool from_client, std::str
         const K kind = static_cast<K>(i);
         Session copy = state;
         const std::string at = std::string(name(kind)) + " for '" + std::string(task) + "' " +
-                               (from_client ? "up" : "down") + (side == Side::Client ? " at client, " : " at server, ") +
-                               state.describe();
+                               (from_client ? "up" : "down") +
+                               (side == Side::Client ? " at client, " : " at server, ") + state.describe();
         if (from_client == (side == Side::Client)) continue;  // sending is checked by check_sending
         const auto result = copy.on_receive(kind, task);
         if (current.contains(kind)) {
@@ -85,7 +85,8 @@ void check_sending(const Session& state, Side side, const std::set<K>& legal) {
         const K kind = static_cast<K>(i);
         Session copy = state;
         EXPECT_EQ(copy.on_send(kind, kTask).has_value(), legal.contains(kind))
-            << name(kind) << (side == Side::Client ? " sent by client, " : " sent by server, ") << state.describe();
+            << name(kind) << (side == Side::Client ? " sent by client, " : " sent by server, ")
+            << state.describe();
     }
 }
 
@@ -106,7 +107,8 @@ void check(PeerRole role, const std::vector<Step>& script, const Expected& expec
         check_direction(server, Side::Server, true, kOther, neutral_up, expected.up_other);
         check_direction(client, Side::Client, false, kOther, neutral_down, expected.down_other);
     }
-    // Who sends may do exactly what the other side takes as Current (and an Offer or a Verdict for another task).
+    // Who sends may do exactly what the other side takes as Current (and an Offer or a Verdict for another
+    // task).
     std::set<K> client_sends = expected.up, server_sends = expected.down;
     if (role == PeerRole::Client && client.greeted() && client.task().empty()) {
         client_sends.insert(K::Offer);
@@ -140,12 +142,17 @@ TEST(SessionTable, Greeting) {
 
 TEST(SessionTable, ClientWithoutTask) {
     check(PeerRole::Client, kOpen,
-          {.up = {K::Ping, K::Goodbye}, .down = {K::Ping, K::Goodbye, K::Task}, .up_stale = kLateUp,
-           .down_stale = kLateDown, .up_other = kLateUp, .down_other = kLateDown});
+          {.up = {K::Ping, K::Goodbye},
+           .down = {K::Ping, K::Goodbye, K::Task},
+           .up_stale = kLateUp,
+           .down_stale = kLateDown,
+           .up_other = kLateUp,
+           .down_other = kLateDown});
 }
 
 TEST(SessionTable, ClientTask) {
-    const std::set<K> up_free = {K::Ping, K::Goodbye, K::Fetch, K::Progress, K::Offer, K::Evaluation, K::Decline};
+    const std::set<K> up_free = {K::Ping,  K::Goodbye,    K::Fetch,  K::Progress,
+                                 K::Offer, K::Evaluation, K::Decline};
     const std::set<K> down_free = {K::Ping, K::Goodbye, K::Release};
     const auto at = [&](std::vector<Step> more, std::set<K> ups, std::set<K> downs) {
         check(PeerRole::Client, open_then(std::move(more)),
@@ -157,15 +164,19 @@ TEST(SessionTable, ClientTask) {
     at({down(K::Task), up(K::Fetch), down(K::Chunk), kDownloadDone}, up_free, down_free);
     const std::set<K> offered = {K::Ping, K::Goodbye, K::Fetch, K::Progress, K::Decline};
     at({down(K::Task), up(K::Offer)}, offered, with(down_free, {K::Proceed, K::Verdict}));
-    at({down(K::Task), up(K::Offer), down(K::Proceed)}, with(offered, {K::Chunk}), with(down_free, {K::Verdict}));
+    at({down(K::Task), up(K::Offer), down(K::Proceed)}, with(offered, {K::Chunk}),
+       with(down_free, {K::Verdict}));
     at({down(K::Task), up(K::Offer), down(K::Proceed), up(K::Chunk), kUploadDone}, offered,
        with(down_free, {K::Verdict}));
     at({down(K::Task), up(K::Evaluation)}, offered, with(down_free, {K::Verdict}));
 }
 
 TEST(SessionTable, TaskClosed) {
-    const Expected closed = {.up = {K::Ping, K::Goodbye}, .down = {K::Ping, K::Goodbye, K::Task},
-                             .up_stale = kLateUp, .down_stale = kLateDown, .up_other = kLateUp,
+    const Expected closed = {.up = {K::Ping, K::Goodbye},
+                             .down = {K::Ping, K::Goodbye, K::Task},
+                             .up_stale = kLateUp,
+                             .down_stale = kLateDown,
+                             .up_other = kLateUp,
                              .down_other = kLateDown};
     check(PeerRole::Client, open_then({down(K::Task), down(K::Release)}), closed);
     check(PeerRole::Client, open_then({down(K::Task), up(K::Decline)}), closed);
@@ -178,8 +189,10 @@ TEST(SessionTable, TaskClosed) {
     uploading.up_other.insert(K::Chunk);
     downloading.down_stale.insert(K::Chunk);
     downloading.down_other.insert(K::Chunk);
-    check(PeerRole::Client, open_then({down(K::Task), up(K::Offer), down(K::Proceed), down(K::Release)}), uploading);
-    check(PeerRole::Client, open_then({down(K::Task), up(K::Offer), down(K::Proceed), down(K::Verdict)}), uploading);
+    check(PeerRole::Client, open_then({down(K::Task), up(K::Offer), down(K::Proceed), down(K::Release)}),
+          uploading);
+    check(PeerRole::Client, open_then({down(K::Task), up(K::Offer), down(K::Proceed), down(K::Verdict)}),
+          uploading);
     check(PeerRole::Client, open_then({down(K::Task), up(K::Fetch), up(K::Decline)}), downloading);
     check(PeerRole::Client, open_then({down(K::Task), up(K::Fetch), down(K::Release)}), closed);
 }
@@ -188,7 +201,8 @@ TEST(SessionTable, Operator) {
     const std::set<K> requests = {K::SubmitJob, K::ListJobs, K::ShowJob, K::Fetch, K::Ping, K::Goodbye};
     const std::set<K> quiet = {K::Ping, K::Goodbye};
     const auto at = [&](std::vector<Step> more, std::set<K> ups, std::set<K> downs) {
-        check(PeerRole::Operator, open_then(std::move(more)), {.up = std::move(ups), .down = std::move(downs)});
+        check(PeerRole::Operator, open_then(std::move(more)),
+              {.up = std::move(ups), .down = std::move(downs)});
     };
     at({}, requests, quiet);
     at({up(K::ListJobs)}, quiet, with(quiet, {K::JobList, K::Refusal}));
@@ -222,8 +236,8 @@ TEST(SessionTable, AfterGoodbyeNothingIsSentAndWhatComesIsStale) {
 // The chunks of a given-up upload stay Stale until the next Offer, whatever comes between.
 TEST(Session, DrainingEndsWithTheNextOffer) {
     Session server = after(Side::Server, PeerRole::Client,
-                           open_then({down(K::Task), up(K::Offer), down(K::Proceed), up(K::Chunk), down(K::Release),
-                                      down(K::Task, kOther)}));
+                           open_then({down(K::Task), up(K::Offer), down(K::Proceed), up(K::Chunk),
+                                      down(K::Release), down(K::Task, kOther)}));
     EXPECT_EQ(server.on_receive(K::Chunk).value(), Relevance::Stale);
     EXPECT_EQ(server.on_receive(K::Fetch, kOther).value(), Relevance::Current);
     EXPECT_EQ(server.on_receive(K::Chunk).value(), Relevance::Stale);

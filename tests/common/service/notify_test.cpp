@@ -14,13 +14,15 @@ namespace {
 
 class Listener {
 public:
-    explicit Listener(const std::string& name) : fd_(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)) {
+    explicit Listener(const std::string& name)
+        : fd_(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)) {
         sockaddr_un address{};
         address.sun_family = AF_UNIX;
         std::memcpy(address.sun_path, name.data(), name.size());
         if (name[0] == '@') address.sun_path[0] = '\0';
         const auto length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + name.size());
-        EXPECT_EQ(::bind(fd_, reinterpret_cast<const sockaddr*>(&address), length), 0) << std::strerror(errno);
+        EXPECT_EQ(::bind(fd_, reinterpret_cast<const sockaddr*>(&address), length), 0)
+            << std::strerror(errno);
     }
     ~Listener() { ::close(fd_); }
     std::string received() const {
@@ -62,7 +64,8 @@ TEST_F(Notify, ReachesAnAbstractSocket) {
 }
 
 TEST_F(Notify, ReportsWhatCannotBeReached) {
-    for (const std::string& bad : {std::string("relative"), std::string(200, '/'), std::string("/no/such/socket")}) {
+    for (const std::string& bad :
+         {std::string("relative"), std::string(200, '/'), std::string("/no/such/socket")}) {
         ::setenv("NOTIFY_SOCKET", bad.c_str(), 1);
         EXPECT_FALSE(notify("READY=1")) << bad;
     }

@@ -21,12 +21,8 @@ std::vector<std::byte> content(std::size_t n) {
     for (std::size_t i = 0; i < n; ++i) bytes[i] = static_cast<std::byte>(i * 7 + 3);
     return bytes;
 }
-std::string digest_of(std::span<const std::byte> bytes) {
-    return crypto::to_hex(crypto::sha256(bytes));
-}
-Result<void> ignore(std::span<const std::byte>) {
-    return {};
-}
+std::string digest_of(std::span<const std::byte> bytes) { return crypto::to_hex(crypto::sha256(bytes)); }
+Result<void> ignore(std::span<const std::byte>) { return {}; }
 
 std::size_t files_in(const Path& folder) {
     return static_cast<std::size_t>(std::distance(std::filesystem::directory_iterator(folder), {}));

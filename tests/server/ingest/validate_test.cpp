@@ -15,9 +15,7 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 tensor::Manifest manifest() {
     return *tensor::Manifest::create({{"a.lora_A.weight", {4, 8}}, {"a.lora_B.weight", {3, 4}}, {"c", {5}}});
 }
-UpdateRules rules() {
-    return {.codec = codec::CodecId::None, .clip_norm = 10.0, .samples_max = 1000};
-}
+UpdateRules rules() { return {.codec = codec::CodecId::None, .clip_norm = 10.0, .samples_max = 1000}; }
 Claim claim() {
     Claim one;
     one.digest = std::string(64, 'a');

@@ -12,12 +12,8 @@
 
 namespace fedllm::server::round {
 
-inline ClientId id(const std::string& name) {
-    return ClientId(name);
-}
-inline Timestamp at(std::int64_t ms) {
-    return Timestamp(Duration(1'000'000 + ms));
-}
+inline ClientId id(const std::string& name) { return ClientId(name); }
+inline Timestamp at(std::int64_t ms) { return Timestamp(Duration(1'000'000 + ms)); }
 
 inline Rules rules(std::uint32_t rounds, std::uint32_t n, std::uint32_t k) {
     return {JobId("j1"), "tiny", 7, rounds, n, k};

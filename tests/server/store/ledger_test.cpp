@@ -13,12 +13,8 @@ namespace {
 
 using test::TempDir;
 
-Timestamp at(std::int64_t ms) {
-    return Timestamp(Duration(ms));
-}
-ClientId client(const char* name) {
-    return ClientId(name);
-}
+Timestamp at(std::int64_t ms) { return Timestamp(Duration(ms)); }
+ClientId client(const char* name) { return ClientId(name); }
 
 // Every test runs on a ledger that is closed and opened again after each step, as after a crash: what a call
 // that returned has promised must be there.
