@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 #include <functional>
+#include <string>
 
 #include "common/base/result.hpp"
 
@@ -23,5 +24,7 @@ void add_eval(CLI::App& app, Chosen& chosen);
 void add_generate(CLI::App& app, Chosen& chosen);
 void add_tokenizer(CLI::App& app, Chosen& chosen);
 void add_config(CLI::App& app, Chosen& chosen);
+
+std::string configuration_reference();  // configs/REFERENCE.md
 
 }  // namespace fedllm::tools::cli

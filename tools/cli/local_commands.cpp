@@ -245,15 +245,18 @@ void add_tokenizer(CLI::App& app, Chosen& chosen) {
     command->callback([=, &chosen] { chosen.run = [=] { return train_tokenizer(*files, *vocab, *out); }; });
 }
 
+std::string configuration_reference() {
+    return "<!-- Generated: fedllm config > configs/REFERENCE.md -->\n\n" +
+           config::reference_page("server.yaml", server::app::server_table()) + "\n" +
+           config::reference_page("client.yaml", client::agent::client_table()) + "\n" +
+           config::reference_page("Job files", job::job_table());
+}
+
 void add_config(CLI::App& app, Chosen& chosen) {
-    auto* command =
-        app.add_subcommand("config", "Print the reference of every configuration key, as Markdown");
+    auto* command = app.add_subcommand("config", "Print the reference of every configuration key, as Markdown");
     command->callback([&chosen] {
         chosen.run = []() -> Result<void> {
-            std::printf("%s\n%s\n%s",
-                        config::reference_page("server.yaml", server::app::server_table()).c_str(),
-                        config::reference_page("client.yaml", client::agent::client_table()).c_str(),
-                        config::reference_page("Job files", job::job_table()).c_str());
+            std::fputs(configuration_reference().c_str(), stdout);
             return {};
         };
     });
