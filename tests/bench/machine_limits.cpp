@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <vector>
 
 #undef HWY_TARGET_INCLUDE
@@ -48,15 +49,28 @@ namespace {
 HWY_EXPORT(FmaChains);
 HWY_EXPORT(TargetName);
 
-constexpr int kWindows = 7;  // the median of short windows: other processes steal whole ones
+constexpr int kWindows = 7;  // the median of several windows: other processes disturb whole ones
 
-template <class Work>
-double median_rate(Work&& work) {
-    std::vector<double> rates;
+double seconds_of(clockid_t clock) {
+    timespec now{};
+    clock_gettime(clock, &now);
+    return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
+
+// The rate of `parts` bodies of `amount` each. Every body is timed by the clock of the thread that runs it:
+// the clock of the process counts other running threads only tick by tick, and was seen wrong fivefold over a
+// millisecond.
+template <class Body>
+double median_rate(kernels::ThreadPool& pool, std::size_t parts, double amount, Body&& body) {
+    std::vector<double> rates, seconds(parts);
     for (int window = 0; window < kWindows; ++window) {
-        const double start = core_seconds();
-        const double done = work();
-        rates.push_back(done / (core_seconds() - start));
+        pool.parallel_for(parts, [&](std::size_t i) {
+            const double start = seconds_of(CLOCK_THREAD_CPUTIME_ID);
+            body(i);
+            seconds[i] = seconds_of(CLOCK_THREAD_CPUTIME_ID) - start;
+        });
+        rates.push_back(amount * static_cast<double>(parts) /
+                        std::accumulate(seconds.begin(), seconds.end(), 0.0));
     }
     std::sort(rates.begin(), rates.end());
     return rates[kWindows / 2];
@@ -65,33 +79,23 @@ double median_rate(Work&& work) {
 }  // namespace
 
 double fma_flops_per_core_second(kernels::ThreadPool& pool) {
+    constexpr std::size_t kRounds = 4'000'000;  // about ten milliseconds
     std::vector<float> sinks(pool.threads() * 16);
-    return median_rate([&] {
-        std::vector<double> done(pool.threads() * 8);
-        pool.parallel_for(pool.threads(), [&](std::size_t i) {
-            done[i * 8] = HWY_DYNAMIC_DISPATCH(FmaChains)(400'000, sinks[i * 16] * 0.0f, &sinks[i * 16]);
-        });
-        double total = 0.0;
-        for (const double part : done) total += part;
-        return total;
+    float unused = 0.0f;
+    const double amount = HWY_DYNAMIC_DISPATCH(FmaChains)(1, 0.0f, &unused) * static_cast<double>(kRounds);
+    return median_rate(pool, pool.threads(), amount, [&](std::size_t i) {
+        HWY_DYNAMIC_DISPATCH(FmaChains)(kRounds, sinks[i * 16] * 0.0f, &sinks[i * 16]);
     });
 }
 
 double copy_bytes_per_core_second(kernels::ThreadPool& pool) {
-    constexpr std::size_t kBytes = 64u << 20, kPart = 1u << 20;
+    constexpr std::size_t kBytes = 64u << 20, kPart = 4u << 20;
     static std::vector<char> from(kBytes, 1), to(kBytes, 2);
-    return median_rate([&] {
-        pool.parallel_for(kBytes / kPart,
-                          [&](std::size_t i) { std::memcpy(&to[i * kPart], &from[i * kPart], kPart); });
-        return 2.0 * static_cast<double>(kBytes);
-    });
+    return median_rate(pool, kBytes / kPart, 2.0 * static_cast<double>(kPart),
+                       [&](std::size_t i) { std::memcpy(&to[i * kPart], &from[i * kPart], kPart); });
 }
 
-double core_seconds() {
-    timespec now{};
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
-    return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
-}
+double core_seconds() { return seconds_of(CLOCK_PROCESS_CPUTIME_ID); }
 
 std::string instruction_set() { return HWY_DYNAMIC_DISPATCH(TargetName)(); }
 

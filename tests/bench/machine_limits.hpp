@@ -9,10 +9,13 @@
 
 namespace fedllm::bench {
 
-double fma_flops_per_core_second(
-    kernels::ThreadPool& pool);  // f32 fused multiply-adds in registers, all threads
-double copy_bytes_per_core_second(kernels::ThreadPool& pool);  // 64 MiB arrays, bytes read plus bytes written
-double core_seconds();                                         // of this process, all its threads
-std::string instruction_set();                                 // what Highway chose: "AVX3"
+// f32 fused multiply-adds in registers, on all threads at once.
+double fma_flops_per_core_second(kernels::ThreadPool& pool);
+// 64 MiB arrays, bytes read plus bytes written.
+double copy_bytes_per_core_second(kernels::ThreadPool& pool);
+// Of this process. Other running threads are counted tick by tick (4 ms): only for spans of tenths of
+// seconds.
+double core_seconds();
+std::string instruction_set();  // what Highway chose: "AVX3"
 
 }  // namespace fedllm::bench
