@@ -152,7 +152,7 @@ row() {  # row NAME LOSSES...
 sample() {  # sample PROMPT [--adapter FOLDER]
     local prompt=$1
     shift
-    "$fedllm" generate --model "$base" "$@" --prompt "$prompt" --tokens 36 --temperature 0.6 --top-k 40 --seed 7 |
+    "$fedllm" generate --model "$base" "$@" --prompt "$prompt" --tokens 36 --temperature 0.3 --top-k 40 --seed 7 |
         tr '\n' ' ' | fold -s -w 100 | sed 's/^/    /'
     echo
 }
@@ -176,7 +176,7 @@ awk -v federated="${everyone[federated]}" -v alone="${best% *}" -v site="${best#
            federated < alone ? "better" : "NOT better", site, federated, alone }'
 
 say "the same prompts, before and after"
-for prompt in "And it came to pass" "You may copy and" "hacker:"; do
+for prompt in "And it came to pass" "This License" "hacker:"; do
     echo "  \"$prompt\""
     echo "  before:"
     sample "$prompt"

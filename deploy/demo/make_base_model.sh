@@ -20,4 +20,6 @@ trap 'rm -rf "$work"' EXIT
 "$fedllm" tokenizer "$work/corpus.jsonl" --vocab 4096 --out "$work/tokenizer.json"
 "$fedllm" train "$here/base.yaml" --config "$here/base_config.json" --tokenizer "$work/tokenizer.json" \
     --data "$work/corpus.jsonl" --out "$out"
+printf '{"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|bos|>", "eos_token": "<|eos|>"}\n' \
+    >"$out/tokenizer_config.json"
 "$fedllm" eval --model "$out" --data "$work/corpus.jsonl.heldout"
