@@ -34,13 +34,6 @@ void clip(std::span<float> delta, double norm, double bound) {
 
 }  // namespace
 
-codec::CodecId codec_of(job::CodecName name) {
-    switch (name) {
-        case job::CodecName::None: break;
-    }
-    return codec::CodecId::None;
-}
-
 Result<EncodedUpdate> build(const tensor::ParamSet& start, const tensor::ParamSet& trained,
                             const job::UpdateSpec& spec) {
     if (const std::string what = difference(start.manifest(), trained.manifest()); !what.empty()) {
@@ -54,7 +47,7 @@ Result<EncodedUpdate> build(const tensor::ParamSet& start, const tensor::ParamSe
     EncodedUpdate update;
     update.norm = norm_of(delta);
     clip(delta, update.norm, spec.clip_norm);
-    update.bytes = codec::encode(codec_of(spec.codec), delta);
+    update.bytes = codec::encode(spec.codec, delta);
     update.digest = crypto::to_hex(crypto::sha256(update.bytes));
     return update;
 }

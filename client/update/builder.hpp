@@ -19,8 +19,6 @@ struct EncodedUpdate {
     double norm = 0;     // L2 of trained - start, before clipping
 };
 
-codec::CodecId codec_of(job::CodecName name);
-
 // trained - start, scaled down to an L2 norm of at most spec.clip_norm as the server will measure it (the
 // encoded f32 values, summed in double). NotFinite when training left a NaN or infinity; ManifestMismatch
 // when the two sets differ in more than values.
