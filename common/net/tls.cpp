@@ -47,9 +47,16 @@ Result<T> about_file(const Path& path, Result<T> result) {
     return result;
 }
 
+// What others may not do to a key. systemd lends its root-owned credentials to a service by an ACL, which
+// shows as the group's right to read (systemd.exec(5), LoadCredential=); root could read the key anyway.
+mode_t forbidden_bits(const struct stat& facts) {
+    const bool lent_by_root = facts.st_uid == 0 && ::geteuid() != 0;
+    return lent_by_root ? S_IWGRP | S_IXGRP | S_IRWXO : S_IRWXG | S_IRWXO;
+}
+
 Result<Key> load_key(const Path& path) {
     struct stat facts {};
-    if (::stat(path.c_str(), &facts) == 0 && (facts.st_mode & (S_IRWXG | S_IRWXO)) != 0) {
+    if (::stat(path.c_str(), &facts) == 0 && (facts.st_mode & forbidden_bits(facts)) != 0) {
         return make_error(
             Errc::PermissionDenied,
             path.string() + ": others can read this private key; run: chmod 600 " + path.string());

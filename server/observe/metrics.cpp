@@ -136,7 +136,8 @@ void Metrics::round_committed(const JobId& job, double round_seconds, double agg
 }
 void Metrics::evaluated(const JobId& job, double loss) { eval_loss_.Add(of_job(job)).Set(loss); }
 void Metrics::trained(const JobId& job, double loss) { train_loss_.Add(of_job(job)).Set(loss); }
-void Metrics::job_ended(const JobId&, std::string_view state) {
+void Metrics::job_ended(const JobId& job, std::string_view state) {
+    round_clients_.Add({{"job", job.get()}, {"state", "asked"}}).Set(0);  // nobody works for it any more
     jobs_ended_.Add({{"state", std::string(state)}}).Increment();
 }
 

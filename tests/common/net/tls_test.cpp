@@ -3,6 +3,7 @@
 #include <openssl/pem.h>
 #include <openssl/ssl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <boost/asio/ssl/stream.hpp>
 
@@ -217,6 +218,25 @@ TEST_F(TlsTest, NobodyListens) {
     ASSERT_FALSE(*out);
     EXPECT_EQ(out->error().code, Errc::PeerClosed);
     EXPECT_NE(out->error().message.find("127.0.0.1:"), std::string::npos);
+}
+
+// Root lends a key as systemd does: owned by root, the group may read, nobody else anything.
+TEST_F(TlsTest, AServiceTakesAKeyThatRootLendsToItsGroupAlone) {
+    if (::geteuid() != 0) GTEST_SKIP() << "only root can own a file and then be another user";
+    ::chmod(folder_.path().c_str(), 0755);  // the folder itself is the other user's to enter
+    const auto as_service = [&](mode_t mode) {
+        EXPECT_EQ(::chmod(server_files_.key.c_str(), mode), 0);
+        EXPECT_EQ(::seteuid(65532), 0);
+        auto context = make_server_context(server_files_);
+        EXPECT_EQ(::seteuid(0), 0);
+        return context ? std::string() : context.error().message;
+    };
+    EXPECT_EQ(as_service(0440), "");
+    for (const mode_t mode : {0444, 0460, 0644}) {
+        EXPECT_NE(as_service(mode).find("others can read"), std::string::npos) << std::oct << mode;
+    }
+    ::chmod(server_files_.key.c_str(), 0440);
+    EXPECT_FALSE(make_server_context(server_files_)) << "its own key, and a group that may read it";
 }
 
 TEST_F(TlsTest, BadFilesAreNamed) {
