@@ -12,8 +12,8 @@ namespace {
 using adapter::kAbsent;
 using adapter::LinearSlots;
 using adapter::Offset;
-using kernels::DType;
 using kernels::Matrix;
+using kernels::WeightType;
 using kernels::WeightView;
 using model::LayerWeights;
 
@@ -30,7 +30,7 @@ Gain gain(Offset offset, std::span<const float> base, const float* params, float
 
 bool holds(const WeightView& view, std::size_t rows, std::size_t cols) {
     return view.data != nullptr && view.rows == rows && view.cols == cols &&
-           (view.dtype == DType::F32 || view.dtype == DType::BF16);
+           (view.type == WeightType::F32 || view.type == WeightType::BF16);
 }
 
 Error missing(std::string what) {
@@ -97,7 +97,7 @@ Linear Network::linear(std::size_t layer, Part part, const float* params, float*
     Linear linear;
     linear.weight = slots.weight == kAbsent
                         ? base.*kWeights[part]
-                        : WeightView{params + slots.weight, DType::F32, shape.out, shape.in};
+                        : WeightView{params + slots.weight, WeightType::F32, shape.out, shape.in};
     if (shape.bias) linear.bias = slots.bias == kAbsent ? (base.*kBiases[part]).data() : params + slots.bias;
     if (slots.rank != 0) linear.lora = lora_view(slots, shape, binding_.lora_scale, params);
     if (gradients == nullptr) return linear;
@@ -114,7 +114,7 @@ Linear Network::head(const float* params, float* gradients) const {
     Linear linear;
     linear.weight = config_.tied_head ? base_.embedding : base_.head;
     if (offset == kAbsent) return linear;
-    linear.weight = {params + offset, DType::F32, config_.vocab, config_.hidden};
+    linear.weight = {params + offset, WeightType::F32, config_.vocab, config_.hidden};
     if (gradients != nullptr)
         linear.weight_gradient = Matrix(gradients + offset, config_.vocab, config_.hidden);
     return linear;
@@ -122,7 +122,7 @@ Linear Network::head(const float* params, float* gradients) const {
 
 WeightView Network::embedding(const float* params) const {
     if (binding_.embedding == kAbsent) return base_.embedding;
-    return {params + binding_.embedding, DType::F32, config_.vocab, config_.hidden};
+    return {params + binding_.embedding, WeightType::F32, config_.vocab, config_.hidden};
 }
 
 Matrix Network::embedding_gradient(float* gradients) const {

@@ -11,6 +11,7 @@
 namespace fedllm::client::model {
 
 using formats::TensorInfo;
+using kernels::WeightType;
 using kernels::WeightView;
 using tensor::DType;
 using tensor::TensorSpec;
@@ -121,10 +122,13 @@ private:
         const bool in_place =
             is_aligned(tensor) &&
             (tensor.dtype == DType::F32 || (tensor.dtype == DType::BF16 && tensor.shape.size() == 2));
-        if (in_place) return WeightView{tensor.bytes.data(), tensor.dtype, rows, cols};
+        if (in_place) {
+            const WeightType type = tensor.dtype == DType::F32 ? WeightType::F32 : WeightType::BF16;
+            return WeightView{tensor.bytes.data(), type, rows, cols};
+        }
         FEDLLM_TRY(std::vector<float> floats, formats::read_floats(tensor));
         model_.owned_.push_back(std::move(floats));
-        return WeightView{model_.owned_.back().data(), DType::F32, rows, cols};
+        return WeightView{model_.owned_.back().data(), WeightType::F32, rows, cols};
     }
 
     // A tied model may store its table under both names, but then it must be one table.

@@ -20,7 +20,7 @@ public:
     }
     std::span<const float> vector() {
         const WeightView view = matrix();
-        FEDLLM_CHECK(view.dtype == kernels::DType::F32 && view.rows == 1, "vectors are f32");
+        FEDLLM_CHECK(view.type == kernels::WeightType::F32 && view.rows == 1, "vectors are f32");
         return {static_cast<const float*>(view.data), view.cols};
     }
     void linear(const Projection& projection, WeightView& weight, std::span<const float>& bias) {
@@ -66,7 +66,7 @@ ModelWeights weights_of(const ModelConfig& config, const tensor::ParamSet& param
     for (std::size_t i = 0; i < tensors.size(); ++i) {
         const auto& shape = tensors[i].shape;
         const std::size_t rows = shape.size() == 2 ? shape[0] : 1;
-        views.push_back({parameters.tensor(i).data(), kernels::DType::F32, rows, shape.back()});
+        views.push_back({parameters.tensor(i).data(), kernels::WeightType::F32, rows, shape.back()});
     }
     return arrange(config, views);
 }

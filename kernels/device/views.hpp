@@ -4,11 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "common/tensor/dtype.hpp"
-
 namespace fedllm::kernels {
-
-using tensor::DType;
 
 // rows x cols floats; consecutive rows are `pitch` elements apart (pitch >= cols), so a view may be a slice.
 template <class T>
@@ -34,13 +30,26 @@ struct MatrixView {
 using Matrix = MatrixView<float>;
 using ConstMatrix = MatrixView<const float>;
 
-// A weight as it is stored: f32 or bf16 (other DTypes are refused by a check), widened to f32 while it is
-// read. A linear layer's weight is (N out, K in), an embedding table (V, C).
+// How a weight is stored; whatever it is, it is widened to f32 while it is read. The quantised ones are
+// frozen: a product with them has a forward pass and a gradient of its input, none of the weight.
+enum class WeightType : std::uint8_t {
+    F32,
+    BF16,
+    Int8,  // LLM.int8: value = code * scales[row]
+    NF4,   // QLoRA: value = code book[nibble] * scales[flat index / block]; the even element is the high
+           // nibble
+    FP4,   // likewise with bitsandbytes' FP4 code book
+};
+
+// A linear layer's weight is (N out, K in), an embedding table (V, C), row-major. Blocks of NF4 and FP4 run
+// over the flattened matrix, as bitsandbytes stores them: a block may straddle two rows.
 struct WeightView {
     const void* data = nullptr;
-    DType dtype = DType::F32;
+    WeightType type = WeightType::F32;
     std::size_t rows = 0;
     std::size_t cols = 0;
+    const float* scales = nullptr;  // Int8: one per row; NF4, FP4: one per block; else unused
+    std::size_t block = 64;         // elements per scale of NF4 and FP4, a power of two from 32 to 4096
 };
 
 enum class Write { Overwrite, Accumulate };

@@ -33,11 +33,11 @@ HWY_EXPORT(WidenRow);
 
 void embedding_forward(ThreadPool& pool, std::span<const std::int32_t> tokens, WeightView table, Matrix out) {
     FEDLLM_CHECK(out.rows == tokens.size() && out.cols == table.cols, "embedding_forward: shapes differ");
-    FEDLLM_CHECK(table.dtype == DType::F32 || table.dtype == DType::BF16,
+    FEDLLM_CHECK(table.type == WeightType::F32 || table.type == WeightType::BF16,
                  "embedding takes F32 and BF16 tables");
     pool.parallel_for(tokens.size(), [&](std::size_t m) {
         const std::size_t at = static_cast<std::size_t>(tokens[m]) * table.cols;
-        if (table.dtype == DType::F32) {
+        if (table.type == WeightType::F32) {
             std::memcpy(out.row(m), static_cast<const float*>(table.data) + at, table.cols * sizeof(float));
         } else {
             const std::uint16_t* row = static_cast<const std::uint16_t*>(table.data) + at;

@@ -11,7 +11,7 @@ namespace fedllm::kernels {
 // One of the two strides is 1. `outer` steps along the rows of A or the columns of B, `depth` along the sum.
 struct GemmOperand {
     const void* data = nullptr;
-    DType dtype = DType::F32;  // F32, or BF16 for B
+    WeightType type = WeightType::F32;  // F32, or BF16 for B
     std::size_t outer_stride = 0;
     std::size_t depth_stride = 0;
 };
@@ -23,9 +23,9 @@ struct GemmOperand {
 void gemm(ThreadPool& pool, GemmOperand a, GemmOperand b, std::size_t depth, Matrix c, Write write,
           float scale = 1.0f);
 
-inline GemmOperand rows_of(ConstMatrix m) { return {m.data, DType::F32, m.pitch, 1}; }     // depth = columns
-inline GemmOperand columns_of(ConstMatrix m) { return {m.data, DType::F32, 1, m.pitch}; }  // depth = rows
-inline GemmOperand rows_of(WeightView w) { return {w.data, w.dtype, w.cols, 1}; }
-inline GemmOperand columns_of(WeightView w) { return {w.data, w.dtype, 1, w.cols}; }
+inline GemmOperand rows_of(ConstMatrix m) { return {m.data, WeightType::F32, m.pitch, 1}; }     // depth = columns
+inline GemmOperand columns_of(ConstMatrix m) { return {m.data, WeightType::F32, 1, m.pitch}; }  // depth = rows
+inline GemmOperand rows_of(WeightView w) { return {w.data, w.type, w.cols, 1}; }
+inline GemmOperand columns_of(WeightView w) { return {w.data, w.type, 1, w.cols}; }
 
 }  // namespace fedllm::kernels

@@ -58,7 +58,7 @@ void PackColumns(const Block& block, std::size_t first) {
     const GemmOperand& b = block.b;
     const std::size_t start = (block.first_col + first) * b.outer_stride + block.first_depth * b.depth_stride;
     float* to = block.packed_b + first * block.depth;
-    if (b.dtype == DType::F32) {
+    if (b.type == WeightType::F32) {
         const float* data = static_cast<const float*>(b.data) + start;
         return pack_b({data, b.outer_stride, b.depth_stride}, cols, block.depth, to);
     }
@@ -120,7 +120,7 @@ void multiply_block(ThreadPool& pool, const Block& block) {
 }
 
 void check_operand(const GemmOperand& operand, bool may_be_bf16) {
-    FEDLLM_CHECK(operand.dtype == DType::F32 || (may_be_bf16 && operand.dtype == DType::BF16),
+    FEDLLM_CHECK(operand.type == WeightType::F32 || (may_be_bf16 && operand.type == WeightType::BF16),
                  "matmul takes F32 and BF16 weights");
     FEDLLM_CHECK(operand.outer_stride == 1 || operand.depth_stride == 1, "one stride of an operand is 1");
 }

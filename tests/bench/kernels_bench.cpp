@@ -37,7 +37,7 @@ std::vector<float> random_floats(std::size_t count) {
 struct Buffer {
     Buffer(std::size_t r, std::size_t c) : rows(r), cols(c), values(random_floats(r * c)) {}
     Matrix view() { return {values.data(), rows, cols}; }
-    WeightView weight() const { return {values.data(), DType::F32, rows, cols}; }
+    WeightView weight() const { return {values.data(), WeightType::F32, rows, cols}; }
     std::size_t rows, cols;
     std::vector<float> values;
 };
@@ -78,7 +78,7 @@ void add_matmul(const cases::Matmul& c) {
     add("matmul_forward/bf16/" + shape, [=](State& state) {
         Buffer x(c.m, c.k), y(c.m, c.n);
         const std::vector<std::uint16_t> w(c.n * c.k, 0x3F80);
-        const WeightView weight{w.data(), DType::BF16, c.n, c.k};
+        const WeightView weight{w.data(), WeightType::BF16, c.n, c.k};
         time_work(state, Limit::Fma, flops, [&] { matmul_forward(*pool, x.view(), weight, y.view()); });
     });
     add("matmul_backward_input/f32/" + shape, [=](State& state) {

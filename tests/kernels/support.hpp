@@ -51,7 +51,7 @@ public:
     float at(std::size_t i, std::size_t j) const { return values_[i * pitch_ + j]; }
     Matrix view() { return {values_.data(), rows_, cols_, pitch_}; }
     ConstMatrix view() const { return {values_.data(), rows_, cols_, pitch_}; }
-    WeightView weight() const { return {values_.data(), DType::F32, rows_, cols_}; }  // padding must be 0
+    WeightView weight() const { return {values_.data(), WeightType::F32, rows_, cols_}; }  // padding must be 0
     Dense dense() const {
         Dense out(rows_, cols_);
         for (std::size_t i = 0; i < rows_; ++i) {
@@ -86,7 +86,7 @@ struct Bf16 {
             value = tensor::bf16_to_f32(bits.back());
         }
     }
-    WeightView weight() const { return {bits.data(), DType::BF16, rounded.rows(), rounded.cols()}; }
+    WeightView weight() const { return {bits.data(), WeightType::BF16, rounded.rows(), rounded.cols()}; }
 };
 
 // |got - want| <= bound * magnitude element by element, and the padding is untouched.

@@ -96,7 +96,7 @@ TEST(BaseModel, Bf16StaysBf16AndIsRounded) {
     const auto parameters = initial_full(tiny(true), 5);
     ASSERT_TRUE(write_model_folder(folder.path(), tiny(true), parameters, WeightsFormat::BF16).has_value());
     const BaseModel model = BaseModel::load(folder.path()).value();
-    EXPECT_EQ(model.weights().layers[0].q.dtype, DType::BF16);
+    EXPECT_EQ(model.weights().layers[0].q.type, kernels::WeightType::BF16);
     EXPECT_EQ(model.weights().layers[0].input_norm[0], 1.0F);
     const auto read = full_parameters(model);
     for (std::size_t i = 0; i < read.values().size(); ++i) {
@@ -114,7 +114,7 @@ TEST(BaseModel, F16IsConverted) {
     });
     const BaseModel model = BaseModel::load(folder.path()).value();
     const auto& q = model.weights().layers[0].q;
-    EXPECT_EQ(q.dtype, DType::F32);
+    EXPECT_EQ(q.type, kernels::WeightType::F32);
     for (int i = 0; i < 64; ++i) EXPECT_EQ(static_cast<const float*>(q.data)[i], 0.5F);
 }
 
