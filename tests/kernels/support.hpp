@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "common/base/philox.hpp"
+#include "common/tensor/dtype.hpp"
 #include "kernels/device/thread_pool.hpp"
 #include "kernels/device/views.hpp"
 #include "tests/kernels/reference.hpp"
