@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstring>
 #include <set>
 
 #include "client/model/manifests.hpp"
@@ -18,15 +19,25 @@ using tensor::TensorSpec;
 
 namespace {
 
-constexpr std::string_view kEmbedding = "model.embed_tokens.weight";
-constexpr std::string_view kHead = "lm_head.weight";
-
 bool is_aligned(const TensorInfo& tensor) {
     return reinterpret_cast<std::uintptr_t>(tensor.bytes.data()) % tensor::size_of(tensor.dtype) == 0;
 }
 
-// Buffers that old exporters saved and that hold nothing but RoPE's frequencies.
-bool is_harmless(std::string_view name) { return name.ends_with("rotary_emb.inv_freq"); }
+// Buffers that old exporters saved: RoPE's frequencies, causal masks.
+bool is_harmless(const Family& family, std::string_view name) {
+    return std::any_of(family.buffers.begin(), family.buffers.end(),
+                       [name](std::string_view end) { return name.ends_with(end); });
+}
+
+// (in, out) as (out, in), elements of any size.
+void transpose(std::span<const std::byte> from, std::size_t rows, std::size_t cols, std::byte* to) {
+    const std::size_t width = from.size() / (rows * cols);
+    for (std::size_t c = 0; c < cols; ++c) {
+        for (std::size_t r = 0; r < rows; ++r, to += width) {
+            std::memcpy(to, from.data() + (r * cols + c) * width, width);
+        }
+    }
+}
 
 // One line that two equal computations share: floats in their shortest exact decimal.
 std::string canonical_text(const ModelConfig& config) {
@@ -48,6 +59,21 @@ std::string canonical_text(const ModelConfig& config) {
     add("tied_head", int{config.tied_head});
     add("attention_bias", int{config.attention_bias});
     add("mlp_bias", int{config.mlp_bias});
+    // What came later is named only where it matters: the fingerprints of plain models stay.
+    if (config.family->layer.data() != llama().layer.data() && config.family->model_type != "mistral") {
+        text.append("family=").append(config.family->model_type).append(";");
+    }
+    if (const RopeScaling& rope = config.rope_scaling; rope.kind != RopeScaling::Kind::None) {
+        add("rope_scaling", static_cast<int>(rope.kind));
+        add("rope_factor", rope.factor);
+        add("rope_low", rope.low_frequency_factor);
+        add("rope_high", rope.high_frequency_factor);
+        add("rope_original", rope.original_context);
+    }
+    if (config.window != 0) {
+        add("window", config.window);
+        add("window_from", config.window_from);
+    }
     return text;
 }
 
@@ -65,18 +91,21 @@ void hash_sample(crypto::Sha256& hash, std::span<const std::byte> bytes) {
 
 }  // namespace
 
-// Finds, checks and, where needed, converts every tensor of full_manifest().
+// Finds, checks and, where needed, converts every tensor of model_tensors().
 class WeightLoader {
 public:
-    explicit WeightLoader(BaseModel& model) : model_(model) {}
+    explicit WeightLoader(BaseModel& model) : model_(model), family_(*model.config_.family) {}
 
     Result<void> load() {
-        const auto manifest = full_manifest(model_.config_);
         std::vector<WeightView> views;
-        for (const TensorSpec& spec : manifest.tensors()) {
-            FEDLLM_TRY(const TensorInfo* const tensor, take(spec));
-            FEDLLM_TRY(const WeightView view, view_of(*tensor));
+        for (const ModelTensor& place : model_tensors(model_.config_)) {
+            FEDLLM_TRY(const TensorInfo* const tensor, take(place));
             model_.used_.push_back(tensor);
+            if (!tensor) {
+                views.push_back(zeros(place.spec.shape[0]));
+                continue;
+            }
+            FEDLLM_TRY(const WeightView view, view_of(place, *tensor));
             views.push_back(view);
         }
         FEDLLM_TRY_VOID(check_copy_of_tied_head());
@@ -91,21 +120,29 @@ private:
                                                   formats::describe(tensor) + ": " + what);
     }
 
-    Result<const TensorInfo*> take(const TensorSpec& spec) {
-        std::string name = spec.name;
-        const TensorInfo* tensor = model_.files_.find(name);
-        if (!tensor && name == kEmbedding &&
-            model_.config_.tied_head) {  // some files keep only the other name
-            name = kHead;
-            tensor = model_.files_.find(name);
+    // Under its name, or under the one it has where only the inner model was saved.
+    const TensorInfo* find(std::string_view name) const {
+        if (const TensorInfo* tensor = model_.files_.find(name)) return tensor;
+        if (!name.starts_with(family_.prefix())) return nullptr;
+        return model_.files_.find(name.substr(family_.prefix().size()));
+    }
+    const TensorInfo* head() const { return find(std::string(family_.path(kHead)) + ".weight"); }
+
+    // nullptr for a bias that the file may lack.
+    Result<const TensorInfo*> take(const ModelTensor& place) {
+        const TensorSpec& spec = place.spec;
+        const TensorInfo* tensor = find(spec.name);
+        if (!tensor && place.part == kEmbedding && model_.config_.tied_head) {
+            tensor = head();  // some files keep only the other name
         }
+        if (!tensor && place.or_zero) return nullptr;
         if (!tensor) {
             return make_error(Errc::InvalidModel,
                               model_.files_.files().front().path().parent_path().string() +
                                   ": the weights lack tensor " + tensor::describe(spec) +
                                   ", which config.json calls for");
         }
-        seen_.insert(name);
+        seen_.insert(tensor->name);
         if (tensor->shape != spec.shape) {
             return error(*tensor, "config.json makes its shape " +
                                       tensor::describe(spec).substr(spec.name.size() + 1));
@@ -116,26 +153,44 @@ private:
         return tensor;
     }
 
-    Result<WeightView> view_of(const TensorInfo& tensor) {
+    // In place where the kernels can read it so: aligned, (out, in), F32 or a BF16 matrix.
+    Result<WeightView> view_of(const ModelTensor& place, const TensorInfo& tensor) {
         const std::size_t rows = tensor.shape.size() == 2 ? tensor.shape[0] : 1;
         const std::size_t cols = tensor.shape.back();
-        const bool in_place =
-            is_aligned(tensor) &&
-            (tensor.dtype == DType::F32 || (tensor.dtype == DType::BF16 && tensor.shape.size() == 2));
-        if (in_place) {
-            const WeightType type = tensor.dtype == DType::F32 ? WeightType::F32 : WeightType::BF16;
-            return WeightView{tensor.bytes.data(), type, rows, cols};
+        const bool turned = rows > 1 && is_linear(place.part) && family_.storage == Storage::InOut;
+        const bool narrow = tensor.dtype == DType::BF16 && tensor.shape.size() == 2;
+        const WeightType type = narrow ? WeightType::BF16 : WeightType::F32;
+        std::span<const std::byte> bytes = tensor.bytes;
+        std::vector<float> wide;
+        if (tensor.dtype != DType::F32 && !narrow) {
+            FEDLLM_TRY(wide, formats::read_floats(tensor));
+            bytes = std::as_bytes(std::span(wide));
         }
-        FEDLLM_TRY(std::vector<float> floats, formats::read_floats(tensor));
-        model_.owned_.push_back(std::move(floats));
-        return WeightView{model_.owned_.back().data(), WeightType::F32, rows, cols};
+        if (wide.empty() && !turned && is_aligned(tensor)) return WeightView{bytes.data(), type, rows, cols};
+        std::byte* const own = keep(bytes.size());
+        if (!turned) {
+            std::memcpy(own, bytes.data(), bytes.size());
+            return WeightView{own, type, rows, cols};
+        }
+        transpose(bytes, rows, cols, own);
+        return WeightView{own, type, cols, rows};
+    }
+
+    WeightView zeros(std::size_t count) {
+        std::byte* const own = keep(count * sizeof(float));
+        std::memset(own, 0, count * sizeof(float));
+        return {own, WeightType::F32, 1, count};
+    }
+
+    std::byte* keep(std::size_t bytes) {
+        return model_.owned_.emplace_back(std::make_unique_for_overwrite<std::byte[]>(bytes)).get();
     }
 
     // A tied model may store its table under both names, but then it must be one table.
     Result<void> check_copy_of_tied_head() {
-        const TensorInfo* head = model_.files_.find(kHead);
+        const TensorInfo* head = this->head();
         if (!model_.config_.tied_head || !head || head == model_.used_.front()) return {};
-        seen_.insert(std::string(kHead));
+        seen_.insert(head->name);
         if (head->dtype == model_.used_.front()->dtype &&
             std::ranges::equal(head->bytes, model_.used_.front()->bytes)) {
             return {};
@@ -145,13 +200,14 @@ private:
 
     Result<void> check_nothing_is_left() const {
         for (const auto& [name, tensor] : model_.files_.tensors()) {
-            if (seen_.contains(name) || is_harmless(name)) continue;
+            if (seen_.contains(name) || is_harmless(family_, name)) continue;
             return error(*tensor, "a model of this config.json has no such tensor");
         }
         return {};
     }
 
     BaseModel& model_;
+    const Family& family_;
     std::set<std::string, std::less<>> seen_;
 };
 
@@ -166,7 +222,9 @@ Result<BaseModel> BaseModel::load(const Path& folder) {
 std::string BaseModel::fingerprint() const {
     std::map<std::string, const TensorInfo*> by_name;
     const auto manifest = full_manifest(config_);
-    for (std::size_t i = 0; i < used_.size(); ++i) by_name.emplace(manifest.tensors()[i].name, used_[i]);
+    for (std::size_t i = 0; i < used_.size(); ++i) {
+        if (used_[i]) by_name.emplace(manifest.tensors()[i].name, used_[i]);
+    }
     crypto::Sha256 hash;
     hash.update("fedllm base model 1\n" + canonical_text(config_) + "\n");
     for (const auto& [name, tensor] : by_name) {
@@ -180,6 +238,7 @@ std::string BaseModel::fingerprint() const {
 tensor::ParamSet full_parameters(const BaseModel& model) {
     tensor::ParamSet parameters(full_manifest(model.config()));
     for (std::size_t i = 0; i < model.used_.size(); ++i) {
+        if (!model.used_[i]) continue;                                        // a bias of zeros
         formats::read_floats(*model.used_[i], parameters.tensor(i)).value();  // load() checked type and shape
     }
     return parameters;

@@ -2,6 +2,8 @@
 // kernels.
 #pragma once
 
+#include <cstddef>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -16,9 +18,8 @@
 namespace fedllm::client::model {
 
 // Lifecycle: move-only; views stay valid while it lives, moves included. F32 and BF16 matrices are used in
-// place from
-//   the memory map, so several processes share one copy; F16 ones, biases and norms are converted to f32
-//   once.
+//   place from the memory map, so several processes share one copy. Copied once at load: F16 and narrow
+//   biases and norms as f32, and Conv1D weights, turned to (out, in).
 // Concurrency: immutable after load; read from any thread.
 // Limits: the file must not be truncated while it is mapped (replace it by rename instead).
 class BaseModel {
@@ -43,8 +44,8 @@ private:
 
     ModelConfig config_;
     formats::SafetensorsFolder files_;
-    std::vector<const formats::TensorInfo*> used_;  // in the order of full_manifest()
-    std::vector<std::vector<float>> owned_;         // converted tensors
+    std::vector<const formats::TensorInfo*> used_;     // in the order of model_tensors(); null: zeros
+    std::vector<std::unique_ptr<std::byte[]>> owned_;  // converted and turned tensors
     ModelWeights weights_;
 };
 

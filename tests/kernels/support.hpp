@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "common/base/philox.hpp"
+#include "common/tensor/dtype.hpp"
 #include "kernels/device/thread_pool.hpp"
 #include "kernels/device/views.hpp"
 #include "tests/kernels/reference.hpp"
@@ -51,7 +52,9 @@ public:
     float at(std::size_t i, std::size_t j) const { return values_[i * pitch_ + j]; }
     Matrix view() { return {values_.data(), rows_, cols_, pitch_}; }
     ConstMatrix view() const { return {values_.data(), rows_, cols_, pitch_}; }
-    WeightView weight() const { return {values_.data(), WeightType::F32, rows_, cols_}; }  // padding must be 0
+    WeightView weight() const {
+        return {values_.data(), WeightType::F32, rows_, cols_};
+    }  // padding must be 0
     Dense dense() const {
         Dense out(rows_, cols_);
         for (std::size_t i = 0; i < rows_; ++i) {
