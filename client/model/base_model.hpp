@@ -2,6 +2,8 @@
 // kernels.
 #pragma once
 
+#include <cstddef>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,9 +20,9 @@
 namespace fedllm::client::model {
 
 // Lifecycle: move-only; views stay valid while it lives, moves included. F32 and BF16 matrices are used in
-// place from
-//   the memory map, so several processes share one copy; so are bitsandbytes' codes (their scales become
-//   f32); F16 ones, biases and norms are converted to f32 once.
+//   place from the memory map, so several processes share one copy; so are bitsandbytes' codes (their scales
+//   become f32). Copied once at load: F16 and narrow biases and norms as f32, and Conv1D weights, turned to
+//   (out, in).
 // Concurrency: immutable after load; read from any thread.
 // Limits: the file must not be truncated while it is mapped (replace it by rename instead).
 class BaseModel {
@@ -47,11 +49,12 @@ private:
 
     ModelConfig config_;
     formats::SafetensorsFolder files_;
-    // In the order of full_manifest(): the tensor in the file with its companions, and how it is held.
+    // In the order of model_tensors(): the tensor in the file with its companions (none: zeros), and how it
+    // is held.
     std::vector<std::vector<const formats::TensorInfo*>> used_;
     std::vector<kernels::WeightView> views_;
-    std::vector<std::vector<float>> owned_;  // converted tensors
-    std::vector<HeldWeight> held_;           // quantised ones
+    std::vector<std::unique_ptr<std::byte[]>> owned_;  // converted and turned tensors
+    std::vector<HeldWeight> held_;                     // quantised ones
     ModelWeights weights_;
 };
 

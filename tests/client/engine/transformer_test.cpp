@@ -251,7 +251,7 @@ TEST_F(Partial, MissingWeightsAreNamed) {
     const auto refused = Network::create(config, {}, chosen({"model.norm.weight"}).manifest());
     ASSERT_FALSE(refused);
     EXPECT_EQ(refused.error().code, Errc::InvalidModel);
-    EXPECT_NE(refused.error().message.find("model.layers.0.input_layernorm"), std::string::npos);
+    EXPECT_NE(refused.error().message.find("model.embed_tokens.weight"), std::string::npos);
 }
 
 TEST_F(Partial, NothingCountedIsNoLoss) {

@@ -97,9 +97,9 @@ struct Refused {
 
 TEST(ModelConfig, RefusesWhatTheEngineDoesNotComputeAndNamesTheField) {
     const Refused cases[] = {
-        {"model_type", "gpt2", Errc::Unsupported, "supported are 'llama' and 'mistral'"},
+        {"model_type", "mixtral", Errc::Unsupported,
+         "supported are 'llama', 'mistral', 'qwen2', 'qwen3' and 'gpt2'"},
         {"model_type", nullptr, Errc::InvalidModel, "missing"},
-        {"model_type", "mistral", Errc::Unsupported, "'sliding_window' must be null"},
         {"architectures", json::array({"LlamaForSequenceClassification"}), Errc::Unsupported,
          "LlamaForCausalLM"},
         {"hidden_act", "gelu", Errc::Unsupported, "silu"},
@@ -109,8 +109,7 @@ TEST(ModelConfig, RefusesWhatTheEngineDoesNotComputeAndNamesTheField) {
         {"quantization_config", {{"quant_method", 4}}, Errc::Unsupported, "quant_method"},
         {"quantization_config", "fp8", Errc::Unsupported, "fp8"},
         {"sliding_window", 4096, Errc::Unsupported, "null"},
-        {"rope_scaling", {{"rope_type", "llama3"}}, Errc::Unsupported, "llama3"},
-        {"rope_scaling", {{"type", "linear"}, {"factor", 2.0}}, Errc::Unsupported, "linear"},
+        {"rope_scaling", {{"rope_type", "dynamic"}}, Errc::Unsupported, "'default', 'linear' and 'llama3'"},
         {"rope_parameters", {{"rope_type", "yarn"}}, Errc::Unsupported, "yarn"},
         {"rope_parameters", 7, Errc::InvalidModel, "object"},
         {"rope_parameters", {{"partial_rotary_factor", 0.5}}, Errc::Unsupported, "partial_rotary_factor"},
