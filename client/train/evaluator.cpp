@@ -14,18 +14,38 @@ using data::kIgnoreIndex;
 
 // Enough tokens at once for the matrix products to run at speed.
 constexpr std::size_t kBatchTokens = 2048;
+constexpr std::size_t kLogitRowsMax = 64;  // that exist at once
 
 std::size_t counted(const Example& example) {
     return example.targets.size() -
            static_cast<std::size_t>(std::count(example.targets.begin(), example.targets.end(), kIgnoreIndex));
 }
 
-Result<void> check(std::span<const Example> examples, std::size_t longest) {
+bool counts_last_alone(const Example& example) {
+    return !example.targets.empty() && example.targets.back() != kIgnoreIndex && counted(example) == 1;
+}
+
+double log_sum_exp(std::span<const float> values) {
+    const double largest = *std::max_element(values.begin(), values.end());
+    double sum = 0;
+    for (const float value : values) sum += std::exp(value - largest);
+    return largest + std::log(sum);
+}
+
+Result<void> check(std::span<const Example> examples, std::size_t longest, std::size_t vocab) {
     for (const Example& example : examples) {
-        if (!example.tokens.empty() && example.tokens.size() <= longest) continue;
-        return make_error(Errc::InvalidData, "an example has " + std::to_string(example.tokens.size()) +
-                                                 " tokens; 1 to " + std::to_string(longest) +
-                                                 " are evaluated");
+        if (example.tokens.empty() || example.tokens.size() > longest ||
+            example.targets.size() != example.tokens.size()) {
+            return make_error(Errc::InvalidData, "an example has " + std::to_string(example.tokens.size()) +
+                                                     " tokens; 1 to " + std::to_string(longest) +
+                                                     " are evaluated, each with a target");
+        }
+        for (const std::int32_t target : example.targets) {
+            if (target == kIgnoreIndex || (target >= 0 && static_cast<std::size_t>(target) < vocab)) continue;
+            return make_error(Errc::InvalidData, "target " + std::to_string(target) + ": the model has " +
+                                                     std::to_string(vocab) +
+                                                     " token ids; does the tokenizer belong to it?");
+        }
     }
     return {};
 }
@@ -62,7 +82,8 @@ void Evaluator::write(const Example* example, std::size_t length) {
 }
 
 // Puts examples one after another while rows are left, none across two rows. Returns how many.
-std::size_t Evaluator::fill(std::span<const Example> examples, std::span<const std::size_t> order) {
+std::size_t Evaluator::fill(std::span<const Example> examples, Order order) {
+    ends_.clear();
     for (auto* all : {&batch_.tokens, &batch_.targets, &batch_.positions, &batch_.first_key}) all->clear();
     const std::size_t width = limits_.tokens_per_row;
     std::size_t done = 0;
@@ -73,6 +94,7 @@ std::size_t Evaluator::fill(std::span<const Example> examples, std::span<const s
         if (batch_.tokens.size() + skip + example.tokens.size() > limits_.rows * width) break;
         write(nullptr, skip);
         write(&example, example.tokens.size());
+        ends_.push_back(static_cast<std::int32_t>(batch_.tokens.size() - 1));
     }
     write(nullptr, (width - batch_.tokens.size() % width) % width);
     batch_.rows = batch_.tokens.size() / width;
@@ -80,24 +102,47 @@ std::size_t Evaluator::fill(std::span<const Example> examples, std::span<const s
     return done;
 }
 
+engine::BatchView Evaluator::view() const {
+    return {batch_.rows,    batch_.tokens_per_row, batch_.tokens,
+            batch_.targets, batch_.positions,      batch_.first_key};
+}
+
 Result<std::vector<double>> Evaluator::log_likelihoods(const tensor::ParamSet& params,
                                                        std::span<const Example> examples) {
-    FEDLLM_TRY_VOID(check(examples, limits_.tokens_per_row));
+    FEDLLM_TRY_VOID(check(examples, limits_.tokens_per_row, transformer_.network().config().vocab));
     std::vector<std::size_t> order(examples.size());
     std::iota(order.begin(), order.end(), std::size_t{0});
     std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
         return examples[a].tokens.size() > examples[b].tokens.size();
     });
-    std::vector<double> sums(examples.size(), 0.0);
-    for (std::span<const std::size_t> rest = order; !rest.empty();) {
-        const auto now = rest.first(fill(examples, rest));
-        rest = rest.subspan(now.size());
-        const engine::BatchView view{batch_.rows,    batch_.tokens_per_row, batch_.tokens,
-                                     batch_.targets, batch_.positions,      batch_.first_key};
-        FEDLLM_TRY(const auto result, transformer_.forward_loss(view, params));
-        if (!std::isfinite(result.loss_sum)) {
-            return make_error(Errc::NotFinite, "the loss on the evaluation data is not finite");
+    std::vector<std::size_t> apart;
+    std::vector<Order> groups;
+    for (Order rest = order; !rest.empty();) {
+        const Example& first = examples[rest.front()];
+        const auto other = std::find_if(rest.begin() + 1, rest.end(), [&](std::size_t index) {
+            return examples[index].tokens != first.tokens || !counts_last_alone(examples[index]);
+        });
+        const Order run = rest.first(static_cast<std::size_t>(other - rest.begin()));
+        rest = rest.subspan(run.size());
+        if (run.size() > 1 && counts_last_alone(first)) {
+            groups.push_back(run);
+        } else {
+            apart.insert(apart.end(), run.begin(), run.end());
         }
+    }
+    std::vector<double> sums(examples.size(), 0.0);
+    FEDLLM_TRY_VOID(score_apart(params, examples, apart, sums));
+    FEDLLM_TRY_VOID(score_shared(params, examples, groups, sums));
+    if (std::all_of(sums.begin(), sums.end(), [](double sum) { return std::isfinite(sum); })) return sums;
+    return make_error(Errc::NotFinite, "the loss on the evaluation data is not finite");
+}
+
+Result<void> Evaluator::score_apart(const tensor::ParamSet& params, std::span<const Example> examples,
+                                    Order order, std::span<double> sums) {
+    while (!order.empty()) {
+        const Order now = order.first(fill(examples, order));
+        order = order.subspan(now.size());
+        FEDLLM_TRY_VOID(transformer_.forward_loss(view(), params));
         std::span<const float> losses = transformer_.losses();
         for (const std::size_t index : now) {
             const std::size_t count = counted(examples[index]);
@@ -105,7 +150,31 @@ Result<std::vector<double>> Evaluator::log_likelihoods(const tensor::ParamSet& p
             losses = losses.subspan(count);
         }
     }
-    return sums;
+    return {};
+}
+
+Result<void> Evaluator::score_shared(const tensor::ParamSet& params, std::span<const Example> examples,
+                                     std::span<const Order> groups, std::span<double> sums) {
+    const std::size_t vocab = transformer_.network().config().vocab;
+    std::vector<float> logits;
+    while (!groups.empty()) {
+        std::vector<std::size_t> heads;
+        for (const Order group : groups.first(std::min(groups.size(), kLogitRowsMax))) {
+            heads.push_back(group.front());
+        }
+        heads.resize(fill(examples, heads));
+        logits.resize(heads.size() * vocab);
+        FEDLLM_TRY_VOID(transformer_.logits(view(), params, ends_, {logits.data(), heads.size(), vocab}));
+        for (std::size_t row = 0; row < heads.size(); ++row) {
+            const auto values = std::span<const float>(logits).subspan(row * vocab, vocab);
+            const double total = log_sum_exp(values);
+            for (const std::size_t index : groups[row]) {
+                sums[index] = values[static_cast<std::size_t>(examples[index].targets.back())] - total;
+            }
+        }
+        groups = groups.subspan(heads.size());
+    }
+    return {};
 }
 
 Result<EvalOutcome> Evaluator::evaluate(const tensor::ParamSet& params, std::span<const Example> examples) {

@@ -28,7 +28,8 @@ public:
                                     kernels::ThreadPool& pool);
 
     // For each example the sum over its counted targets of log p(target), in nats. Examples are packed, long
-    // ones first; an example's value does not depend on its neighbours (a test of the engine).
+    // ones first; an example's value does not depend on its neighbours (a test of the engine). Those that
+    // share all tokens and count the last target alone, as the letters of a question do, are computed once.
     Result<std::vector<double>> log_likelihoods(const tensor::ParamSet& params,
                                                 std::span<const data::Example> examples);
 
@@ -37,12 +38,19 @@ public:
 private:
     Evaluator(engine::Transformer transformer, engine::Limits limits)
         : transformer_(std::move(transformer)), limits_(limits) {}
-    std::size_t fill(std::span<const data::Example> examples, std::span<const std::size_t> order);
+    using Order = std::span<const std::size_t>;  // indices of examples
+    std::size_t fill(std::span<const data::Example> examples, Order order);
+    engine::BatchView view() const;
+    Result<void> score_apart(const tensor::ParamSet& params, std::span<const data::Example> examples,
+                             Order order, std::span<double> sums);
+    Result<void> score_shared(const tensor::ParamSet& params, std::span<const data::Example> examples,
+                              std::span<const Order> groups, std::span<double> sums);
     void write(const data::Example* example, std::size_t length);
 
     engine::Transformer transformer_;
     engine::Limits limits_;
     data::Batch batch_;
+    std::vector<std::int32_t> ends_;  // where in batch_ each example's last token is
 };
 
 }  // namespace fedllm::client::train

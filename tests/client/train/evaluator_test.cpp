@@ -68,6 +68,29 @@ TEST_F(EvaluatorTest, PackedTextsScoreAsAlone) {
     }
 }
 
+TEST_F(EvaluatorTest, TextsThatDifferInTheLastTargetAloneShareTheirTokens) {
+    std::vector<data::Example> choices;
+    for (std::size_t question = 0; question < 90; ++question) {
+        for (std::int32_t letter = 0; letter < 3; ++letter) {
+            choices.push_back(examples[question % 7]);
+            choices.back().tokens[0] = static_cast<std::int32_t>(question);
+            auto& targets = choices.back().targets;
+            std::fill(targets.begin(), targets.end() - 1, data::kIgnoreIndex);
+            targets.back() = static_cast<std::int32_t>(question) + 20 * letter;
+        }
+    }
+    choices.push_back(examples[0]);
+    examples = choices;
+    auto evaluator = Evaluator::create(*base, {}, 1.0, 17, pool).value();
+    const auto sums = evaluator.log_likelihoods({}, examples).value();
+    const auto expected = alone({}, 1.0);
+    for (std::size_t i = 0; i < sums.size(); ++i) {
+        EXPECT_NEAR(sums[i], expected[i], 1e-4 * (1 + std::abs(expected[i]))) << i;
+    }
+    examples[4].targets.back() = static_cast<std::int32_t>(config.vocab);
+    EXPECT_EQ(evaluator.log_likelihoods({}, examples).error().code, Errc::InvalidData);
+}
+
 TEST_F(EvaluatorTest, ModulesMayHaveTheirOwnRankAndScale) {
     const std::string q = "base_model.model.model.layers.1.self_attn.q_proj.";
     tensor::LoraSpec spec{.rank = 2, .alpha = 4, .rslora = true, .target_modules = {"q_proj"}};
