@@ -45,7 +45,8 @@ for prompt in PROMPTS:
     stops = [text[20:24], "never said"]
     cut = theirs(prompt, max_new_tokens=60, stop_strings=stops, tokenizer=tokenizer)
     made = ours(prompt, "--tokens", 60, "--stop", stops[0], "--stop", stops[1])
-    check.that(made["text"] == cut[:cut.index(stops[0])] and made["ended"] == "stop", f"stop {stops[0]!r}: {made['text']!r}")
+    check.that(made["text"] == cut[:cut.index(stops[0])] and made["ended"] == "stop",
+               f"stop {stops[0]!r}: {made['text']!r}")
     shown = subprocess.run([support.build_folder() / "tools/fedllm", "generate", "--model", MODEL, "--prompt", prompt,
                             "--tokens", "60", "--stream"], capture_output=True, text=True).stdout
     check.that(shown == prompt + text + "\n", "streamed: the same")

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """GGUF adapters of `fedllm export`: every key and tensor as the gguf package reads them, beside what llama.cpp's
-converter makes of the same PEFT adapter; and, where llama-cpp-python is installed, logits with the adapter loaded.
+converter makes of the same PEFT adapter; and, where xllamacpp (llama.cpp with a wheel on PyPI) is installed, what
+llama.cpp computes with the adapter loaded.
 """
 import json
 import pathlib
@@ -57,11 +58,12 @@ def compare_file(check, name, path, adapter, model, kind):
     tensors, alpha = expected_tensors(adapter, model, model.config)
     text = {key: field.contents() for key, field in reader.fields.items()}
     wanted = {"general.architecture": "llama", "general.type": "adapter", "adapter.type": "lora"}
-    check.that(all(text.get(key) == value for key, value in wanted.items()) and reader.fields["GGUF.version"].parts[-1][0] == 3,
-               f"{name}: keys {wanted}")
+    version = reader.fields["GGUF.version"].parts[-1][0]
+    check.that(version == 3 and all(text.get(key) == value for key, value in wanted.items()), f"{name}: keys {wanted}")
     check.near([text["adapter.lora.alpha"]], [alpha], 1e-5, f"{name}: adapter.lora.alpha")
     check.that({t.name for t in reader.tensors} == tensors.keys(), f"{name}: {len(tensors)} tensor names")
-    bits = {"f32": (gguf.GGMLQuantizationType.F32, np.float32, 2e-7), "f16": (gguf.GGMLQuantizationType.F16, np.float16, 5e-4)}
+    bits = {"f32": (gguf.GGMLQuantizationType.F32, np.float32, 2e-7),
+            "f16": (gguf.GGMLQuantizationType.F16, np.float16, 5e-4)}
     quantisation, dtype, bound = bits[kind]
     worst = 0.0
     for tensor in reader.tensors:
@@ -91,10 +93,10 @@ def write_base(path, model, tokens):
     writer.add_vocab_size(tokens)
     writer.add_file_type(0)
     writer.add_tokenizer_model("llama")
-    words = ["<unk>", "<s>", "</s>"] + [f"<0x{byte:02X}>" for byte in range(tokens - 3)]
-    writer.add_token_list(words[:tokens])
+    # Whole words: llama.cpp's server gives no log-probabilities for a token that is half a character.
+    writer.add_token_list(["<unk>", "<s>", "</s>", "<0x0A>"] + [f"t{number}" for number in range(4, tokens)])
     writer.add_token_scores([0.0] * tokens)
-    writer.add_token_types([2, 3, 3] + [6] * (tokens - 3))
+    writer.add_token_types([2, 3, 3, 6] + [1] * (tokens - 4))
     for name, value in model.state_dict().items():
         array = value.float().numpy()
         if name.startswith("model.layers."):
@@ -113,33 +115,49 @@ def write_base(path, model, tokens):
     writer.close()
 
 
-def llama_logits(base, adapter, ids):
-    import llama_cpp
-    model = llama_cpp.Llama(model_path=str(base), lora_path=adapter and str(adapter), n_ctx=64, logits_all=True,
-                            verbose=False, n_threads=1)
-    model.eval(ids)
-    return torch.tensor(np.array(model.scores[:len(ids)]))
+def llama_log_probabilities(base, adapter, prompts):
+    """For each prompt the log-probabilities of the next token by id, as llama.cpp computes them."""
+    params = llama.CommonParams()
+    params.model.path = str(base)
+    params.n_ctx, params.n_parallel, params.n_gpu_layers, params.cpuparams.n_threads = 128, 1, 0, 1
+    params.cache_type_k = params.cache_type_v = llama.ggml_type.GGML_TYPE_F32
+    params.flash_attn_type = llama.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED  # it rounds to f16
+    params.warmup = params.fit_params = False
+    if adapter is not None:
+        params.lora_adapters = [llama.CommonAdapterLoraInfo(str(adapter), 1.0)]
+    server = llama.Server(params)
+    rows = []
+    for ids in prompts:
+        answer = server.handle_completions({"prompt": ids, "n_predict": 1, "n_probs": 258, "temperature": 0.0,
+                                            "ignore_eos": True})
+        likeliest = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+        rows.append({entry["id"]: entry["logprob"] for entry in likeliest})
+    return rows
 
 
-def compare_llama(check, name, base_gguf, adapter_gguf, model):
-    ids = torch.randint(3, 200, (24,), generator=torch.Generator().manual_seed(3)).tolist()
-    with torch.no_grad():
-        theirs = model(input_ids=torch.tensor([ids])).logits[0]
-    ours = llama_logits(base_gguf, adapter_gguf, ids)
-    without = llama_logits(base_gguf, None, ids)
-    scale = theirs.abs().max().item()
-    difference = (ours - theirs).abs().max().item() / scale
-    effect = (without - theirs).abs().max().item() / scale
-    check.that(difference < 1e-2 < 0.05 < effect,
-               f"{name}: llama.cpp's logits, relative difference {difference:.2g} (without the adapter {effect:.2g})")
+def compare_llama(check, name, base_gguf, adapter_gguf, model, bound):
+    generator = torch.Generator().manual_seed(3)
+    prompts = [torch.randint(3, 250, (length,), generator=generator).tolist() for length in (3, 17, 40)]
+    adapted = llama_log_probabilities(base_gguf, adapter_gguf, prompts)
+    plain = llama_log_probabilities(base_gguf, None, prompts)
+    difference = effect = 0.0
+    for ids, ours, without in zip(prompts, adapted, plain):
+        with torch.no_grad():
+            theirs = torch.log_softmax(model(input_ids=torch.tensor([ids])).logits[0, -1].double(), dim=-1)
+        if len(ours) < 250:
+            check.that(False, f"{name}: llama.cpp gives {len(ours)} log-probabilities")
+        difference = max(difference, *(abs(value - theirs[i].item()) for i, value in ours.items()))
+        effect = max(effect, *(abs(value - theirs[i].item()) for i, value in without.items()))
+    check.that(difference < bound < 0.5 < effect, f"{name}: llama.cpp with our adapter beside peft: largest difference "
+               f"{difference:.2g} (without the adapter {effect:.2g})")
 
 
 check = support.Check()
 try:
-    import llama_cpp
+    import xllamacpp as llama
 except ImportError:
-    llama_cpp = None
-    print("llama-cpp-python is not installed: files are compared, logits are not")
+    llama = None
+    print("xllamacpp (llama.cpp) is not installed: files are compared, log-probabilities are not")
 with tempfile.TemporaryDirectory() as temporary:
     root = pathlib.Path(temporary)
     base = root / "base"
@@ -156,7 +174,8 @@ with tempfile.TemporaryDirectory() as temporary:
             support.fedllm("export", "--adapter", root / name, "--model", base, "--format", "gguf", "--type", kind,
                            "--out", path)
             compare_file(check, name, path, root / name, model, kind)
-        if llama_cpp is not None:
+        if llama is not None:
             write_base(root / "base.gguf", LlamaForCausalLM.from_pretrained(base), model.config.vocab_size)
-            compare_llama(check, name, root / "base.gguf", root / f"{name}-f32.gguf", model)
+            compare_llama(check, name, root / "base.gguf", root / f"{name}-f32.gguf", model, 1e-4)
+            compare_llama(check, f"{name} f16", root / "base.gguf", root / f"{name}-f16.gguf", model, 3e-2)
 check.end()

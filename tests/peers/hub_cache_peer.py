@@ -70,7 +70,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
         if wanted is None:
             return self.reply(200, headers, content)
         start = int(wanted.removeprefix("bytes=").split("-")[0])
-        self.reply(206, headers | {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}, content[start:])
+        headers = headers | {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
+        self.reply(206, headers, content[start:])
 
     def listing(self):
         siblings = []
@@ -80,7 +81,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
                 entry["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
             siblings.append(entry)
         return {"id": ID, "modelId": ID, "sha": COMMIT, "private": False, "gated": False, "disabled": False,
-                "downloads": 0, "likes": 0, "tags": [], "siblings": siblings, "lastModified": "2024-01-01T00:00:00.000Z"}
+                "downloads": 0, "likes": 0, "tags": [], "siblings": siblings,
+                "lastModified": "2024-01-01T00:00:00.000Z"}
 
     def tree(self):
         return [{"type": "file", "path": name, "size": len(content), "oid": git_sha1(content)} |
