@@ -29,8 +29,9 @@ Gain gain(Offset offset, std::span<const float> base, const float* params, float
 }
 
 bool holds(const WeightView& view, std::size_t rows, std::size_t cols) {
+    const bool plain = view.type == WeightType::F32 || view.type == WeightType::BF16;
     return view.data != nullptr && view.rows == rows && view.cols == cols &&
-           (view.type == WeightType::F32 || view.type == WeightType::BF16);
+           (plain || view.scales != nullptr);
 }
 
 Error missing(std::string what) {
