@@ -7,6 +7,7 @@
 #include "common/base/clock.hpp"
 #include "common/base/philox.hpp"
 #include "common/formats/param_set_file.hpp"
+#include "common/hub/cache.hpp"
 #include "common/log/log.hpp"
 
 namespace fedllm::client::agent {
@@ -50,7 +51,9 @@ Result<std::unique_ptr<Workbench>> Workbench::open(const ClientConfig& config, V
                                                    update::UpdateStore updates) {
     std::unique_ptr<Workbench> bench(new Workbench(config, std::move(versions), std::move(updates)));
     for (const auto& [name, folder] : config.models) {
-        auto resident = load_resident(folder);
+        const auto found = hub::find_model(folder);
+        if (!found) return with_context(found.error(), "models." + name);
+        auto resident = load_resident(*found);
         if (!resident) return with_context(resident.error(), "models." + name);
         log::info("base model resident", {{"name", name},
                                           {"folder", folder.string()},

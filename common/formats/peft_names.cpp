@@ -59,6 +59,10 @@ Result<AdapterName> parse_adapter_name(std::string_view name) {
     if (name.find("lora_embedding_") != name.npos) {
         return fail(Errc::Unsupported, "LoRA on embeddings is not supported, only on linear layers");
     }
+    if (name.find(".base_layer.") != name.npos) {
+        return fail(Errc::Unsupported,
+                    "a weight of the base model in an adapter, as for LoRA on embeddings, is not supported");
+    }
     const bool is_a = name.ends_with(kSuffixA);
     if (name.starts_with(kPrefix) && (is_a || name.ends_with(kSuffixB))) {
         const auto module = name.substr(kPrefix.size());

@@ -204,13 +204,15 @@ TEST(Peft, RefusesTensorsThatAreNotPlainLora) {
         Errc code;
     };
     const std::string q = "base_model.model.model.layers.0.self_attn.q_proj.";
-    const Case cases[] = {{q + "lora_magnitude_vector", {3}, Errc::Unsupported},
-                          {"base_model.model.model.embed_tokens.lora_embedding_A", {2, 3}, Errc::Unsupported},
-                          {"base_model.model.lm_head.weight", {3, 2}, Errc::InvalidFile},
-                          {q + "lora_A.weight", {2, 3}, Errc::ManifestMismatch},     // no B
-                          {q + "lora_B.weight", {3, 2, 1}, Errc::ManifestMismatch},  // three dimensions
-                          {".lora_A.weight", {2, 3}, Errc::InvalidFile},
-                          {"base_model.model..lora_A.weight", {2, 3}, Errc::InvalidFile}};
+    const Case cases[] = {
+        {q + "lora_magnitude_vector", {3}, Errc::Unsupported},
+        {"base_model.model.model.embed_tokens.lora_embedding_A", {2, 3}, Errc::Unsupported},
+        {"base_model.model.model.embed_tokens.base_layer.weight", {2, 3}, Errc::Unsupported},
+        {"base_model.model.lm_head.weight", {3, 2}, Errc::InvalidFile},
+        {q + "lora_A.weight", {2, 3}, Errc::ManifestMismatch},     // no B
+        {q + "lora_B.weight", {3, 2, 1}, Errc::ManifestMismatch},  // three dimensions
+        {".lora_A.weight", {2, 3}, Errc::InvalidFile},
+        {"base_model.model..lora_A.weight", {2, 3}, Errc::InvalidFile}};
     for (const Case& bad : cases) {
         const TempDir folder;
         ASSERT_TRUE(write_peft_adapter(folder.path(), small_adapter(), small_spec(), "b").has_value());
