@@ -29,8 +29,9 @@ Gain gain(Offset offset, std::span<const float> base, const float* params, float
 }
 
 bool holds(const WeightView& view, std::size_t rows, std::size_t cols) {
+    const bool plain = view.type == WeightType::F32 || view.type == WeightType::BF16;
     return view.data != nullptr && view.rows == rows && view.cols == cols &&
-           (view.type == WeightType::F32 || view.type == WeightType::BF16);
+           (plain || view.scales != nullptr);
 }
 
 Error missing(std::string what) {
@@ -42,9 +43,9 @@ Error missing(std::string what) {
 }  // namespace
 
 Result<Network> Network::create(const model::ModelConfig& config, const model::ModelWeights& base,
-                                const tensor::Manifest& manifest, double lora_scale) {
+                                const tensor::Manifest& manifest, const tensor::LoraScales& lora_scales) {
     Network network;
-    FEDLLM_TRY(network.binding_, adapter::Binding::create(config, manifest, lora_scale));
+    FEDLLM_TRY(network.binding_, adapter::Binding::create(config, manifest, lora_scales));
     network.config_ = config;
     network.base_ = base;
     network.base_.layers.resize(config.layers);
@@ -99,7 +100,7 @@ Linear Network::linear(std::size_t layer, Part part, const float* params, float*
                         ? base.*kWeights[part]
                         : WeightView{params + slots.weight, WeightType::F32, shape.out, shape.in};
     if (shape.bias) linear.bias = slots.bias == kAbsent ? (base.*kBiases[part]).data() : params + slots.bias;
-    if (slots.rank != 0) linear.lora = lora_view(slots, shape, binding_.lora_scale, params);
+    if (slots.rank != 0) linear.lora = lora_view(slots, shape, params);
     if (gradients == nullptr) return linear;
     if (slots.weight != kAbsent)
         linear.weight_gradient = Matrix(gradients + slots.weight, shape.out, shape.in);

@@ -97,9 +97,16 @@ Result<void> check_features(const Fields& fields, const ModelConfig& config) {
     if (activation && *activation != "silu") {
         return fields.error(Errc::Unsupported, "hidden_act", "is not 'silu', the only activation supported");
     }
-    if (fields.find("quantization_config")) {
-        return fields.error(Errc::Unsupported, "quantization_config",
-                            "is set; quantised weights are not supported, use the f32, f16 or bf16 model");
+    if (const Json* quantization = fields.find("quantization_config")) {
+        const auto method =
+            quantization->is_object() ? quantization->value("quant_method", Json("none")) : *quantization;
+        if (method != "bitsandbytes") {
+            return fields.error(
+                Errc::Unsupported, "quantization_config",
+                "has quant_method " + in_quotes(method.dump()) +
+                    "; supported is 'bitsandbytes' (NF4, FP4 and LLM.int8); for others use the f32, "
+                    "f16 or bf16 model");
+        }
     }
     // MistralConfig has a window unless the file says null.
     if (fields.find("sliding_window") ||

@@ -36,8 +36,8 @@ struct ModelConfig {
 };
 
 // Reads folder/config.json. Unsupported or InvalidModel name the file, the field and what is supported:
-// another architecture, scaled RoPE, an activation other than SiLU, quantised weights, sliding windows, sizes
-// that do not fit.
+// another architecture, scaled RoPE, an activation other than SiLU, a quantisation other than bitsandbytes',
+// sliding windows, sizes that do not fit.
 Result<ModelConfig> read_model_config(const Path& folder);
 
 // The same from text; `source` names it in errors.

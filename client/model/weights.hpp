@@ -10,7 +10,7 @@
 
 namespace fedllm::client::model {
 
-// Weights are (out, in), F32 or BF16. An empty bias span means none.
+// Weights are (out, in), of any WeightType. An empty bias span means none.
 struct LayerWeights {
     kernels::WeightView q, k, v, o, gate, up, down;
     std::span<const float> q_bias, k_bias, v_bias, o_bias, gate_bias, up_bias, down_bias;
