@@ -58,7 +58,8 @@ inline constexpr std::array<std::uint8_t, kFourBitCodes> kFp4Order{11, 10, 13, 1
                                                                    8,  1,  6,  7,  4,  5,  2, 3};
 
 // An encoder's code is order[how many thresholds are strictly below the scaled value]. Thresholds are the f32
-// midpoints (a + b) / 2 of neighbours in `order`; for NF4 they equal the literals of the CUDA encoder.
+// midpoints (a + b) / 2 of neighbours in `order`. The literals of bitsandbytes' CUDA encoder are these within
+// a unit in the last place (NF4) or five digits (FP4).
 constexpr std::array<float, kFourBitCodes - 1> four_bit_thresholds(
     const std::array<float, kFourBitCodes>& values, const std::array<std::uint8_t, kFourBitCodes>& order) {
     std::array<float, kFourBitCodes - 1> thresholds{};
