@@ -19,8 +19,9 @@ using kernels::WeightView;
 using model::PartWeights;
 
 bool holds(const WeightView& view, std::size_t rows, std::size_t cols) {
+    const bool plain = view.type == WeightType::F32 || view.type == WeightType::BF16;
     return view.data != nullptr && view.rows == rows && view.cols == cols &&
-           (view.type == WeightType::F32 || view.type == WeightType::BF16);
+           (plain || view.scales != nullptr);
 }
 
 bool holds(const PartWeights& base, const model::ModelTensor& tensor, model::Storage storage) {
