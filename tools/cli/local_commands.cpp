@@ -1,7 +1,9 @@
 // fedllm train, eval, generate, tokenizer, config: work on this machine, without a federation.
 #include <cmath>
 #include <cstdio>
+#include <map>
 #include <memory>
+#include <optional>
 
 #include "client/agent/client_config.hpp"
 #include "client/data/bpe_trainer.hpp"
@@ -17,6 +19,16 @@ namespace {
 
 using local::Workspace;
 
+// --base-storage, which a job file says as base.storage.
+CLI::Option* add_base_storage(CLI::App* command, tensor::BaseStorage& storage) {
+    std::map<std::string, tensor::BaseStorage> names;
+    for (const auto& [value, name] : config::EnumNames<tensor::BaseStorage>::rows) names.emplace(name, value);
+    return command
+        ->add_option("--base-storage", storage,
+                     "hold linear layers as_stored, or convert to bf16, int8, nf4 or fp4")
+        ->transform(CLI::CheckedTransformer(names));
+}
+
 // ------------------------------------------------------------------------------------------------------------
 // train
 
@@ -24,6 +36,7 @@ struct TrainOptions {
     std::string job, model, config, tokenizer, data, out;
     unsigned threads = 0;
     bool quiet = false;
+    std::optional<tensor::BaseStorage> base_storage;  // instead of the job's
 };
 
 void print_progress(const client::train::TrainProgress& progress) {
@@ -36,12 +49,13 @@ void print_progress(const client::train::TrainProgress& progress) {
 
 Result<void> train(const TrainOptions& options, bool json) {
     FEDLLM_TRY(job::JobSpec job, job::load_job(options.job));
+    if (options.base_storage) job.base.storage = *options.base_storage;
     Path model_folder = options.model;
     if (!options.config.empty()) {
         model_folder = Path(options.out) / "initial";
         FEDLLM_TRY_VOID(local::create_model(model_folder, options.config, options.tokenizer, job.seed));
     }
-    FEDLLM_TRY(const auto workspace, Workspace::open(model_folder, options.threads));
+    FEDLLM_TRY(const auto workspace, Workspace::open(model_folder, options.threads, job.base));
     const client::data::DatasetOptions data_options{.sequence_length = job.train.sequence_length,
                                                     .eval_fraction = 0.0,
                                                     .seed = job.seed,
@@ -94,10 +108,11 @@ struct EvalOptions {
     std::vector<std::string> data;
     std::uint32_t sequence_length = 256;
     unsigned threads = 0;
+    tensor::BaseSpec base;
 };
 
 Result<void> eval(const EvalOptions& options, bool json) {
-    FEDLLM_TRY(const auto workspace, Workspace::open(options.model, options.threads));
+    FEDLLM_TRY(const auto workspace, Workspace::open(options.model, options.threads, options.base));
     FEDLLM_TRY(const auto what, workspace->load_adapter(options.adapter));
     client::train::EvalOutcome all;
     std::vector<std::vector<std::string>> rows;
@@ -137,10 +152,11 @@ struct GenerateCommand {
     std::string model, adapter, prompt;
     client::train::GenerateOptions options;
     unsigned threads = 0;
+    tensor::BaseSpec base;
 };
 
 Result<void> generate(const GenerateCommand& command, bool json) {
-    FEDLLM_TRY(const auto workspace, Workspace::open(command.model, command.threads));
+    FEDLLM_TRY(const auto workspace, Workspace::open(command.model, command.threads, command.base));
     FEDLLM_TRY(const auto what, workspace->load_adapter(command.adapter));
     FEDLLM_TRY(const std::string text, workspace->generate(what, command.prompt, command.options));
     if (json) {
@@ -194,10 +210,13 @@ void add_train(CLI::App& app, Chosen& chosen) {
     command->add_option("--data", options->data, "JSONL to train on")->required();
     command->add_option("--out", options->out, "folder for the adapter or model")->required();
     command->add_option("--threads", options->threads, "0: one per core")->capture_default_str();
+    auto storage = std::make_shared<tensor::BaseStorage>();
+    auto* given = add_base_storage(command, *storage);
     command->add_flag("--quiet", options->quiet, "no progress lines");
     command->callback([=, &chosen] {
         if (options->model.empty() && options->config.empty())
             throw CLI::RequiredError("--model or --config");
+        if (given->count() > 0) options->base_storage = *storage;
         chosen.run = [=, &chosen] { return train(*options, chosen.json); };
     });
 }
@@ -212,6 +231,7 @@ void add_eval(CLI::App& app, Chosen& chosen) {
     command->add_option("--sequence-length", options->sequence_length, "tokens per window")
         ->capture_default_str();
     command->add_option("--threads", options->threads, "0: one per core")->capture_default_str();
+    add_base_storage(command, options->base.storage);
     command->callback([=, &chosen] { chosen.run = [=, &chosen] { return eval(*options, chosen.json); }; });
 }
 
@@ -230,6 +250,7 @@ void add_generate(CLI::App& app, Chosen& chosen) {
         ->capture_default_str();
     command->add_option("--seed", options->options.seed, "of the sampling")->capture_default_str();
     command->add_option("--threads", options->threads, "0: one per core")->capture_default_str();
+    add_base_storage(command, options->base.storage);
     command->callback(
         [=, &chosen] { chosen.run = [=, &chosen] { return generate(*options, chosen.json); }; });
 }
@@ -253,7 +274,8 @@ std::string configuration_reference() {
 }
 
 void add_config(CLI::App& app, Chosen& chosen) {
-    auto* command = app.add_subcommand("config", "Print the reference of every configuration key, as Markdown");
+    auto* command =
+        app.add_subcommand("config", "Print the reference of every configuration key, as Markdown");
     command->callback([&chosen] {
         chosen.run = []() -> Result<void> {
             std::fputs(configuration_reference().c_str(), stdout);

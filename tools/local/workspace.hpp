@@ -27,7 +27,8 @@ struct Trainable {
 // work.
 class Workspace {
 public:
-    static Result<std::unique_ptr<Workspace>> open(const Path& model_folder, unsigned threads);
+    static Result<std::unique_ptr<Workspace>> open(const Path& model_folder, unsigned threads,
+                                                   const tensor::BaseSpec& base = {});
     Workspace(const Workspace&) = delete;
     Workspace& operator=(const Workspace&) = delete;
 
