@@ -187,11 +187,11 @@ TEST(Quantized, LoadsLayersOfEveryKindBesideOthers) {
     const auto model = mixed.load(folder);
     ASSERT_TRUE(model.has_value()) << model.error().message;
     const ModelWeights& weights = model->weights();
-    EXPECT_EQ(weights.layers[0].q.type, WeightType::NF4);
-    EXPECT_EQ(weights.layers[0].k.type, WeightType::F32);
-    EXPECT_EQ(weights.layers[0].down.type, WeightType::FP4);
-    EXPECT_EQ(weights.layers[1].o.type, WeightType::Int8);
-    EXPECT_EQ(weights.layers[0].q_bias.size(), 12u);
+    EXPECT_EQ(weights.layers[0][kQ].weight.type, WeightType::NF4);
+    EXPECT_EQ(weights.layers[0][kK].weight.type, WeightType::F32);
+    EXPECT_EQ(weights.layers[0][kDown].weight.type, WeightType::FP4);
+    EXPECT_EQ(weights.layers[1][kO].weight.type, WeightType::Int8);
+    EXPECT_EQ(weights.layers[0][kQ].bias.size(), 12u);
     EXPECT_EQ(full_parameters(*model), mixed.expected);
 }
 
@@ -353,9 +353,9 @@ TEST(Quantized, HoldsLinearLayersAsTheJobSays) {
         const auto model = BaseModel::load(folder.path(), {storage});
         ASSERT_TRUE(model.has_value()) << model.error().message;
         EXPECT_EQ(model->fingerprint(), fingerprint);
-        EXPECT_EQ(model->weights().layers[1].gate.type, held_type(storage));
-        EXPECT_EQ(model->weights().embedding.type, WeightType::F32);
-        EXPECT_EQ(model->weights().head.type, WeightType::F32);
+        EXPECT_EQ(model->weights().layers[1][kGate].weight.type, held_type(storage));
+        EXPECT_EQ(model->weights().at(kEmbedding).weight.type, WeightType::F32);
+        EXPECT_EQ(model->weights().at(kHead).weight.type, WeightType::F32);
         const auto values = full_parameters(*model);
         for (std::size_t i = 0; i < parameters.manifest().tensors().size(); ++i) {
             const auto& spec = parameters.manifest().tensors()[i];
@@ -379,7 +379,7 @@ TEST(Quantized, AHalfPrecisionFileIsQuantisedFromItsValues) {
     ASSERT_TRUE(write_model_folder(folder.path(), tiny(), parameters, WeightsFormat::BF16).has_value());
     const auto model = BaseModel::load(folder.path(), {BaseStorage::Bf16}).value();  // as it is
     EXPECT_EQ(full_parameters(model), full_parameters(BaseModel::load(folder.path()).value()));
-    EXPECT_EQ(BaseModel::load(folder.path(), {BaseStorage::Nf4}).value().weights().layers[0].q.type,
+    EXPECT_EQ(BaseModel::load(folder.path(), {BaseStorage::Nf4}).value().weights().layers[0][kQ].weight.type,
               WeightType::NF4);
 }
 
@@ -412,11 +412,11 @@ TEST(Quantized, LoadsTheCheckpointOfOthers) {
     if (!std::filesystem::exists(folder)) GTEST_SKIP() << folder << " is not there; set FEDLLM_ASSETS";
     const auto model = BaseModel::load(folder);
     ASSERT_TRUE(model.has_value()) << model.error().message;
-    for (const LayerWeights& layer : model->weights().layers) {
-        EXPECT_EQ(layer.q.type, WeightType::NF4);
-        EXPECT_EQ(layer.down.type, WeightType::NF4);
+    for (const auto& layer : model->weights().layers) {
+        EXPECT_EQ(layer[kQ].weight.type, WeightType::NF4);
+        EXPECT_EQ(layer[kDown].weight.type, WeightType::NF4);
     }
-    EXPECT_EQ(model->weights().head.type, WeightType::F32);
+    EXPECT_EQ(model->weights().at(kHead).weight.type, WeightType::F32);
 }
 
 }  // namespace
