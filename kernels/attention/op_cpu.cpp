@@ -44,6 +44,7 @@ namespace fedllm::kernels {
 namespace HWY_NAMESPACE {
 namespace {
 
+static_assert(kTile <= kTileRows);
 constexpr float kNever = -std::numeric_limits<float>::infinity();
 
 // Parts of the thread's scratch, each beginning at a cache line.
@@ -59,7 +60,7 @@ private:
     std::span<float> rest_ = ThreadPool::thread_scratch();
 };
 // The largest user is the backward pass: ten tiles of head rows and four of scores.
-static_assert(10 * (kTile * kHeadSizeMax + kPackSlack) + 4 * (kTile * kTile + kPackSlack) <=
+static_assert(10 * packed_a_floats(kTile, kHeadSizeMax) + 4 * packed_a_floats(kTile, kTile) <=
               ThreadPool::kThreadScratchFloats);
 
 // A tile of at most kTile rows of one head.
@@ -154,25 +155,28 @@ void ForwardTile(const ForwardTask& task, std::size_t b, std::size_t h, std::siz
     const std::size_t kv_head = h / (s.heads / s.kv_heads);
     const std::size_t width = padded_cols(s.head_size);
     Scratch scratch;
-    float* packed_q = scratch.take(kTile * s.head_size + kPackSlack);
+    float* packed_q = scratch.take(packed_a_floats(kTile, s.head_size));
     float* packed_k = scratch.take((kTile + kPanelCols) * s.head_size);
     float* packed_v = scratch.take(kTile * width);
-    float* packed_p = scratch.take(kTile * kTile + kPackSlack);
+    float* packed_p = scratch.take(packed_a_floats(kTile, kTile));
     float* scores = scratch.take(kTile * kTile);
     Online state{{}, {}, scratch.take(kTile * s.head_size)};
     std::fill(state.highest, state.highest + kTile, kNever);
     std::fill(state.out, state.out + nq * s.head_size, 0.0f);
 
     const std::size_t row0 = b * s.tokens;
-    pack_a(by_row(head_rows(task.q, row0 + t0, nq, h, s.head_size)), nq, s.head_size, s.scale, packed_q);
+    pack_a(by_row(head_rows(task.q, row0 + t0, nq, h, s.head_size)), nq, whole(s.head_size), s.scale,
+           packed_q);
     const std::size_t first = static_cast<std::size_t>(task.first_key[row0 + t0]);
     for (std::size_t k0 = first / kTile * kTile; k0 < t0 + nq; k0 += kTile) {
         const std::size_t nk = std::min(kTile, t0 + nq - k0);
-        pack_b(by_row(head_rows(task.k, row0 + k0, nk, kv_head, s.head_size)), nk, s.head_size, packed_k);
+        pack_b(by_row(head_rows(task.k, row0 + k0, nk, kv_head, s.head_size)), nk, whole(s.head_size),
+               packed_k);
         multiply_packed(nq, nk, s.head_size, packed_q, packed_k, scores, kTile, /*accumulate=*/false);
         fold_scores(task, b, t0, nq, k0, nk, scores, state);
-        pack_a({scores, kTile, 1}, nq, nk, 1.0f, packed_p);
-        pack_b(by_column(head_rows(task.v, row0 + k0, nk, kv_head, s.head_size)), s.head_size, nk, packed_v);
+        pack_a({scores, kTile, 1}, nq, whole(nk), 1.0f, packed_p);
+        pack_b(by_column(head_rows(task.v, row0 + k0, nk, kv_head, s.head_size)), s.head_size, whole(nk),
+               packed_v);
         multiply_packed(nq, s.head_size, nk, packed_p, packed_v, state.out, s.head_size, /*accumulate=*/true);
     }
     for (std::size_t i = 0; i < nq; ++i) {
@@ -226,10 +230,10 @@ void backward_query_tile(const BackwardTask& task, std::size_t b, std::size_t h,
     const std::size_t row0 = b * s.tokens, size = s.head_size;
     const HeadRows q = head_rows(task.q, row0 + t0, nq, h, size);
     const HeadRows dout = head_rows(task.dout, row0 + t0, nq, h, size);
-    pack_a(by_row(q), nq, size, s.scale, scratch.q_a);
-    pack_b(by_column(q), size, nq, scratch.q_b);
-    pack_a(by_row(dout), nq, size, 1.0f, scratch.dout_a);
-    pack_b(by_column(dout), size, nq, scratch.dout_b);
+    pack_a(by_row(q), nq, whole(size), s.scale, scratch.q_a);
+    pack_b(by_column(q), size, whole(nq), scratch.q_b);
+    pack_a(by_row(dout), nq, whole(size), 1.0f, scratch.dout_a);
+    pack_b(by_column(dout), size, whole(nq), scratch.dout_b);
 
     multiply_packed(nq, key.nk, size, scratch.q_a, key.k_by_row, scratch.p, kTile, /*accumulate=*/false);
     multiply_packed(nq, key.nk, size, scratch.dout_a, key.v_by_row, scratch.ds, kTile, /*accumulate=*/false);
@@ -239,11 +243,11 @@ void backward_query_tile(const BackwardTask& task, std::size_t b, std::size_t h,
         exp_row(scratch.p + i * kTile, key.nk, seen, task.log_sum_exp[at]);
         score_gradient(scratch.p + i * kTile, key.nk, task.dot[at], s.scale, scratch.ds + i * kTile);
     }
-    pack_a({scratch.p, 1, kTile}, key.nk, nq, 1.0f, scratch.packed);
+    pack_a({scratch.p, 1, kTile}, key.nk, whole(nq), 1.0f, scratch.packed);
     multiply_packed(key.nk, size, nq, scratch.packed, scratch.dout_b, key.dv, size, /*accumulate=*/true);
-    pack_a({scratch.ds, 1, kTile}, key.nk, nq, 1.0f, scratch.packed);
+    pack_a({scratch.ds, 1, kTile}, key.nk, whole(nq), 1.0f, scratch.packed);
     multiply_packed(key.nk, size, nq, scratch.packed, scratch.q_b, key.dk, size, /*accumulate=*/true);
-    pack_a({scratch.ds, kTile, 1}, nq, key.nk, 1.0f, scratch.packed);
+    pack_a({scratch.ds, kTile, 1}, nq, whole(key.nk), 1.0f, scratch.packed);
     multiply_packed(nq, size, key.nk, scratch.packed, key.k_by_column, task.dq.row(row0 + t0) + h * size,
                     task.dq.pitch, /*accumulate=*/true);
 }
@@ -255,17 +259,17 @@ void BackwardHead(const BackwardTask& task, std::size_t b, std::size_t kv_head) 
     const std::size_t size = s.head_size, group = s.heads / s.kv_heads, row0 = b * s.tokens;
     const std::size_t width = padded_cols(size);
     Scratch scratch;
-    const std::size_t whole = kTile * width + kPackSlack, square = kTile * kTile + kPackSlack;
-    const QueryScratch query{scratch.take(whole), scratch.take(whole),  scratch.take(whole),
-                             scratch.take(whole), scratch.take(square), scratch.take(square),
+    const std::size_t tall = packed_a_floats(kTile, width), square = packed_a_floats(kTile, kTile);
+    const QueryScratch query{scratch.take(tall),  scratch.take(tall),   scratch.take(tall),
+                             scratch.take(tall),  scratch.take(square), scratch.take(square),
                              scratch.take(square)};
     KeyTile key{0,
                 0,
-                scratch.take(whole),
-                scratch.take(whole),
-                scratch.take(whole),
-                scratch.take(whole),
-                scratch.take(whole)};
+                scratch.take(tall),
+                scratch.take(tall),
+                scratch.take(tall),
+                scratch.take(tall),
+                scratch.take(tall)};
     for (std::size_t t = 0; t < s.tokens; ++t) {
         float* row = task.dq.row(row0 + t) + kv_head * group * size;
         std::fill(row, row + group * size, 0.0f);
@@ -274,9 +278,9 @@ void BackwardHead(const BackwardTask& task, std::size_t b, std::size_t kv_head) 
         key.nk = std::min(kTile, s.tokens - key.k0);
         const HeadRows k = head_rows(task.k, row0 + key.k0, key.nk, kv_head, size);
         const HeadRows v = head_rows(task.v, row0 + key.k0, key.nk, kv_head, size);
-        pack_b(by_row(k), key.nk, size, key.k_by_row);
-        pack_b(by_row(v), key.nk, size, key.v_by_row);
-        pack_b(by_column(k), size, key.nk, key.k_by_column);
+        pack_b(by_row(k), key.nk, whole(size), key.k_by_row);
+        pack_b(by_row(v), key.nk, whole(size), key.v_by_row);
+        pack_b(by_column(k), size, whole(key.nk), key.k_by_column);
         std::fill(key.dk, key.dk + key.nk * size, 0.0f);
         std::fill(key.dv, key.dv + key.nk * size, 0.0f);
         for (std::size_t h = kv_head * group; h < (kv_head + 1) * group; ++h) {

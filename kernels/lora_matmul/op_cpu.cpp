@@ -11,9 +11,9 @@ void lora_matmul_forward(ThreadPool& pool, ConstMatrix x, WeightView w, LoraView
     FEDLLM_CHECK(lora.a.cols == x.cols && lora.b.rows == w.rows && lora.a.rows == lora.b.cols,
                  "lora_matmul_forward: the adapter does not fit the weight");
     FEDLLM_CHECK(s.rows == x.rows && s.cols == lora.a.rows, "lora_matmul_forward: s is (M,R)");
-    gemm(pool, rows_of(x), rows_of(lora.a), x.cols, s, Write::Overwrite);
-    gemm(pool, rows_of(x), rows_of(w), x.cols, y, Write::Overwrite);
-    gemm(pool, rows_of(s), rows_of(lora.b), s.cols, y, Write::Accumulate, lora.scale);
+    gemm(pool, {rows_of(x), rows_of(lora.a), x.cols}, s, Write::Overwrite);
+    gemm(pool, {rows_of(x), rows_of(w), x.cols}, {rows_of(s), rows_of(lora.b), s.cols, lora.scale}, y,
+         Write::Overwrite);
 }
 
 void lora_matmul_backward(ThreadPool& pool, ConstMatrix dy, ConstMatrix x, WeightView w, LoraView lora,
@@ -22,13 +22,13 @@ void lora_matmul_backward(ThreadPool& pool, ConstMatrix dy, ConstMatrix x, Weigh
                  "lora_matmul_backward: shapes differ");
     FEDLLM_CHECK(ds.rows == dy.rows && ds.cols == lora.b.cols && s.rows == ds.rows && s.cols == ds.cols,
                  "lora_matmul_backward: s and ds are (M,R)");
-    gemm(pool, rows_of(dy), columns_of(lora.b), dy.cols, ds, Write::Overwrite, lora.scale);
-    gemm(pool, columns_of(ds), columns_of(x), dy.rows, grad.da, Write::Accumulate);
-    gemm(pool, columns_of(dy), columns_of(s), dy.rows, grad.db, Write::Accumulate, lora.scale);
+    gemm(pool, {rows_of(dy), columns_of(lora.b), dy.cols, lora.scale}, ds, Write::Overwrite);
+    gemm(pool, {columns_of(ds), columns_of(x), dy.rows}, grad.da, Write::Accumulate);
+    gemm(pool, {columns_of(dy), columns_of(s), dy.rows, lora.scale}, grad.db, Write::Accumulate);
     if (dx.data == nullptr) return;
     FEDLLM_CHECK(dx.rows == dy.rows && dx.cols == w.cols, "lora_matmul_backward: dx is (M,K)");
-    gemm(pool, rows_of(dy), columns_of(w), dy.cols, dx, dx_write);
-    gemm(pool, rows_of(ds), columns_of(lora.a), ds.cols, dx, Write::Accumulate);
+    gemm(pool, {rows_of(dy), columns_of(w), dy.cols}, {rows_of(ds), columns_of(lora.a), ds.cols}, dx,
+         dx_write);
 }
 
 }  // namespace fedllm::kernels
