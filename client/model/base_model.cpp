@@ -9,6 +9,7 @@
 #include "client/model/manifests.hpp"
 #include "common/crypto/sha256.hpp"
 #include "common/formats/json.hpp"
+#include "kernels/int8_matmul/op.hpp"
 #include "kernels/quantize/op.hpp"
 
 namespace fedllm::client::model {
@@ -115,6 +116,7 @@ public:
         FEDLLM_TRY_VOID(check_copy_of_tied_head());
         FEDLLM_TRY_VOID(check_nothing_is_left());
         model_.weights_ = arrange(model_.config_, model_.views_);
+        if (base_.compute == tensor::BaseCompute::Int8) return pack_integers();
         return {};
     }
 
@@ -166,13 +168,39 @@ private:
                 tensor,
                 "is quantised already and cannot be held in another type; use base.storage: as_stored");
         }
-        if (!pool_) pool_.emplace();
-        auto held = hold_as(*pool_, view, base_.storage);
+        auto held = hold_as(pool(), view, base_.storage);
         if (!held) return error(tensor, held.error().message);
         release_pages(tensor.bytes);
         if (!model_.owned_.empty() && model_.owned_.back().get() == view.data) model_.owned_.pop_back();
         model_.held_.push_back(std::move(*held));
         return model_.held_.back().view;
+    }
+
+    // Once all is known to be in order. What was packed is not read again, so its pages are let go.
+    Result<void> pack_integers() {
+        const auto places = model_tensors(model_.config_);
+        for (std::size_t i = 0; i < places.size(); ++i) {
+            if (!is_linear(places[i].part) || places[i].is_bias) continue;
+            const WeightView& view = model_.views_[i];
+            const TensorInfo& tensor = *model_.used_[i].front();
+            if (!kernels::fits_int8_matmul(view.rows, view.cols)) {
+                return error(tensor, "is too long on a side for base.compute: int8, which adds up to " +
+                                         std::to_string(kernels::kInt8DepthMax) + " products");
+            }
+            auto packed = std::make_unique<kernels::Int8Weight>(kernels::pack_int8(pool(), view));
+            if (!all_finite(packed->scales)) {
+                return error(tensor, "has a value that is not finite and cannot be quantised");
+            }
+            release_pages(tensor.bytes);
+            model_.weights_.at(places[i].part, places[i].layer).integers = packed.get();
+            model_.integers_.push_back(std::move(packed));
+        }
+        return {};
+    }
+
+    kernels::ThreadPool& pool() {
+        if (!pool_) pool_.emplace();
+        return *pool_;
     }
 
     // Under its name, or under the one it has where only the inner model was saved.
@@ -267,6 +295,12 @@ private:
     std::optional<kernels::ThreadPool> pool_;  // once something is to be quantised
     std::set<std::string, std::less<>> seen_;
 };
+
+BaseModel::BaseModel(ModelConfig config, formats::SafetensorsFolder files)
+    : config_(std::move(config)), files_(std::move(files)) {}
+BaseModel::BaseModel(BaseModel&&) noexcept = default;
+BaseModel& BaseModel::operator=(BaseModel&&) noexcept = default;
+BaseModel::~BaseModel() = default;
 
 Result<BaseModel> BaseModel::load(const Path& folder, const tensor::BaseSpec& base) {
     FEDLLM_TRY(ModelConfig config, read_model_config(folder));

@@ -26,10 +26,13 @@ namespace fedllm::client::model {
 // Limits: the file must not be truncated while it is mapped (replace it by rename instead).
 class BaseModel {
 public:
-    // `base` says how the linear layers of the blocks are held: they are converted one after the other, and
-    // the pages of the original are let go. Errors name file and tensor: missing, unexpected, of wrong shape
-    // or type.
+    // `base` says how the linear layers of the blocks are held and computed with: they are converted one
+    // after the other, and the pages of the original are let go. Errors name file and tensor: missing,
+    // unexpected, of wrong shape or type.
     static Result<BaseModel> load(const Path& folder, const tensor::BaseSpec& base = {});
+    BaseModel(BaseModel&&) noexcept;
+    BaseModel& operator=(BaseModel&&) noexcept;
+    ~BaseModel();
 
     const ModelConfig& config() const { return config_; }
     const ModelWeights& weights() const { return weights_; }
@@ -43,8 +46,7 @@ public:
 private:
     friend class WeightLoader;
     friend tensor::ParamSet full_parameters(const BaseModel& model);
-    BaseModel(ModelConfig config, formats::SafetensorsFolder files)
-        : config_(std::move(config)), files_(std::move(files)) {}
+    BaseModel(ModelConfig config, formats::SafetensorsFolder files);
 
     ModelConfig config_;
     formats::SafetensorsFolder files_;
@@ -54,6 +56,7 @@ private:
     std::vector<kernels::WeightView> views_;
     std::vector<std::unique_ptr<std::byte[]>> owned_;  // converted and turned tensors
     std::vector<HeldWeight> held_;                     // quantised ones
+    std::vector<std::unique_ptr<kernels::Int8Weight>> integers_;
     ModelWeights weights_;
 };
 

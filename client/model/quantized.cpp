@@ -18,6 +18,10 @@ using tensor::BaseStorage;
 using tensor::DType;
 using Json = nlohmann::json;
 
+bool all_finite(std::span<const float> values) {
+    return std::ranges::all_of(values, [](float value) { return std::isfinite(value); });
+}
+
 namespace {
 
 constexpr std::string_view kState = ".quant_state.bitsandbytes__";
@@ -27,10 +31,6 @@ constexpr std::size_t kHeldBlock = 64;
 // 'model.layers.0.mlp.up_proj.weight' -> 'model.layers.0.mlp.up_proj.SCB'
 std::string sibling(const std::string& name, std::string_view last) {
     return name.substr(0, name.rfind('.') + 1) + std::string(last);
-}
-
-bool all_finite(std::span<const float> values) {
-    return std::ranges::all_of(values, [](float value) { return std::isfinite(value); });
 }
 
 // What the JSON beside a 4-bit weight says.

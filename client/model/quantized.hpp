@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -44,6 +45,8 @@ Result<QuantizedWeight> read_quantized(const formats::SafetensorsFolder& files, 
 // InvalidModel, without a name, for a value that is not finite.
 Result<HeldWeight> hold_as(kernels::ThreadPool& pool, const kernels::WeightView& weight,
                            tensor::BaseStorage storage);
+
+bool all_finite(std::span<const float> scales);
 
 // The type that hold_as() makes.
 kernels::WeightType held_type(tensor::BaseStorage storage);

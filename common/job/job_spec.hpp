@@ -112,3 +112,8 @@ struct fedllm::config::EnumNames<fedllm::tensor::BaseStorage> {
          {tensor::BaseStorage::Nf4, "nf4"},
          {tensor::BaseStorage::Fp4, "fp4"}}};
 };
+template <>
+struct fedllm::config::EnumNames<fedllm::tensor::BaseCompute> {
+    static constexpr std::array<std::pair<tensor::BaseCompute, std::string_view>, 2> rows{
+        {{tensor::BaseCompute::Float, "float"}, {tensor::BaseCompute::Int8, "int8"}}};
+};
