@@ -44,9 +44,9 @@ float* gradient(Offset offset, float* gradients) {
 }  // namespace
 
 Result<Network> Network::create(const model::ModelConfig& config, const model::ModelWeights& base,
-                                const tensor::Manifest& manifest, double lora_scale) {
+                                const tensor::Manifest& manifest, const tensor::LoraScales& lora_scales) {
     Network network;
-    FEDLLM_TRY(network.binding_, adapter::Binding::create(config, manifest, lora_scale));
+    FEDLLM_TRY(network.binding_, adapter::Binding::create(config, manifest, lora_scales));
     network.config_ = config;
     network.base_ = base;
     network.base_.layers.resize(config.layers);
@@ -99,7 +99,7 @@ Linear Network::linear(std::size_t layer, Part part, const float* params, float*
     linear.weight = base.weight;
     if (shape.bias) linear.bias = value(slots.bias, base.bias.data(), params);
     linear.bias_gradient = gradient(slots.bias, gradients);
-    if (slots.rank != 0) linear.lora = lora_view(slots, shape, binding_.lora_scale, params);
+    if (slots.rank != 0) linear.lora = lora_view(slots, shape, params);
     if (slots.rank != 0 && gradients) linear.lora_gradient = lora_gradient_view(slots, shape, gradients);
     if (slots.weight == kAbsent) {
         linear.integers = base.integers;

@@ -86,8 +86,7 @@ Result<std::unique_ptr<Trainer>> Trainer::create(const model::BaseModel& model, 
     } else {
         FEDLLM_TRY(manifest, model::lora_manifest(config, job.lora));
     }
-    FEDLLM_TRY(engine::Network network,
-               engine::Network::create(config, model.weights(), manifest, job.lora.scale()));
+    FEDLLM_TRY(engine::Network network, engine::Network::create(config, model.weights(), manifest, job.lora));
     FEDLLM_TRY(const std::size_t rows, choose_micro_rows(network, job.train));
     FEDLLM_TRY(auto transformer, engine::Transformer::create(pool, std::move(network),
                                                              Limits{rows, job.train.sequence_length}));
