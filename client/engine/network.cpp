@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "kernels/attention/op.hpp"
+#include "kernels/int8_matmul/op.hpp"
 #include "kernels/matmul/op.hpp"
 
 namespace fedllm::client::engine {
@@ -100,7 +101,10 @@ Linear Network::linear(std::size_t layer, Part part, const float* params, float*
     linear.bias_gradient = gradient(slots.bias, gradients);
     if (slots.rank != 0) linear.lora = lora_view(slots, shape, params);
     if (slots.rank != 0 && gradients) linear.lora_gradient = lora_gradient_view(slots, shape, gradients);
-    if (slots.weight == kAbsent) return linear;
+    if (slots.weight == kAbsent) {
+        linear.integers = base.integers;
+        return linear;
+    }
     linear.turned = shape.storage == model::Storage::InOut;
     const std::size_t rows = linear.turned ? shape.in : shape.out;
     const std::size_t cols = linear.turned ? shape.out : shape.in;
@@ -149,7 +153,10 @@ Matrix Network::table_gradient(Part part, float* gradients) const {
 
 void linear_forward(kernels::ThreadPool& pool, const Linear& linear, kernels::ConstMatrix x, Matrix s,
                     Matrix y) {
-    if (linear.has_lora()) {
+    if (linear.integers != nullptr) {
+        kernels::int8_matmul_forward(pool, x, *linear.integers, y);
+        if (linear.has_lora()) kernels::lora_add_forward(pool, x, linear.lora, s, y);
+    } else if (linear.has_lora()) {
         kernels::lora_matmul_forward(pool, x, linear.weight, linear.lora, s, y);
     } else if (linear.turned) {  // the product of the other's backward pass
         kernels::matmul_backward_input(pool, x, linear.weight, y);
@@ -162,7 +169,11 @@ void linear_forward(kernels::ThreadPool& pool, const Linear& linear, kernels::Co
 void linear_backward(kernels::ThreadPool& pool, const Linear& linear, kernels::ConstMatrix dy,
                      kernels::ConstMatrix x, kernels::ConstMatrix s, Matrix ds, Matrix dx,
                      kernels::Write dx_write) {
-    if (linear.has_lora()) {
+    if (linear.integers != nullptr) {
+        if (dx.data != nullptr) kernels::int8_matmul_backward_input(pool, dy, *linear.integers, dx, dx_write);
+        if (linear.has_lora())
+            kernels::lora_add_backward(pool, dy, x, linear.lora, s, ds, dx, linear.lora_gradient);
+    } else if (linear.has_lora()) {
         kernels::lora_matmul_backward(pool, dy, x, linear.weight, linear.lora, s, ds, dx,
                                       linear.lora_gradient, dx_write);
     } else if (dx.data != nullptr && linear.turned) {

@@ -9,6 +9,7 @@
 #include "client/model/manifests.hpp"
 #include "common/crypto/sha256.hpp"
 #include "common/formats/json.hpp"
+#include "kernels/int8_matmul/op.hpp"
 #include "kernels/quantize/op.hpp"
 
 namespace fedllm::client::model {
@@ -31,11 +32,6 @@ bool is_harmless(const Family& family, std::string_view name) {
                        [name](std::string_view end) { return name.ends_with(end); });
 }
 
-// Whether the file has it (in, out) where we hold (out, in).
-bool is_turned(const Family& family, const ModelTensor& place) {
-    return place.spec.shape.size() == 2 && is_linear(place.part) && family.storage == Storage::InOut;
-}
-
 // (in, out) as (out, in), elements of any size.
 void transpose(std::span<const std::byte> from, std::size_t rows, std::size_t cols, std::byte* to) {
     const std::size_t width = from.size() / (rows * cols);
@@ -44,6 +40,11 @@ void transpose(std::span<const std::byte> from, std::size_t rows, std::size_t co
             std::memcpy(to, from.data() + (r * cols + c) * width, width);
         }
     }
+}
+
+// Whether the file has the matrix as (in, out), which the views have as (out, in).
+bool is_turned(const Family& family, const ModelTensor& place) {
+    return family.storage == Storage::InOut && is_linear(place.part) && !place.is_bias;
 }
 
 // One line that two equal computations share: floats in their shortest exact decimal.
@@ -101,8 +102,8 @@ void hash_sample(crypto::Sha256& hash, std::span<const std::byte> bytes) {
 // Finds, checks and, where needed, converts every tensor of model_tensors().
 class WeightLoader {
 public:
-    WeightLoader(BaseModel& model, tensor::Storage storage)
-        : model_(model), family_(*model.config_.family), storage_(storage) {}
+    WeightLoader(BaseModel& model, const tensor::BaseSpec& base)
+        : model_(model), family_(*model.config_.family), base_(base) {}
 
     Result<void> load() {
         for (const ModelTensor& place : model_tensors(model_.config_)) {
@@ -115,6 +116,7 @@ public:
         FEDLLM_TRY_VOID(check_copy_of_tied_head());
         FEDLLM_TRY_VOID(check_nothing_is_left());
         model_.weights_ = arrange(model_.config_, model_.views_);
+        if (base_.compute == tensor::BaseCompute::Int8) return pack_integers();
         return {};
     }
 
@@ -125,47 +127,80 @@ private:
     }
 
     Result<WeightView> load(const ModelTensor& place) {
-        const TensorInfo* const tensor = find(place);
+        const TensorInfo* const tensor = find(place.spec.name);
         if (tensor && is_quantized(model_.files_, tensor->name)) return quantized(place, *tensor);
-        model_.used_.emplace_back();
-        if (!tensor && place.or_zero) return zeros(place.spec.shape[0]);
-        FEDLLM_TRY_VOID(check(place, tensor));
-        model_.used_.back().push_back(tensor);
+        return plain(place);
+    }
+
+    Result<WeightView> plain(const ModelTensor& place) {
+        FEDLLM_TRY(const TensorInfo* const tensor, take(place));
+        if (!tensor) {
+            model_.used_.emplace_back();
+            return zeros(place.spec.shape[0]);
+        }
+        model_.used_.push_back({tensor});
         return view_of(place, *tensor);
     }
 
-    // The head may come quantised, but is never made so.
+    // The head may come quantised, but is never made so. bitsandbytes turns Conv1D weights to (out, in)
+    // first.
     Result<WeightView> quantized(const ModelTensor& place, const TensorInfo& tensor) {
-        if (place.spec.shape.size() != 2 || !(is_linear(place.part) || place.part == kHead)) {
+        if (place.is_bias || !(is_linear(place.part) || place.part == kHead)) {
             return error(tensor, "is quantised; only linear layers may be");
         }
-        // Conv1D weights are turned before they are quantised.
+        const auto& shape = place.spec.shape;
         const bool turned = is_turned(family_, place);
         FEDLLM_TRY(QuantizedWeight weight,
-                   read_quantized(model_.files_, tensor.name, place.spec.shape[turned ? 1 : 0],
-                                  place.spec.shape[turned ? 0 : 1]));
-        for (const TensorInfo* used : weight.tensors) seen_.insert(used->name);
+                   read_quantized(model_.files_, tensor.name, shape[turned ? 1 : 0], shape[turned ? 0 : 1]));
+        for (const TensorInfo* one : weight.tensors) seen_.insert(one->name);
         model_.used_.push_back(std::move(weight.tensors));
         model_.held_.push_back(std::move(weight.held));
         return model_.held_.back().view;
     }
 
-    // The weight last used, held as storage_ says.
+    // The weight last loaded, held as base_ says.
     Result<WeightView> as_wanted(const WeightView& view) {
-        if (storage_ == tensor::Storage::AsStored || view.type == held_type(storage_)) return view;
+        if (base_.storage == tensor::BaseStorage::AsStored || view.type == held_type(base_.storage))
+            return view;
         const TensorInfo& tensor = *model_.used_.back().front();
         if (view.type != WeightType::F32 && view.type != WeightType::BF16) {
             return error(
                 tensor,
                 "is quantised already and cannot be held in another type; use base.storage: as_stored");
         }
-        if (!pool_) pool_.emplace();
-        auto held = hold_as(*pool_, view, storage_);
+        auto held = hold_as(pool(), view, base_.storage);
         if (!held) return error(tensor, held.error().message);
         release_pages(tensor.bytes);
         if (!model_.owned_.empty() && model_.owned_.back().get() == view.data) model_.owned_.pop_back();
         model_.held_.push_back(std::move(*held));
         return model_.held_.back().view;
+    }
+
+    // Once all is known to be in order. What was packed is not read again, so its pages are let go.
+    Result<void> pack_integers() {
+        const auto places = model_tensors(model_.config_);
+        for (std::size_t i = 0; i < places.size(); ++i) {
+            if (!is_linear(places[i].part) || places[i].is_bias) continue;
+            const WeightView& view = model_.views_[i];
+            const TensorInfo& tensor = *model_.used_[i].front();
+            if (!kernels::fits_int8_matmul(view.rows, view.cols)) {
+                return error(tensor, "is too long on a side for base.compute: int8, which adds up to " +
+                                         std::to_string(kernels::kInt8DepthMax) + " products");
+            }
+            auto packed = std::make_unique<kernels::Int8Weight>(kernels::pack_int8(pool(), view));
+            if (!all_finite(packed->scales)) {
+                return error(tensor, "has a value that is not finite and cannot be quantised");
+            }
+            release_pages(tensor.bytes);
+            model_.weights_.at(places[i].part, places[i].layer).integers = packed.get();
+            model_.integers_.push_back(std::move(packed));
+        }
+        return {};
+    }
+
+    kernels::ThreadPool& pool() {
+        if (!pool_) pool_.emplace();
+        return *pool_;
     }
 
     // Under its name, or under the one it has where only the inner model was saved.
@@ -176,14 +211,14 @@ private:
     }
     const TensorInfo* head() const { return find(std::string(family_.path(kHead)) + ".weight"); }
 
-    const TensorInfo* find(const ModelTensor& place) const {
-        const TensorInfo* tensor = find(place.spec.name);
-        const bool other = !tensor && place.part == kEmbedding && model_.config_.tied_head;
-        return other ? head() : tensor;  // some files keep only the other name
-    }
-
-    Result<void> check(const ModelTensor& place, const TensorInfo* tensor) {
+    // nullptr for a bias that the file may lack.
+    Result<const TensorInfo*> take(const ModelTensor& place) {
         const TensorSpec& spec = place.spec;
+        const TensorInfo* tensor = find(spec.name);
+        if (!tensor && place.part == kEmbedding && model_.config_.tied_head) {
+            tensor = head();  // some files keep only the other name
+        }
+        if (!tensor && place.or_zero) return nullptr;
         if (!tensor) {
             return make_error(Errc::InvalidModel,
                               model_.files_.files().front().path().parent_path().string() +
@@ -198,7 +233,7 @@ private:
         if (tensor->dtype != DType::F32 && tensor->dtype != DType::BF16 && tensor->dtype != DType::F16) {
             return error(*tensor, "weights must be F32, F16 or BF16, or quantised by bitsandbytes");
         }
-        return {};
+        return tensor;
     }
 
     // In place where the kernels can read it so: aligned, (out, in), F32 or a BF16 matrix.
@@ -240,7 +275,9 @@ private:
         if (!model_.config_.tied_head || !head || head == model_.used_.front().front()) return {};
         seen_.insert(head->name);
         const TensorInfo& table = *model_.used_.front().front();
-        if (head->dtype == table.dtype && std::ranges::equal(head->bytes, table.bytes)) return {};
+        if (head->dtype == table.dtype && std::ranges::equal(head->bytes, table.bytes)) {
+            return {};
+        }
         return error(*head, "differs from the embedding although config.json says tie_word_embeddings");
     }
 
@@ -254,16 +291,22 @@ private:
 
     BaseModel& model_;
     const Family& family_;
-    const tensor::Storage storage_;
+    const tensor::BaseSpec base_;
     std::optional<kernels::ThreadPool> pool_;  // once something is to be quantised
     std::set<std::string, std::less<>> seen_;
 };
 
-Result<BaseModel> BaseModel::load(const Path& folder, tensor::Storage storage) {
+BaseModel::BaseModel(ModelConfig config, formats::SafetensorsFolder files)
+    : config_(std::move(config)), files_(std::move(files)) {}
+BaseModel::BaseModel(BaseModel&&) noexcept = default;
+BaseModel& BaseModel::operator=(BaseModel&&) noexcept = default;
+BaseModel::~BaseModel() = default;
+
+Result<BaseModel> BaseModel::load(const Path& folder, const tensor::BaseSpec& base) {
     FEDLLM_TRY(ModelConfig config, read_model_config(folder));
     FEDLLM_TRY(formats::SafetensorsFolder files, formats::SafetensorsFolder::open(folder));
     BaseModel model(std::move(config), std::move(files));
-    FEDLLM_TRY_VOID(WeightLoader(model, storage).load());
+    FEDLLM_TRY_VOID(WeightLoader(model, base).load());
     return model;
 }
 
@@ -284,19 +327,16 @@ std::string BaseModel::fingerprint() const {
 }
 
 tensor::ParamSet full_parameters(const BaseModel& model) {
-    const std::vector<ModelTensor> places = model_tensors(model.config());
     tensor::ParamSet parameters(full_manifest(model.config()));
     kernels::ThreadPool pool;
+    const auto places = model_tensors(model.config());
     std::vector<float> turned;
-    for (std::size_t i = 0; i < model.views_.size(); ++i) {
+    for (std::size_t i = 0; i < places.size(); ++i) {
         const WeightView& view = model.views_[i];
-        const std::span<float> values = parameters.tensor(i);
-        if (!is_turned(*model.config().family, places[i])) {
-            kernels::dequantize(pool, view, values);
-            continue;
-        }
-        turned.resize(values.size());
-        kernels::dequantize(pool, view, turned);
+        const auto values = parameters.tensor(i);
+        kernels::dequantize(pool, view, values);
+        if (!is_turned(*model.config().family, places[i])) continue;
+        turned.assign(values.begin(), values.end());
         transpose(std::as_bytes(std::span(turned)), view.rows, view.cols,
                   std::as_writable_bytes(values).data());
     }

@@ -5,6 +5,7 @@
 #include "common/base/clock.hpp"
 #include "common/hub/cache.hpp"
 #include "tools/cli/commands.hpp"
+#include "tools/cli/options.hpp"
 #include "tools/cli/output.hpp"
 #include "tools/local/workspace.hpp"
 
@@ -16,12 +17,13 @@ struct GenerateCommand {
     std::vector<std::string> stops;
     client::train::GenerateOptions options;
     unsigned threads = 0;
+    tensor::BaseSpec base;
     bool stream = false;
 };
 
 Result<void> generate(const GenerateCommand& command, bool json) {
     FEDLLM_TRY(const Path model, fedllm::hub::find_model(command.model));
-    FEDLLM_TRY(const auto workspace, local::Workspace::open(model, command.threads));
+    FEDLLM_TRY(const auto workspace, local::Workspace::open(model, command.threads, command.base));
     FEDLLM_TRY(const auto what, workspace->load_adapter(command.adapter));
     const bool stream = command.stream && !json;
     if (stream) {
@@ -76,6 +78,7 @@ void add_generate(CLI::App& app, Chosen& chosen) {
     command->add_flag("--stream", options->stream, "print the text as it comes");
     command->add_option("--seed", options->options.seed, "of the sampling")->capture_default_str();
     command->add_option("--threads", options->threads, "0: one per core")->capture_default_str();
+    add_base_storage(command, options->base.storage);
     command->callback(
         [=, &chosen] { chosen.run = [=, &chosen] { return generate(*options, chosen.json); }; });
 }

@@ -14,8 +14,9 @@ namespace model = client::model;
 namespace data = client::data;
 namespace train = client::train;
 
-Result<std::unique_ptr<Workspace>> Workspace::open(const Path& model_folder, unsigned threads) {
-    FEDLLM_TRY(auto base, model::BaseModel::load(model_folder));
+Result<std::unique_ptr<Workspace>> Workspace::open(const Path& model_folder, unsigned threads,
+                                                   const tensor::BaseSpec& held_as) {
+    FEDLLM_TRY(auto base, model::BaseModel::load(model_folder, held_as));
     FEDLLM_TRY(auto tokenizer, data::Tokenizer::load_folder(model_folder));
     if (tokenizer.vocab_size() > base.config().vocab) {
         return make_error(Errc::InvalidModel, model_folder.string() + ": the tokenizer has " +

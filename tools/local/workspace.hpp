@@ -37,7 +37,8 @@ using OnText = std::function<void(std::string_view)>;
 // work.
 class Workspace {
 public:
-    static Result<std::unique_ptr<Workspace>> open(const Path& model_folder, unsigned threads);
+    static Result<std::unique_ptr<Workspace>> open(const Path& model_folder, unsigned threads,
+                                                   const tensor::BaseSpec& base = {});
     Workspace(const Workspace&) = delete;
     Workspace& operator=(const Workspace&) = delete;
 

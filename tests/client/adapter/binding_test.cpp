@@ -83,11 +83,11 @@ TEST(Binding, ScalesMayDifferFromModuleToModule) {
     }
     const auto manifest = tensor::Manifest::create(tensors).value();
     const Binding binding = Binding::create(tiny_config(), manifest, spec).value();
-    EXPECT_EQ(binding.at(model::kQ, 0).lora_scale, 2.0F);
-    EXPECT_EQ(binding.at(model::kQ, 1).lora_scale, 0.5F);
+    EXPECT_EQ(binding.layers[0][model::kQ].lora_scale, 2.0F);
+    EXPECT_EQ(binding.layers[1][model::kQ].lora_scale, 0.5F);
     const std::vector<float> values(manifest.elements());
     const auto shapes = model::projections(tiny_config());
-    EXPECT_EQ(lora_view(binding.at(model::kQ, 1), shapes[0], values.data()).scale, 0.5F);
+    EXPECT_EQ(lora_view(binding.layers[1][model::kQ], shapes[0], values.data()).scale, 0.5F);
 }
 
 TEST(Binding, AnEmptyManifestTrainsNothing) {

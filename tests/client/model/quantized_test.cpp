@@ -25,10 +25,10 @@ using kernels::WeightType;
 using kernels::WeightView;
 using tensor::DType;
 using tensor::ParamSet;
-using tensor::Storage;
+using tensor::BaseStorage;
 using test::TempDir;
 
-const std::string kUpPath = "model.layers.1.mlp.up_proj";
+const std::string kUp = "model.layers.1.mlp.up_proj";
 const std::string kState = ".weight.quant_state.bitsandbytes__nf4";
 
 // Odd sizes: blocks straddle rows and end short.
@@ -158,7 +158,7 @@ struct Mixed {
         }
         quantize("model.layers.0.self_attn.q_proj", 12, 14, WeightType::NF4, false);
         quantize("model.layers.0.mlp.down_proj", 14, 27, WeightType::FP4, true);
-        quantize(kUpPath, 27, 14, WeightType::NF4, true);
+        quantize(kUp, 27, 14, WeightType::NF4, true);
         expect("model.layers.1.self_attn.o_proj",
                quantize_int8_in(file, "model.layers.1.self_attn.o_proj", 14, 12));
     }
@@ -170,14 +170,14 @@ struct Mixed {
         const auto to = expected.tensor(*expected.manifest().find(module + ".weight"));
         std::copy(values.begin(), values.end(), to.begin());
     }
-    Result<BaseModel> load(const TempDir& folder, Storage storage = Storage::AsStored) const {
+    Result<BaseModel> load(const TempDir& folder, BaseStorage storage = BaseStorage::AsStored) const {
         std::string config = model_config_json(tiny(), "float32");
         config.insert(1, R"("quantization_config": {"quant_method": "bitsandbytes"},)");
         EXPECT_TRUE(
             write_file_atomically(folder.path() / "config.json", std::string_view(config)).has_value());
         EXPECT_TRUE(
             formats::write_safetensors(folder.path() / "model.safetensors", file.tensors).has_value());
-        return BaseModel::load(folder.path(), storage);
+        return BaseModel::load(folder.path(), {storage});
     }
 };
 
@@ -187,11 +187,11 @@ TEST(Quantized, LoadsLayersOfEveryKindBesideOthers) {
     const auto model = mixed.load(folder);
     ASSERT_TRUE(model.has_value()) << model.error().message;
     const ModelWeights& weights = model->weights();
-    EXPECT_EQ(weights.at(kQ, 0).weight.type, WeightType::NF4);
-    EXPECT_EQ(weights.at(kK, 0).weight.type, WeightType::F32);
-    EXPECT_EQ(weights.at(kDown, 0).weight.type, WeightType::FP4);
-    EXPECT_EQ(weights.at(kO, 1).weight.type, WeightType::Int8);
-    EXPECT_EQ(weights.at(kQ, 0).bias.size(), 12u);
+    EXPECT_EQ(weights.layers[0][kQ].weight.type, WeightType::NF4);
+    EXPECT_EQ(weights.layers[0][kK].weight.type, WeightType::F32);
+    EXPECT_EQ(weights.layers[0][kDown].weight.type, WeightType::FP4);
+    EXPECT_EQ(weights.layers[1][kO].weight.type, WeightType::Int8);
+    EXPECT_EQ(weights.layers[0][kQ].bias.size(), 12u);
     EXPECT_EQ(full_parameters(*model), mixed.expected);
 }
 
@@ -205,26 +205,26 @@ TEST(Quantized, TheFingerprintCoversCodesScalesAndFields) {
     const std::string base = fingerprint([](File&) {});
     EXPECT_EQ(base, fingerprint([](File&) {}));
     for (const std::string& name :
-         {kUpPath + ".weight", kUpPath + ".weight.absmax", kUpPath + ".weight.nested_absmax",
-          kUpPath + ".weight.nested_quant_map", std::string("model.layers.1.self_attn.o_proj.SCB")}) {
+         {kUp + ".weight", kUp + ".weight.absmax", kUp + ".weight.nested_absmax",
+          kUp + ".weight.nested_quant_map", std::string("model.layers.1.self_attn.o_proj.SCB")}) {
         EXPECT_NE(base, fingerprint([&](File& file) { file.flip(name); })) << name;
     }
     EXPECT_NE(base, fingerprint([](File& file) {
-                  std::string text = file.text(kUpPath + kState);
+                  std::string text = file.text(kUp + kState);
                   text.replace(text.find("0.0625"), 6, "0.0626");
-                  file.replace_text(kUpPath + kState, text);
+                  file.replace_text(kUp + kState, text);
               }));
 }
 
 TEST(Quantized, RefusesFilesThatDoNotFitAndNamesTheTensor) {
-    const std::string weight = kUpPath + ".weight";
+    const std::string weight = kUp + ".weight";
     const std::string o = "model.layers.1.self_attn.o_proj";
     const auto state = [&](const std::string& from, const std::string& to) {
         return [=](File& file) {
-            std::string text = file.text(kUpPath + kState);
+            std::string text = file.text(kUp + kState);
             const auto at = text.find(from);
             ASSERT_NE(at, std::string::npos);
-            file.replace_text(kUpPath + kState, text.replace(at, from.size(), to));
+            file.replace_text(kUp + kState, text.replace(at, from.size(), to));
         };
     };
     struct Case {
@@ -268,20 +268,20 @@ TEST(Quantized, RefusesFilesThatDoNotFitAndNamesTheTensor) {
              f.add(weight + ".quant_map", DType::F32, {16}, std::vector<float>(16));
          },
          "code book"},
-        {kUpPath + kState, [&](File& f) { f.replace_text(kUpPath + kState, "{\"quant_type\": "); }, "JSON"},
-        {kUpPath + kState, [&](File& f) { f.replace_text(kUpPath + kState, "[]"); }, "quant_type"},
-        {kUpPath + kState, [&](File& f) { f.replace_text(kUpPath + kState, std::string(5000, ' ')); }, "4096 bytes"},
-        {kUpPath + kState, state("nf4", "fp4"), "quant_type"},
-        {kUpPath + kState, state("[27, 14]", "[14, 27]"), "[27, 14]"},
-        {kUpPath + kState, state("\"blocksize\": 64", "\"blocksize\": 48"), "power of two"},
-        {kUpPath + kState, state("\"blocksize\": 64", "\"blocksize\": 8192"), "power of two"},
-        {kUpPath + kState, state("\"blocksize\": 64", "\"blocksize\": -64"), "power of two"},
-        {kUpPath + kState, state("\"blocksize\": 64", "\"blocksize\": \"64\""), "power of two"},
+        {kUp + kState, [&](File& f) { f.replace_text(kUp + kState, "{\"quant_type\": "); }, "JSON"},
+        {kUp + kState, [&](File& f) { f.replace_text(kUp + kState, "[]"); }, "quant_type"},
+        {kUp + kState, [&](File& f) { f.replace_text(kUp + kState, std::string(5000, ' ')); }, "4096 bytes"},
+        {kUp + kState, state("nf4", "fp4"), "quant_type"},
+        {kUp + kState, state("[27, 14]", "[14, 27]"), "[27, 14]"},
+        {kUp + kState, state("\"blocksize\": 64", "\"blocksize\": 48"), "power of two"},
+        {kUp + kState, state("\"blocksize\": 64", "\"blocksize\": 8192"), "power of two"},
+        {kUp + kState, state("\"blocksize\": 64", "\"blocksize\": -64"), "power of two"},
+        {kUp + kState, state("\"blocksize\": 64", "\"blocksize\": \"64\""), "power of two"},
         {weight + ".absmax", state("\"blocksize\": 64", "\"blocksize\": 32"), "12 elements"},
-        {kUpPath + kState, state("256", "128"), "nested_blocksize"},
-        {kUpPath + kState, state("\"nested_dtype\": \"float32\"", "\"nested_dtype\": \"float16\""),
+        {kUp + kState, state("256", "128"), "nested_blocksize"},
+        {kUp + kState, state("\"nested_dtype\": \"float32\"", "\"nested_dtype\": \"float16\""),
          "nested_dtype"},
-        {kUpPath + kState, state("0.0625", "\"much\""), "nested_offset"},
+        {kUp + kState, state("0.0625", "\"much\""), "nested_offset"},
         {weight, state("0.0625", "1e39"), "not finite"},
         {o + ".SCB",
          [&](File& f) {
@@ -349,11 +349,11 @@ TEST(Quantized, HoldsLinearLayersAsTheJobSays) {
     ASSERT_TRUE(write_model_folder(folder.path(), tiny(), parameters, WeightsFormat::F32).has_value());
     const std::string fingerprint = BaseModel::load(folder.path()).value().fingerprint();
     kernels::ThreadPool pool(1);
-    for (const auto storage : {Storage::Bf16, Storage::Int8, Storage::Nf4, Storage::Fp4}) {
-        const auto model = BaseModel::load(folder.path(), storage);
+    for (const auto storage : {BaseStorage::Bf16, BaseStorage::Int8, BaseStorage::Nf4, BaseStorage::Fp4}) {
+        const auto model = BaseModel::load(folder.path(), {storage});
         ASSERT_TRUE(model.has_value()) << model.error().message;
         EXPECT_EQ(model->fingerprint(), fingerprint);
-        EXPECT_EQ(model->weights().at(kGate, 1).weight.type, held_type(storage));
+        EXPECT_EQ(model->weights().layers[1][kGate].weight.type, held_type(storage));
         EXPECT_EQ(model->weights().at(kEmbedding).weight.type, WeightType::F32);
         EXPECT_EQ(model->weights().at(kHead).weight.type, WeightType::F32);
         const auto values = full_parameters(*model);
@@ -377,16 +377,16 @@ TEST(Quantized, AHalfPrecisionFileIsQuantisedFromItsValues) {
     const TempDir folder;
     const auto parameters = initial_full(tiny(), 5);
     ASSERT_TRUE(write_model_folder(folder.path(), tiny(), parameters, WeightsFormat::BF16).has_value());
-    const auto model = BaseModel::load(folder.path(), Storage::Bf16).value();  // as it is
+    const auto model = BaseModel::load(folder.path(), {BaseStorage::Bf16}).value();  // as it is
     EXPECT_EQ(full_parameters(model), full_parameters(BaseModel::load(folder.path()).value()));
-    EXPECT_EQ(BaseModel::load(folder.path(), Storage::Nf4).value().weights().at(kQ, 0).weight.type,
+    EXPECT_EQ(BaseModel::load(folder.path(), {BaseStorage::Nf4}).value().weights().layers[0][kQ].weight.type,
               WeightType::NF4);
 }
 
 TEST(Quantized, WhatIsQuantisedStaysAsItIsOrIsRefused) {
     Mixed mixed;
     const TempDir folder;
-    const auto refused = mixed.load(folder, Storage::Int8);
+    const auto refused = mixed.load(folder, BaseStorage::Int8);
     ASSERT_FALSE(refused.has_value());
     EXPECT_NE(refused.error().message.find("as_stored"), std::string::npos) << refused.error().message;
 }
@@ -394,13 +394,13 @@ TEST(Quantized, WhatIsQuantisedStaysAsItIsOrIsRefused) {
 TEST(Quantized, AValueThatIsNotFiniteIsNamed) {
     const TempDir folder;
     auto parameters = initial_full(tiny(), 5);
-    parameters.tensor(*parameters.manifest().find(kUpPath + ".weight"))[40] =
+    parameters.tensor(*parameters.manifest().find(kUp + ".weight"))[40] =
         std::numeric_limits<float>::infinity();
     ASSERT_TRUE(write_model_folder(folder.path(), tiny(), parameters, WeightsFormat::F32).has_value());
-    for (const auto storage : {Storage::Int8, Storage::Nf4}) {
-        const auto model = BaseModel::load(folder.path(), storage);
+    for (const auto storage : {BaseStorage::Int8, BaseStorage::Nf4}) {
+        const auto model = BaseModel::load(folder.path(), {storage});
         ASSERT_FALSE(model.has_value());
-        EXPECT_NE(model.error().message.find("'" + kUpPath + ".weight'"), std::string::npos)
+        EXPECT_NE(model.error().message.find("'" + kUp + ".weight'"), std::string::npos)
             << model.error().message;
         EXPECT_NE(model.error().message.find("not finite"), std::string::npos) << model.error().message;
     }
@@ -412,9 +412,9 @@ TEST(Quantized, LoadsTheCheckpointOfOthers) {
     if (!std::filesystem::exists(folder)) GTEST_SKIP() << folder << " is not there; set FEDLLM_ASSETS";
     const auto model = BaseModel::load(folder);
     ASSERT_TRUE(model.has_value()) << model.error().message;
-    for (std::size_t layer = 0; layer < model->config().layers; ++layer) {
-        EXPECT_EQ(model->weights().at(kQ, layer).weight.type, WeightType::NF4);
-        EXPECT_EQ(model->weights().at(kDown, layer).weight.type, WeightType::NF4);
+    for (const auto& layer : model->weights().layers) {
+        EXPECT_EQ(layer[kQ].weight.type, WeightType::NF4);
+        EXPECT_EQ(layer[kDown].weight.type, WeightType::NF4);
     }
     EXPECT_EQ(model->weights().at(kHead).weight.type, WeightType::F32);
 }
