@@ -155,26 +155,27 @@ Result<ParamSet> read_values(const SafetensorsFile& file, const Manifest& manife
 
 Json config_json(const LoraSpec& spec, std::string_view base_model_name) {
     const bool whole = spec.alpha == std::floor(spec.alpha) && std::abs(spec.alpha) < 1e9;
-    return {{"peft_type", "LORA"},
-            {"task_type", "CAUSAL_LM"},
-            {"base_model_name_or_path", base_model_name},
-            {"r", spec.rank},
-            {"lora_alpha", whole ? Json(static_cast<std::int64_t>(spec.alpha)) : Json(spec.alpha)},
-            {"use_rslora", spec.rslora},
-            {"target_modules", spec.target_modules},
-            {"lora_dropout", 0.0},
-            {"bias", "none"},
-            {"fan_in_fan_out", false},
-            {"inference_mode", true},
-            {"init_lora_weights", true},
-            {"modules_to_save", nullptr},
-            {"use_dora", false},
-            {"rank_pattern", Json::object()},
-            {"alpha_pattern", Json::object()},
-            {"layers_to_transform", nullptr},
-            {"layers_pattern", nullptr},
-            {"revision", nullptr},
-            {"auto_mapping", nullptr}};
+    return {
+        {"peft_type", "LORA"},
+        {"task_type", "CAUSAL_LM"},
+        {"base_model_name_or_path", base_model_name},
+        {"r", spec.rank},
+        {"lora_alpha", whole ? Json(static_cast<std::int64_t>(spec.alpha)) : Json(spec.alpha)},
+        {"use_rslora", spec.rslora},
+        {"target_modules", spec.target_modules},
+        {"lora_dropout", 0.0},
+        {"bias", "none"},
+        {"fan_in_fan_out", std::any_of(spec.target_modules.begin(), spec.target_modules.end(), is_conv1d)},
+        {"inference_mode", true},
+        {"init_lora_weights", true},
+        {"modules_to_save", nullptr},
+        {"use_dora", false},
+        {"rank_pattern", Json::object()},
+        {"alpha_pattern", Json::object()},
+        {"layers_to_transform", nullptr},
+        {"layers_pattern", nullptr},
+        {"revision", nullptr},
+        {"auto_mapping", nullptr}};
 }
 
 }  // namespace

@@ -48,7 +48,7 @@ Result<train::EvalOutcome> Workspace::evaluate(const Trainable& what, const Path
     if (params.values().empty()) {
         // The trainer always has something to train: an adapter with B = 0 is the model as it is, exactly.
         job.lora.rank = 1;
-        job.lora.target_modules = {"q_proj"};
+        job.lora.target_modules = {std::string(model::projections(model_.config()).front().name)};
         FEDLLM_TRY(const auto start, initial_state(model_, job));
         params = start.params;
     }

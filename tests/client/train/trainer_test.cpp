@@ -18,7 +18,7 @@ namespace {
 using data::Example;
 using tensor::ParamSet;
 
-const Path kGolden = "tests/golden/llama";
+const Path kGolden = "tests/golden";
 
 job::JobSpec tiny_job(std::uint32_t sequence_length) {
     job::JobSpec job;
@@ -86,8 +86,11 @@ protected:
     job::JobSpec job(std::size_t length) const {
         job::JobSpec spec = tiny_job(static_cast<std::uint32_t>(length));
         spec.method = run == "full" ? job::Method::Full : job::Method::Lora;
+        if (base.config().family->model_type == "gpt2") {
+            spec.lora.target_modules = {"c_attn", "c_proj", "c_fc"};
+        }
         if (run == "qv") spec.lora.target_modules = {"q_proj", "v_proj"};
-        spec.lora.rslora = run == "qv" && std::string_view(GetParam().model) == "long_rope";
+        spec.lora.rslora = run == "qv" && std::string_view(GetParam().model) == "llama/long_rope";
         spec.train.local_steps = 10;
         return spec;
     }
@@ -104,12 +107,19 @@ protected:
 };
 
 INSTANTIATE_TEST_SUITE_P(Models, GoldenSteps,
-                         ::testing::Values(Case{"gqa", "all"}, Case{"gqa", "qv"}, Case{"gqa", "full"},
-                                           Case{"tied_bias", "all"}, Case{"tied_bias", "qv"},
-                                           Case{"tied_bias", "full"}, Case{"long_rope", "all"},
-                                           Case{"long_rope", "qv"}, Case{"long_rope", "full"}),
+                         ::testing::Values(Case{"llama/gqa", "all"}, Case{"llama/gqa", "qv"},
+                                           Case{"llama/gqa", "full"}, Case{"llama/tied_bias", "all"},
+                                           Case{"llama/tied_bias", "qv"}, Case{"llama/tied_bias", "full"},
+                                           Case{"llama/long_rope", "all"}, Case{"llama/long_rope", "qv"},
+                                           Case{"llama/long_rope", "full"}, Case{"families/llama3", "all"},
+                                           Case{"families/mistral", "all"}, Case{"families/qwen2", "all"},
+                                           Case{"families/qwen2", "full"}, Case{"families/qwen3", "all"},
+                                           Case{"families/qwen3", "full"}, Case{"families/gpt2", "all"},
+                                           Case{"families/gpt2", "full"}),
                          [](const auto& tested) {
-                             return std::string(tested.param.model) + "_" + tested.param.run;
+                             std::string name = std::string(tested.param.model) + "_" + tested.param.run;
+                             std::replace(name.begin(), name.end(), '/', '_');
+                             return name;
                          });
 
 TEST_P(GoldenSteps, TenStepsFollowTheReference) {
@@ -134,7 +144,7 @@ TEST_P(GoldenSteps, TenStepsFollowTheReference) {
 
 class TrainerTest : public ::testing::Test {
 protected:
-    model::BaseModel base = model::BaseModel::load(kGolden / "gqa").value();
+    model::BaseModel base = model::BaseModel::load(kGolden / "llama/gqa").value();
     std::vector<Example> examples = counting(40, 3);
     kernels::ThreadPool pool{2};
     job::JobSpec job = tiny_job(32);
