@@ -142,6 +142,19 @@ TEST_P(Golden, EveryGradient) {
     }
 }
 
+// Keeping less changes memory and time, and no bit.
+TEST_P(Golden, LayersComputedAgainGiveTheSameBits) {
+    const Limits all{2, batch.tokens_per_row}, inputs{2, batch.tokens_per_row, Keep::LayerInputs};
+    EXPECT_LT(Transformer::buffer_bytes(*network, inputs), Transformer::buffer_bytes(*network, all));
+    Transformer again = Transformer::create(pool, *network, inputs).value();
+    ParamSet kept(params.manifest()), recomputed(params.manifest());
+    const StepResult a = transformer->forward_backward(batch.view(), params, kept, 1.0F).value();
+    const StepResult b = again.forward_backward(batch.view(), params, recomputed, 1.0F).value();
+    EXPECT_EQ(a.loss_sum, b.loss_sum);
+    EXPECT_TRUE(kept == recomputed);
+    EXPECT_EQ(again.forward_loss(batch.view(), params).value().loss_sum, a.loss_sum);
+}
+
 // Token by token with kept keys and values: past the window, and past the context before RoPE was stretched.
 TEST_P(Golden, DecoderGivesTheLastLogits) {
     const std::vector<float> wanted = values("logits_last");

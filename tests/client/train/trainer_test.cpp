@@ -83,7 +83,7 @@ protected:
         std::memcpy(out.data(), expected.find(name)->bytes.data() + first * 4, count * 4);
         return out;
     }
-    job::JobSpec job(std::size_t length) const {
+    job::JobSpec job_of(std::size_t length) const {
         job::JobSpec spec = tiny_job(static_cast<std::uint32_t>(length));
         spec.method = run == "full" ? job::Method::Full : job::Method::Lora;
         if (base.config().family->model_type == "gpt2") {
@@ -125,7 +125,7 @@ INSTANTIATE_TEST_SUITE_P(Models, GoldenSteps,
 TEST_P(GoldenSteps, TenStepsFollowTheReference) {
     kernels::ThreadPool pool(2);
     const auto rows = examples();
-    auto trainer = Trainer::create(base, job(rows[0].tokens.size()), pool).value();
+    auto trainer = Trainer::create(base, job_of(rows[0].tokens.size()), pool).value();
     ParamSet params = start(trainer->manifest());
     const auto losses = values("steps.loss");
     const auto norms = values("steps.grad_norm");
@@ -138,6 +138,22 @@ TEST_P(GoldenSteps, TenStepsFollowTheReference) {
     EXPECT_EQ(outcome.value().steps, 10U);
     EXPECT_EQ(seen, 10U);
     EXPECT_NEAR(trainer->evaluate(params, rows).value().mean(), losses[10], 1e-4 * losses[10]);
+}
+
+// The job's choice reaches the engine: less memory, the same bits.
+TEST_P(GoldenSteps, CheckpointingChangesNoBit) {
+    kernels::ThreadPool pool(2);
+    const auto rows = examples();
+    job::JobSpec spec = job_of(rows[0].tokens.size());
+    std::vector<ParamSet> ends;
+    for (const auto choice : {job::Checkpointing::None, job::Checkpointing::Layers}) {
+        spec.train.checkpointing = choice;
+        auto trainer = Trainer::create(base, spec, pool).value();
+        EXPECT_EQ(trainer->limits().keep == engine::Keep::LayerInputs, choice == job::Checkpointing::Layers);
+        ends.push_back(start(trainer->manifest()));
+        ASSERT_TRUE(trainer->train(ends.back(), rows, {.seed = 1}, nullptr).has_value());
+    }
+    EXPECT_TRUE(ends[0] == ends[1]);
 }
 
 // ---- Our own promises, on the smallest golden model.
