@@ -134,7 +134,8 @@ Result<void> eval(const EvalOptions& options, bool json) {
 // generate
 
 struct GenerateCommand {
-    std::string model, adapter, prompt;
+    std::string model, adapter, prompt, system;
+    bool chat = false;
     client::train::GenerateOptions options;
     unsigned threads = 0;
 };
@@ -142,13 +143,15 @@ struct GenerateCommand {
 Result<void> generate(const GenerateCommand& command, bool json) {
     FEDLLM_TRY(const auto workspace, Workspace::open(command.model, command.threads));
     FEDLLM_TRY(const auto what, workspace->load_adapter(command.adapter));
-    FEDLLM_TRY(const std::string text, workspace->generate(what, command.prompt, command.options));
+    FEDLLM_TRY(const std::string text,
+               command.chat ? workspace->answer(what, command.system, command.prompt, command.options)
+                            : workspace->generate(what, command.prompt, command.options));
     if (json) {
         std::printf("%s\n", Json{{"prompt", command.prompt}, {"text", text}}
                                 .dump(2, ' ', false, Json::error_handler_t::replace)
                                 .c_str());
     } else {
-        std::printf("%s%s\n", command.prompt.c_str(), text.c_str());
+        std::printf("%s%s\n", command.chat ? "" : command.prompt.c_str(), text.c_str());
     }
     return {};
 }
@@ -221,6 +224,9 @@ void add_generate(CLI::App& app, Chosen& chosen) {
     command->add_option("--model", options->model, "folder of the base model")->required();
     command->add_option("--adapter", options->adapter, "PEFT adapter folder (default: the model as it is)");
     command->add_option("--prompt", options->prompt, "the text to continue")->required();
+    auto* chat = command->add_flag("--chat", options->chat,
+                                   "the prompt is a user's message, for the model's chat template");
+    command->add_option("--system", options->system, "a system message before it")->needs(chat);
     command->add_option("--tokens", options->options.new_tokens_max, "at most this many")
         ->capture_default_str();
     command->add_option("--temperature", options->options.temperature, "0: always the likeliest token")
@@ -253,7 +259,8 @@ std::string configuration_reference() {
 }
 
 void add_config(CLI::App& app, Chosen& chosen) {
-    auto* command = app.add_subcommand("config", "Print the reference of every configuration key, as Markdown");
+    auto* command =
+        app.add_subcommand("config", "Print the reference of every configuration key, as Markdown");
     command->callback([&chosen] {
         chosen.run = []() -> Result<void> {
             std::fputs(configuration_reference().c_str(), stdout);

@@ -1,8 +1,12 @@
 #include "tools/local/workspace.hpp"
 
+#include <chrono>
+#include <ctime>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
 #include "client/model/manifests.hpp"
+#include "common/base/clock.hpp"
 #include "common/formats/peft.hpp"
 
 namespace fedllm::tools::local {
@@ -62,6 +66,28 @@ Result<std::string> Workspace::generate(const Trainable& what, const std::string
     if (tokenizer_.bos()) ids.insert(ids.begin(), *tokenizer_.bos());
     if (ids.empty())
         return make_error(Errc::InvalidArgument, "the prompt is empty, and the model has no BOS token");
+    return continue_tokens(what, ids, std::move(options));
+}
+
+Result<std::string> Workspace::answer(const Trainable& what, const std::string& system,
+                                      const std::string& user, train::GenerateOptions options) {
+    const auto* chat = tokenizer_.chat_template();
+    if (!chat) return make_error(Errc::NotFound, "the model's folder has no chat template; leave --chat out");
+    if (!*chat) return chat->error();
+    nlohmann::ordered_json messages = nlohmann::ordered_json::array();
+    if (!system.empty()) messages.push_back({{"role", "system"}, {"content", system}});
+    messages.push_back({{"role", "user"}, {"content", user}});
+    FEDLLM_TRY(const auto conversation, data::Conversation::parse({{"messages", messages}}));
+    const std::time_t seconds = std::chrono::system_clock::to_time_t(SystemClock().now());
+    std::tm today{};
+    ::localtime_r(&seconds, &today);
+    FEDLLM_TRY(const auto rendered, (*chat)->render(conversation, conversation.messages.size(),
+                                                    data::GenerationPrompt::Yes, today));
+    return continue_tokens(what, tokenizer_.encode(rendered.text), std::move(options));
+}
+
+Result<std::string> Workspace::continue_tokens(const Trainable& what, const std::vector<std::int32_t>& ids,
+                                               train::GenerateOptions options) {
     if (tokenizer_.eos()) options.stop.push_back(*tokenizer_.eos());
     FEDLLM_TRY(const auto network,
                client::engine::Network::create(model_.config(), model_.weights(), what.params.manifest(),
@@ -98,7 +124,7 @@ Result<void> save(const Path& folder, const Trainable& what, const Workspace& wo
     if (what.method == job::Method::Lora) {
         return formats::write_peft_adapter(folder, what.params, what.lora, base_model_name);
     }
-    for (const char* name : {"tokenizer.json", "tokenizer_config.json"}) {
+    for (const char* name : {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}) {
         if (!std::filesystem::exists(model_folder / name)) continue;
         FEDLLM_TRY(const std::string text, read_file(model_folder / name));
         FEDLLM_TRY_VOID(write_file_atomically(folder / name, text));

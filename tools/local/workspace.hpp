@@ -43,8 +43,13 @@ public:
                                                 std::uint32_t sequence_length);
     Result<std::string> generate(const Trainable& what, const std::string& prompt,
                                  client::train::GenerateOptions options);
+    // The same for a user's message (and a system's, if not empty), written by the model's chat template.
+    Result<std::string> answer(const Trainable& what, const std::string& system, const std::string& user,
+                               client::train::GenerateOptions options);
 
 private:
+    Result<std::string> continue_tokens(const Trainable& what, const std::vector<std::int32_t>& ids,
+                                        client::train::GenerateOptions options);
     Workspace(client::model::BaseModel model, client::data::Tokenizer tokenizer, unsigned threads)
         : model_(std::move(model)), tokenizer_(std::move(tokenizer)), pool_(threads) {}
 
