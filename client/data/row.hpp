@@ -32,4 +32,7 @@ struct Row {
 // `place` is "file:line". A row with nothing to learn (an empty text or answer) has no segments.
 Result<Row> parse_row(std::string_view line, const std::string& place);
 
+// What a model reads before the output of the third form; `input` may be empty.
+std::string instruction_prompt(const std::string& instruction, const std::string& input);
+
 }  // namespace fedllm::client::data
