@@ -19,29 +19,20 @@ struct Place {
 };
 using Places = std::unordered_map<std::string, Place>;
 
-void add_linear(Places& places, std::size_t layer, const model::Projection& shape, LinearSlots& slots) {
-    const std::string path = model::layer_name(layer, shape.path);
-    const std::string peft = "base_model.model." + path;
-    places[path + ".weight"] = {&slots.weight, nullptr, {shape.out, shape.in}};
-    if (shape.bias) places[path + ".bias"] = {&slots.bias, nullptr, {shape.out}};
-    places[peft + ".lora_A.weight"] = {&slots.lora_a, &slots.rank, {kAnyRank, shape.in}};
-    places[peft + ".lora_B.weight"] = {&slots.lora_b, nullptr, {shape.out, kAnyRank}};
-}
-
 Places all_places(const model::ModelConfig& config, Binding& binding) {
     Places places;
-    places["model.embed_tokens.weight"] = {&binding.embedding, nullptr, {config.vocab, config.hidden}};
-    places["model.norm.weight"] = {&binding.final_norm, nullptr, {config.hidden}};
-    if (!config.tied_head) places["lm_head.weight"] = {&binding.head, nullptr, {config.vocab, config.hidden}};
-    const auto shapes = model::projections(config);
-    for (std::size_t layer = 0; layer < binding.layers.size(); ++layer) {
-        LayerSlots& slots = binding.layers[layer];
-        for (std::size_t p = 0; p < shapes.size(); ++p)
-            add_linear(places, layer, shapes[p], slots.linears[p]);
-        places[model::layer_name(layer, "input_layernorm.weight")] = {
-            &slots.input_norm, nullptr, {config.hidden}};
-        places[model::layer_name(layer, "post_attention_layernorm.weight")] = {
-            &slots.post_attention_norm, nullptr, {config.hidden}};
+    for (model::ModelTensor& tensor : model::model_tensors(config)) {
+        Slots& slots = binding.at(tensor.part, tensor.layer);
+        Offset* const offset = tensor.is_bias ? &slots.bias : &slots.weight;
+        places[tensor.spec.name] = {offset, nullptr, std::move(tensor.spec.shape)};
+    }
+    for (std::size_t layer = 0; layer < config.layers; ++layer) {
+        for (const model::Projection& shape : model::projections(config)) {
+            Slots& slots = binding.at(shape.part, layer);
+            const std::string peft = "base_model.model." + model::layer_name(config, layer, shape.path);
+            places[peft + ".lora_A.weight"] = {&slots.lora_a, &slots.rank, {kAnyRank, shape.in}};
+            places[peft + ".lora_B.weight"] = {&slots.lora_b, nullptr, {shape.out, kAnyRank}};
+        }
     }
     return places;
 }
@@ -63,7 +54,7 @@ std::string shape_text(std::span<const std::uint64_t> shape) {
 }
 
 // An A without its B, a B without its A, or two ranks in one pair.
-Result<void> check_pair(const tensor::Manifest& manifest, const LinearSlots& slots, const std::string& path,
+Result<void> check_pair(const tensor::Manifest& manifest, const Slots& slots, const std::string& path,
                         std::size_t out) {
     if ((slots.lora_a == kAbsent) != (slots.lora_b == kAbsent)) {
         return mismatch(path + ": lora_A and lora_B come in pairs, and one is missing");
@@ -77,20 +68,16 @@ Result<void> check_pair(const tensor::Manifest& manifest, const LinearSlots& slo
 
 }  // namespace
 
-bool LayerSlots::trained() const {
-    return input_norm != kAbsent || post_attention_norm != kAbsent ||
-           std::any_of(linears.begin(), linears.end(), [](const LinearSlots& s) { return s.trained(); });
-}
-
 bool Binding::trained() const {
-    return embedding != kAbsent || final_norm != kAbsent || head != kAbsent ||
+    return std::any_of(once.begin(), once.end(), [](const Slots& slots) { return slots.trained(); }) ||
            first_trained_layer() < layers.size();
 }
 
 std::size_t Binding::first_trained_layer() const {
-    if (embedding != kAbsent) return 0;
-    const auto found =
-        std::find_if(layers.begin(), layers.end(), [](const LayerSlots& s) { return s.trained(); });
+    if (at(model::kEmbedding).trained() || at(model::kPositions).trained()) return 0;
+    const auto found = std::find_if(layers.begin(), layers.end(), [](const auto& layer) {
+        return std::any_of(layer.begin(), layer.end(), [](const Slots& slots) { return slots.trained(); });
+    });
     return static_cast<std::size_t>(found - layers.begin());
 }
 
@@ -113,12 +100,11 @@ Result<Binding> Binding::create(const model::ModelConfig& config, const tensor::
         *place.offset = manifest.offset(i);
         if (place.rank != nullptr) *place.rank = spec.shape[0];
     }
-    const auto shapes = model::projections(config);
-    for (std::size_t layer = 0; layer < binding.layers.size(); ++layer) {
-        for (std::size_t p = 0; p < shapes.size(); ++p) {
-            LinearSlots& slots = binding.layers[layer].linears[p];
-            const std::string path = model::layer_name(layer, shapes[p].path);
-            FEDLLM_TRY_VOID(check_pair(manifest, slots, path, shapes[p].out));
+    for (std::size_t layer = 0; layer < config.layers; ++layer) {
+        for (const model::Projection& shape : model::projections(config)) {
+            Slots& slots = binding.at(shape.part, layer);
+            const std::string path = model::layer_name(config, layer, shape.path);
+            FEDLLM_TRY_VOID(check_pair(manifest, slots, path, shape.out));
             slots.lora_scale = static_cast<float>(lora_scales.of(path));
             binding.rank_max = std::max(binding.rank_max, slots.rank);
         }
@@ -126,12 +112,12 @@ Result<Binding> Binding::create(const model::ModelConfig& config, const tensor::
     return binding;
 }
 
-kernels::LoraView lora_view(const LinearSlots& slots, const model::Projection& shape, const float* values) {
+kernels::LoraView lora_view(const Slots& slots, const model::Projection& shape, const float* values) {
     return {kernels::ConstMatrix(values + slots.lora_a, slots.rank, shape.in),
             kernels::ConstMatrix(values + slots.lora_b, shape.out, slots.rank), slots.lora_scale};
 }
 
-kernels::LoraGradView lora_gradient_view(const LinearSlots& slots, const model::Projection& shape,
+kernels::LoraGradView lora_gradient_view(const Slots& slots, const model::Projection& shape,
                                          float* gradients) {
     return {kernels::Matrix(gradients + slots.lora_a, slots.rank, shape.in),
             kernels::Matrix(gradients + slots.lora_b, shape.out, slots.rank)};

@@ -2,7 +2,6 @@
 // and Hugging Face's) with the computation; a step then works with offsets and never looks at a name.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <limits>
 #include <span>
@@ -21,7 +20,8 @@ namespace fedllm::client::adapter {
 using Offset = std::size_t;
 inline constexpr Offset kAbsent = std::numeric_limits<Offset>::max();
 
-struct LinearSlots {
+// Of one part: a linear layer, a norm or a table.
+struct Slots {
     Offset weight = kAbsent;
     Offset bias = kAbsent;
     Offset lora_a = kAbsent;
@@ -32,21 +32,9 @@ struct LinearSlots {
     bool trained() const { return weight != kAbsent || bias != kAbsent || rank != 0; }
 };
 
-struct LayerSlots {
-    std::array<LinearSlots, model::kProjections> linears;  // in the order of model::projections()
-    Offset input_norm = kAbsent;
-    Offset post_attention_norm = kAbsent;
-
-    bool trained() const;
-};
-
 // A tensor found here replaces the base model's; an adapter is added to it. So adapters, whole models and any
-// choice of layers take the same path.
-struct Binding {
-    std::vector<LayerSlots> layers;
-    Offset embedding = kAbsent;
-    Offset final_norm = kAbsent;
-    Offset head = kAbsent;  // stays kAbsent where the head is tied to the embedding
+// choice of layers take the same path. A tied head has no slots: it is the embedding.
+struct Binding : model::ByPart<Slots> {
     std::size_t rank_max = 0;
 
     bool trained() const;
@@ -61,8 +49,8 @@ struct Binding {
 };
 
 // Views at one linear layer's adapter; slots.rank must not be 0.
-kernels::LoraView lora_view(const LinearSlots& slots, const model::Projection& shape, const float* values);
-kernels::LoraGradView lora_gradient_view(const LinearSlots& slots, const model::Projection& shape,
+kernels::LoraView lora_view(const Slots& slots, const model::Projection& shape, const float* values);
+kernels::LoraGradView lora_gradient_view(const Slots& slots, const model::Projection& shape,
                                          float* gradients);
 
 }  // namespace fedllm::client::adapter

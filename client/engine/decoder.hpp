@@ -8,6 +8,7 @@
 
 #include "client/engine/arena.hpp"
 #include "client/engine/network.hpp"
+#include "client/engine/rotation.hpp"
 #include "common/base/result.hpp"
 #include "common/tensor/param_set.hpp"
 #include "kernels/device/thread_pool.hpp"
@@ -17,7 +18,7 @@ namespace fedllm::client::engine {
 // Lifecycle: move-only; all memory is taken in create(). `pool` must outlive it.
 // Concurrency: one call at a time.
 // Limits: `capacity` tokens in all; InvalidData for a token the model does not have, TooLarge beyond
-// capacity.
+// capacity, and beyond the context of a family with learned positions.
 class Decoder {
 public:
     static Result<Decoder> create(kernels::ThreadPool& pool, Network network, std::size_t capacity);
@@ -32,7 +33,7 @@ public:
 
 private:
     struct Buffers {
-        float *stream, *normed, *rstd, *query, *attended, *gate, *up, *act, *lora, *logits;
+        float *stream, *normed, *stats, *qkv, *heads_rstd, *attended, *gate, *up, *act, *lora, *logits;
         float *keys, *values;  // (layers, capacity, KV*D)
     };
 
@@ -40,6 +41,9 @@ private:
     void lay_out(Carver& carver);
     kernels::Matrix cache(float* base, std::size_t layer) const;
     void run_block(std::span<const std::int32_t> tokens, const float* params);
+    void embed(std::span<const std::int32_t> tokens, const float* params, kernels::Matrix stream);
+    void run_attention(std::size_t layer, const float* params, kernels::Matrix stream);
+    void run_mlp(std::size_t layer, const float* params, kernels::Matrix stream);
     void attend(std::size_t layer, std::size_t rows);
     void project(std::size_t layer, Part part, const float* params, kernels::ConstMatrix x,
                  kernels::Matrix y);
@@ -48,7 +52,7 @@ private:
     Network network_;
     std::size_t capacity_;
     std::size_t length_ = 0;
-    std::vector<float> cosine_, sine_;
+    Rotation rotation_;
     std::vector<std::int32_t> positions_;
     Arena arena_;
     Buffers buffers_{};

@@ -1,32 +1,23 @@
 #include "client/engine/network.hpp"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
 #include "kernels/attention/op.hpp"
+#include "kernels/int8_matmul/op.hpp"
 #include "kernels/matmul/op.hpp"
 
 namespace fedllm::client::engine {
 namespace {
 
 using adapter::kAbsent;
-using adapter::LinearSlots;
 using adapter::Offset;
+using adapter::Slots;
 using kernels::Matrix;
 using kernels::WeightType;
 using kernels::WeightView;
-using model::LayerWeights;
-
-constexpr std::array kWeights{&LayerWeights::q,    &LayerWeights::k,  &LayerWeights::v,   &LayerWeights::o,
-                              &LayerWeights::gate, &LayerWeights::up, &LayerWeights::down};
-constexpr std::array kBiases{&LayerWeights::q_bias,   &LayerWeights::k_bias,    &LayerWeights::v_bias,
-                             &LayerWeights::o_bias,   &LayerWeights::gate_bias, &LayerWeights::up_bias,
-                             &LayerWeights::down_bias};
-
-Gain gain(Offset offset, std::span<const float> base, const float* params, float* gradients) {
-    if (offset == kAbsent) return {base.data(), nullptr};
-    return {params + offset, gradients == nullptr ? nullptr : gradients + offset};
-}
+using model::PartWeights;
 
 bool holds(const WeightView& view, std::size_t rows, std::size_t cols) {
     const bool plain = view.type == WeightType::F32 || view.type == WeightType::BF16;
@@ -34,10 +25,20 @@ bool holds(const WeightView& view, std::size_t rows, std::size_t cols) {
            (plain || view.scales != nullptr);
 }
 
-Error missing(std::string what) {
-    return make_error(
-        Errc::InvalidModel,
-        what + ": neither the base model nor the trained parameters hold it in the right shape");
+bool holds(const PartWeights& base, const model::ModelTensor& tensor, model::Storage storage) {
+    const auto& shape = tensor.spec.shape;
+    if (tensor.is_bias) return base.bias.size() == shape[0];
+    if (shape.size() == 1) return holds(base.weight, 1, shape[0]);
+    const bool turned = model::is_linear(tensor.part) && storage == model::Storage::InOut;
+    return holds(base.weight, shape[turned ? 1 : 0], shape[turned ? 0 : 1]);
+}
+
+const float* value(Offset offset, const float* base, const float* params) {
+    return offset == kAbsent ? base : params + offset;
+}
+
+float* gradient(Offset offset, float* gradients) {
+    return offset == kAbsent || gradients == nullptr ? nullptr : gradients + offset;
 }
 
 }  // namespace
@@ -49,105 +50,116 @@ Result<Network> Network::create(const model::ModelConfig& config, const model::M
     network.config_ = config;
     network.base_ = base;
     network.base_.layers.resize(config.layers);
-    network.shapes_ = model::projections(config);
+    for (const model::Projection& shape : model::projections(config)) network.shapes_[shape.part] = shape;
+    std::size_t first = 0;
+    for (const Part part : {model::kQ, model::kK, model::kV, model::kQkv}) {
+        if (!network.has(part)) continue;
+        network.qkv_.push_back({part, first, network.shapes_[part].out});
+        first += network.shapes_[part].out;
+    }
     network.parameters_ = manifest.elements();
     FEDLLM_TRY_VOID(network.check());
     return network;
 }
 
 Result<void> Network::check() const {
-    if (config_.head_size > kernels::kHeadSizeMax || config_.head_size % 2 != 0) {
-        return make_error(Errc::Unsupported, "head size " + std::to_string(config_.head_size) +
-                                                 ": an even number up to " +
+    if (config_.head_size > kernels::kHeadSizeMax) {
+        return make_error(Errc::Unsupported, "head size " + std::to_string(config_.head_size) + ": up to " +
                                                  std::to_string(kernels::kHeadSizeMax) + " is supported");
     }
-    const auto norm_missing = [this](Offset offset, std::span<const float> norm) {
-        return offset == kAbsent && norm.size() != config_.hidden;
-    };
-    for (std::size_t layer = 0; layer < config_.layers; ++layer) {
-        const auto& slots = binding_.layers[layer];
-        const LayerWeights& weights = base_.layers[layer];
-        if (norm_missing(slots.input_norm, weights.input_norm)) {
-            return missing(model::layer_name(layer, "input_layernorm"));
+    for (const model::ModelTensor& tensor : model::model_tensors(config_)) {
+        const Slots& slots = binding_.at(tensor.part, tensor.layer);
+        const bool trained = (tensor.is_bias ? slots.bias : slots.weight) != kAbsent;
+        if (!trained && !holds(base_.at(tensor.part, tensor.layer), tensor, config_.family->storage)) {
+            return make_error(
+                Errc::InvalidModel,
+                tensor.spec.name +
+                    ": neither the base model nor the trained parameters hold it in the right shape");
         }
-        if (norm_missing(slots.post_attention_norm, weights.post_attention_norm)) {
-            return missing(model::layer_name(layer, "post_attention_layernorm"));
+        if (trained && slots.rank != 0 && config_.family->storage == model::Storage::InOut) {
+            return make_error(
+                Errc::Unsupported,
+                tensor.spec.name + ": a Conv1D layer is trained itself or by an adapter, not both");
         }
-        for (std::size_t p = 0; p < shapes_.size(); ++p) {
-            const bool weight = slots.linears[p].weight != kAbsent ||
-                                holds(weights.*kWeights[p], shapes_[p].out, shapes_[p].in);
-            const bool bias = !shapes_[p].bias || slots.linears[p].bias != kAbsent ||
-                              (weights.*kBiases[p]).size() == shapes_[p].out;
-            if (!weight || !bias) return missing(model::layer_name(layer, shapes_[p].path));
-        }
-    }
-    if (norm_missing(binding_.final_norm, base_.final_norm)) return missing("model.norm");
-    if (binding_.embedding == kAbsent && !holds(base_.embedding, config_.vocab, config_.hidden)) {
-        return missing("model.embed_tokens");
-    }
-    if (!config_.tied_head && binding_.head == kAbsent && !holds(base_.head, config_.vocab, config_.hidden)) {
-        return missing("lm_head");
     }
     return {};
 }
 
+std::size_t Network::rank(Part part) const {
+    std::size_t largest = 0;
+    for (const auto& layer : binding_.layers) largest = std::max(largest, layer[part].rank);
+    return largest;
+}
+
 Linear Network::linear(std::size_t layer, Part part, const float* params, float* gradients) const {
-    const LinearSlots& slots = binding_.layers[layer].linears[part];
-    const LayerWeights& base = base_.layers[layer];
+    const Slots& slots = binding_.at(part, layer);
+    const PartWeights& base = base_.at(part, layer);
     const model::Projection& shape = shapes_[part];
     Linear linear;
-    linear.weight = slots.weight == kAbsent
-                        ? base.*kWeights[part]
-                        : WeightView{params + slots.weight, WeightType::F32, shape.out, shape.in};
-    if (shape.bias) linear.bias = slots.bias == kAbsent ? (base.*kBiases[part]).data() : params + slots.bias;
+    linear.weight = base.weight;
+    if (shape.bias) linear.bias = value(slots.bias, base.bias.data(), params);
+    linear.bias_gradient = gradient(slots.bias, gradients);
     if (slots.rank != 0) linear.lora = lora_view(slots, shape, params);
-    if (gradients == nullptr) return linear;
-    if (slots.weight != kAbsent)
-        linear.weight_gradient = Matrix(gradients + slots.weight, shape.out, shape.in);
-    if (slots.bias != kAbsent) linear.bias_gradient = gradients + slots.bias;
-    if (slots.rank != 0) linear.lora_gradient = lora_gradient_view(slots, shape, gradients);
+    if (slots.rank != 0 && gradients) linear.lora_gradient = lora_gradient_view(slots, shape, gradients);
+    if (slots.weight == kAbsent) {
+        linear.integers = base.integers;
+        return linear;
+    }
+    linear.turned = shape.storage == model::Storage::InOut;
+    const std::size_t rows = linear.turned ? shape.in : shape.out;
+    const std::size_t cols = linear.turned ? shape.out : shape.in;
+    linear.weight = {params + slots.weight, WeightType::F32, rows, cols};
+    if (gradients) linear.weight_gradient = Matrix(gradients + slots.weight, rows, cols);
     return linear;
 }
 
 // A tied head is the embedding table, and adds to its gradient.
 Linear Network::head(const float* params, float* gradients) const {
-    const Offset offset = config_.tied_head ? binding_.embedding : binding_.head;
+    const Part part = config_.tied_head ? model::kEmbedding : model::kHead;
     Linear linear;
-    linear.weight = config_.tied_head ? base_.embedding : base_.head;
-    if (offset == kAbsent) return linear;
-    linear.weight = {params + offset, WeightType::F32, config_.vocab, config_.hidden};
-    if (gradients != nullptr)
-        linear.weight_gradient = Matrix(gradients + offset, config_.vocab, config_.hidden);
+    linear.weight = table(part, params);
+    linear.weight_gradient = table_gradient(part, gradients);
     return linear;
 }
 
-WeightView Network::embedding(const float* params) const {
-    if (binding_.embedding == kAbsent) return base_.embedding;
-    return {params + binding_.embedding, WeightType::F32, config_.vocab, config_.hidden};
+Norm Network::norm(std::size_t layer, Part part, const float* params, float* gradients) const {
+    const Slots& slots = binding_.at(part, layer);
+    const PartWeights& base = base_.at(part, layer);
+    return {config_.family->norm,
+            config_.norm_epsilon,
+            value(slots.weight, static_cast<const float*>(base.weight.data), params),
+            value(slots.bias, base.bias.data(), params),
+            gradient(slots.weight, gradients),
+            gradient(slots.bias, gradients)};
 }
 
-Matrix Network::embedding_gradient(float* gradients) const {
-    if (binding_.embedding == kAbsent || gradients == nullptr) return {};
-    return Matrix(gradients + binding_.embedding, config_.vocab, config_.hidden);
+Norm Network::final_norm(const float* params, float* gradients) const {
+    return norm(0, model::kFinalNorm, params, gradients);
 }
 
-Gain Network::input_norm(std::size_t layer, const float* params, float* gradients) const {
-    return gain(binding_.layers[layer].input_norm, base_.layers[layer].input_norm, params, gradients);
+WeightView Network::table(Part part, const float* params) const {
+    const Offset offset = binding_.at(part).weight;
+    if (offset == kAbsent) return base_.at(part).weight;
+    const std::size_t rows = part == model::kPositions ? config_.context : config_.vocab;
+    return {params + offset, WeightType::F32, rows, config_.hidden};
 }
 
-Gain Network::post_attention_norm(std::size_t layer, const float* params, float* gradients) const {
-    return gain(binding_.layers[layer].post_attention_norm, base_.layers[layer].post_attention_norm, params,
-                gradients);
-}
-
-Gain Network::final_norm(const float* params, float* gradients) const {
-    return gain(binding_.final_norm, base_.final_norm, params, gradients);
+Matrix Network::table_gradient(Part part, float* gradients) const {
+    const Offset offset = binding_.at(part).weight;
+    if (offset == kAbsent || gradients == nullptr) return {};
+    const std::size_t rows = part == model::kPositions ? config_.context : config_.vocab;
+    return Matrix(gradients + offset, rows, config_.hidden);
 }
 
 void linear_forward(kernels::ThreadPool& pool, const Linear& linear, kernels::ConstMatrix x, Matrix s,
                     Matrix y) {
-    if (linear.has_lora()) {
+    if (linear.integers != nullptr) {
+        kernels::int8_matmul_forward(pool, x, *linear.integers, y);
+        if (linear.has_lora()) kernels::lora_add_forward(pool, x, linear.lora, s, y);
+    } else if (linear.has_lora()) {
         kernels::lora_matmul_forward(pool, x, linear.weight, linear.lora, s, y);
+    } else if (linear.turned) {  // the product of the other's backward pass
+        kernels::matmul_backward_input(pool, x, linear.weight, y);
     } else {
         kernels::matmul_forward(pool, x, linear.weight, y);
     }
@@ -157,14 +169,21 @@ void linear_forward(kernels::ThreadPool& pool, const Linear& linear, kernels::Co
 void linear_backward(kernels::ThreadPool& pool, const Linear& linear, kernels::ConstMatrix dy,
                      kernels::ConstMatrix x, kernels::ConstMatrix s, Matrix ds, Matrix dx,
                      kernels::Write dx_write) {
-    if (linear.has_lora()) {
+    if (linear.integers != nullptr) {
+        if (dx.data != nullptr) kernels::int8_matmul_backward_input(pool, dy, *linear.integers, dx, dx_write);
+        if (linear.has_lora())
+            kernels::lora_add_backward(pool, dy, x, linear.lora, s, ds, dx, linear.lora_gradient);
+    } else if (linear.has_lora()) {
         kernels::lora_matmul_backward(pool, dy, x, linear.weight, linear.lora, s, ds, dx,
                                       linear.lora_gradient, dx_write);
+    } else if (dx.data != nullptr && linear.turned) {
+        kernels::matmul_forward(pool, dy, linear.weight, dx, dx_write);
     } else if (dx.data != nullptr) {
         kernels::matmul_backward_input(pool, dy, linear.weight, dx, dx_write);
     }
     if (linear.weight_gradient.data != nullptr) {
-        kernels::matmul_backward_weight(pool, dy, x, linear.weight_gradient);
+        const auto [rows, cols] = linear.turned ? std::pair(x, dy) : std::pair(dy, x);
+        kernels::matmul_backward_weight(pool, rows, cols, linear.weight_gradient);
     }
     if (linear.bias_gradient != nullptr) kernels::add_bias_backward(pool, dy, linear.bias_gradient);
 }

@@ -3,32 +3,45 @@
 
 #include <array>
 #include <cstddef>
+#include <span>
+#include <vector>
 
 #include "client/adapter/binding.hpp"
 #include "client/model/weights.hpp"
 
 namespace fedllm::client::engine {
 
-// Positions in model::projections().
-enum Part : std::size_t { kQ, kK, kV, kO, kGate, kUp, kDown };
+using model::Part;
 
 // One linear layer at one step's parameters: y = x weight^T (+ bias) (+ scale (x a^T) b^T). Gradient pointers
 // are null where nothing is trained.
 struct Linear {
     kernels::WeightView weight;
+    const kernels::Int8Weight* integers = nullptr;  // a frozen weight's other form, computed with instead
     const float* bias = nullptr;
     kernels::LoraView lora;  // lora.a.data is null without an adapter
     kernels::Matrix weight_gradient;
     float* bias_gradient = nullptr;
     kernels::LoraGradView lora_gradient;
+    bool turned = false;  // weight and its gradient are (in, out), as Conv1D keeps them
 
     bool has_lora() const { return lora.a.data != nullptr; }
 };
 
-// A norm's weight with its gradient, or a table's (embedding, head).
-struct Gain {
+struct Norm {
+    model::NormKind kind = model::NormKind::Rms;
+    float epsilon = 0;
     const float* weight = nullptr;
-    float* gradient = nullptr;
+    const float* bias = nullptr;       // null: none
+    float* weight_gradient = nullptr;  // null: not trained, as the next
+    float* bias_gradient = nullptr;
+};
+
+// A linear layer that fills some columns of a buffer which several share.
+struct Columns {
+    Part part = model::kQ;
+    std::size_t first = 0;
+    std::size_t width = 0;
 };
 
 // Lifecycle: a value; the views in `base` point at memory that must outlive it.
@@ -43,17 +56,22 @@ public:
 
     const model::ModelConfig& config() const { return config_; }
     const adapter::Binding& binding() const { return binding_; }
-    const model::Projection& shape(Part part) const { return shapes_[part]; }
     std::size_t parameters() const { return parameters_; }  // elements a ParamSet must have
+    bool has(Part part) const { return config_.family->has(part); }
+
+    // The layers that read the normed stream: q, k and v side by side in (M, H*D + 2*KV*D), however many
+    // products make them.
+    std::span<const Columns> qkv() const { return qkv_; }
+    // The largest rank of the adapters on this part; 0 without.
+    std::size_t rank(Part part) const;
 
     // Views at `params` and, unless null, `gradients`.
     Linear linear(std::size_t layer, Part part, const float* params, float* gradients) const;
     Linear head(const float* params, float* gradients) const;
-    kernels::WeightView embedding(const float* params) const;
-    kernels::Matrix embedding_gradient(float* gradients) const;  // data null: not trained
-    Gain input_norm(std::size_t layer, const float* params, float* gradients) const;
-    Gain post_attention_norm(std::size_t layer, const float* params, float* gradients) const;
-    Gain final_norm(const float* params, float* gradients) const;
+    Norm norm(std::size_t layer, Part part, const float* params, float* gradients) const;
+    Norm final_norm(const float* params, float* gradients) const;
+    kernels::WeightView table(Part part, const float* params) const;    // kEmbedding or kPositions
+    kernels::Matrix table_gradient(Part part, float* gradients) const;  // data null: not trained
 
 private:
     Result<void> check() const;
@@ -61,7 +79,8 @@ private:
     model::ModelConfig config_;
     model::ModelWeights base_;
     adapter::Binding binding_;
-    std::array<model::Projection, model::kProjections> shapes_;
+    std::array<model::Projection, model::kParts> shapes_;  // of linear parts
+    std::vector<Columns> qkv_;
     std::size_t parameters_ = 0;
 };
 

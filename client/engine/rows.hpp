@@ -29,6 +29,10 @@ inline void add_rows(kernels::ThreadPool& pool, kernels::ConstMatrix x, kernels:
     });
 }
 
+inline void copy_rows(kernels::ThreadPool& pool, kernels::ConstMatrix x, kernels::Matrix y) {
+    for_rows(pool, y.rows, [&](std::size_t row) { std::copy_n(x.row(row), y.cols, y.row(row)); });
+}
+
 // y[i] = x[places[i]].
 inline void gather_rows(kernels::ThreadPool& pool, kernels::ConstMatrix x,
                         std::span<const std::int32_t> places, kernels::Matrix y) {

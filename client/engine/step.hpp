@@ -22,14 +22,4 @@ inline kernels::AttentionShape attention_shape(const model::ModelConfig& config,
     return {batch.rows, batch.tokens_per_row, config.heads, config.kv_heads, config.head_size, scale};
 }
 
-struct QkvViews {
-    kernels::Matrix q, k, v;
-};
-inline QkvViews split_qkv(const model::ModelConfig& config, float* data, std::size_t rows) {
-    const std::size_t q = config.query_width();
-    const std::size_t kv = config.key_width();
-    const kernels::Matrix all(data, rows, q + 2 * kv);
-    return {all.columns(0, q), all.columns(q, kv), all.columns(q + kv, kv)};
-}
-
 }  // namespace fedllm::client::engine

@@ -4,21 +4,18 @@
 #include <string>
 #include <utility>
 
-#include "client/engine/rope_frequencies.hpp"
 #include "client/engine/rows.hpp"
 #include "client/engine/step.hpp"
 #include "kernels/attention/op.hpp"
 #include "kernels/cross_entropy/op.hpp"
 #include "kernels/embedding/op.hpp"
 #include "kernels/matmul/op.hpp"
-#include "kernels/rms_norm/op.hpp"
-#include "kernels/rope/op.hpp"
-#include "kernels/swiglu/op.hpp"
 
 namespace fedllm::client::engine {
 
 using kernels::ConstMatrix;
 using kernels::Matrix;
+using namespace model;  // the parts' names
 
 BatchView BatchView::slice(std::size_t first, std::size_t count) const {
     const std::size_t t = tokens_per_row;
@@ -35,12 +32,17 @@ Result<Transformer> Transformer::create(kernels::ThreadPool& pool, Network netwo
     if (limits.rows == 0 || limits.tokens_per_row == 0) {
         return make_error(Errc::InvalidArgument, "a micro-batch needs at least one row of one token");
     }
+    const model::ModelConfig& config = network.config();
+    if (network.has(kPositions) && limits.tokens_per_row > config.context) {
+        return make_error(Errc::InvalidArgument, "rows of " + std::to_string(limits.tokens_per_row) +
+                                                     " tokens: the model has learned positions for " +
+                                                     std::to_string(config.context));
+    }
     Transformer made(&pool, std::move(network), limits);
-    const std::size_t half = made.network_.config().head_size / 2;
-    made.cosine_.resize(limits.tokens_per_row * half);
-    made.sine_.resize(limits.tokens_per_row * half);
-    kernels::rope_table(limits.tokens_per_row, rope_frequencies(made.network_.config()), made.cosine_.data(),
-                        made.sine_.data());
+    made.rotation_ = Rotation(made.network_.config(), limits.tokens_per_row);
+    if (made.network_.config().window != 0) {
+        made.window_first_key_.resize(limits.rows * limits.tokens_per_row);
+    }
     made.places_.resize(limits.rows * limits.tokens_per_row);
     made.targets_.resize(limits.rows * limits.tokens_per_row);
     Carver measure;
@@ -61,35 +63,57 @@ std::size_t Transformer::buffer_bytes(const Network& network, Limits limits) {
 void Transformer::lay_out(Carver& carver) {
     const model::ModelConfig& config = network_.config();
     const std::size_t m = limits_.rows * limits_.tokens_per_row;
-    const std::size_t wide = config.query_width() + 2 * config.key_width();
     const bool trained = network_.binding().trained();
     layers_.resize(trained ? std::max<std::size_t>(1, config.layers - first_trained_) : 1);
+    LayerBuffers shared;
+    if (limits_.keep == Keep::LayerInputs) lay_out_layer(carver, shared);
     for (LayerBuffers& layer : layers_) {
-        for (float** rows : {&layer.input, &layer.normed, &layer.middle, &layer.normed_mlp}) {
-            *rows = carver.take(m * config.hidden);
-        }
-        layer.rstd = carver.take(m);
-        layer.rstd_mlp = carver.take(m);
-        layer.qkv = carver.take(m * wide);
-        layer.attended = carver.take(m * config.query_width());
-        layer.log_sum_exp = carver.take(m * config.heads);
-        for (float** rows : {&layer.gate, &layer.up, &layer.act})
-            *rows = carver.take(m * config.intermediate);
-        for (float*& rows : layer.lora) rows = carver.take(m * network_.binding().rank_max);
+        layer = shared;
+        if (limits_.keep == Keep::Activations) lay_out_layer(carver, layer);
+        lay_out_kept(carver, layer);
     }
     head_ = {carver.take(m * config.hidden),
              carver.take(m * config.hidden),
              carver.take(m * config.hidden),
-             carver.take(m),
+             carver.take(2 * m),
              carver.take(std::min(m, kLogitRows) * config.vocab),
              carver.take(m)};
     if (!trained) return;
     backward_ = {carver.take(m * config.hidden),
                  carver.take(m * config.hidden),
                  carver.take(m * std::max(config.intermediate, config.query_width())),
-                 carver.take(m * wide),
+                 carver.take(m * (config.query_width() + 2 * config.key_width())),
                  carver.take(m * network_.binding().rank_max),
                  carver.take(m * config.heads)};
+}
+
+void Transformer::lay_out_layer(Carver& carver, LayerBuffers& layer) {
+    const model::ModelConfig& config = network_.config();
+    const std::size_t m = limits_.rows * limits_.tokens_per_row;
+    for (float** rows : {&layer.normed, &layer.middle, &layer.normed_mlp}) {
+        *rows = carver.take(m * config.hidden);
+    }
+    layer.stats = carver.take(2 * m);
+    layer.stats_mlp = carver.take(2 * m);
+    layer.qkv = carver.take(m * (config.query_width() + 2 * config.key_width()));
+    if (network_.has(kQueryNorm)) {
+        layer.heads = carver.take(m * (config.query_width() + config.key_width()));
+        layer.heads_rstd = carver.take(m * (config.heads + config.kv_heads));
+    }
+    layer.attended = carver.take(m * config.query_width());
+    layer.log_sum_exp = carver.take(m * config.heads);
+    if (network_.has(kGate)) layer.gate = carver.take(m * config.intermediate);
+    layer.up = carver.take(m * config.intermediate);
+    layer.act = carver.take(m * config.intermediate);
+    for (std::size_t part = 0; part < kDown; ++part) {
+        layer.lora[part] = carver.take(m * network_.rank(static_cast<Part>(part)));
+    }
+}
+
+void Transformer::lay_out_kept(Carver& carver, LayerBuffers& layer) {
+    const std::size_t m = limits_.rows * limits_.tokens_per_row;
+    layer.input = carver.take(m * network_.config().hidden);
+    layer.lora[kDown] = carver.take(m * network_.rank(kDown));
 }
 
 // Layers below the first trained one run through the buffers of that one, each overwriting the one before.
@@ -140,14 +164,11 @@ Result<StepResult> Transformer::forward_backward(const BatchView& batch, const t
     backward_head(step);
     for (std::size_t layer = network_.config().layers; layer-- > first_trained_;) {
         const Needs need = needs(layer);
+        recompute(step, layer);
         backward_mlp(step, layer, need);
         if (need.middle) backward_attention(step, layer, need);
     }
-    if (const Matrix table = network_.embedding_gradient(step.gradients); table.data != nullptr) {
-        kernels::embedding_backward(*pool_, batch.tokens,
-                                    ConstMatrix(backward_.stream, step.tokens, network_.config().hidden),
-                                    table);
-    }
+    embed_backward(step);
     return StepResult{loss_sum, counted_};
 }
 
@@ -183,13 +204,60 @@ Result<void> Transformer::logits(const BatchView& batch, const tensor::ParamSet&
 void Transformer::forward_stream(const Step& step) {
     const std::size_t hidden = network_.config().hidden;
     const std::size_t layers = network_.config().layers;
-    kernels::embedding_forward(*pool_, step.batch.tokens, network_.embedding(step.params),
-                               Matrix(layers == 0 ? head_.stream : buffers(0).input, step.tokens, hidden));
+    look_through_window(step);
+    embed(step, Matrix(layers == 0 ? head_.stream : buffers(0).input, step.tokens, hidden));
     for (std::size_t layer = 0; layer < layers; ++layer) {
         forward_attention(step, layer);
         float* output = layer + 1 == layers ? head_.stream : buffers(layer + 1).input;
         forward_mlp(step, layer, Matrix(output, step.tokens, hidden));
     }
+}
+
+void Transformer::embed(const Step& step, Matrix stream) {
+    kernels::embedding_forward(*pool_, step.batch.tokens, network_.table(kEmbedding, step.params), stream);
+    if (!network_.has(kPositions)) return;
+    const Matrix positions(buffers(0).normed, step.tokens, stream.cols);
+    kernels::embedding_forward(*pool_, step.batch.positions, network_.table(kPositions, step.params),
+                               positions);
+    add_rows(*pool_, positions, stream);
+}
+
+void Transformer::embed_backward(const Step& step) {
+    const ConstMatrix stream(backward_.stream, step.tokens, network_.config().hidden);
+    if (const Matrix table = network_.table_gradient(kEmbedding, step.gradients); table.data != nullptr) {
+        kernels::embedding_backward(*pool_, step.batch.tokens, stream, table);
+    }
+    if (const Matrix table = network_.table_gradient(kPositions, step.gradients); table.data != nullptr) {
+        kernels::embedding_backward(*pool_, step.batch.positions, stream, table);
+    }
+}
+
+// The first key of each token once more, for layers where it sees only the last `window` ones.
+void Transformer::look_through_window(const Step& step) {
+    const auto window = static_cast<std::int32_t>(network_.config().window);
+    if (window == 0) return;
+    const std::size_t tokens = step.batch.tokens_per_row;
+    for (std::size_t i = 0; i < step.tokens; ++i) {
+        const auto t = static_cast<std::int32_t>(i % tokens);
+        window_first_key_[i] = std::max(step.batch.first_key[i], t - window + 1);
+    }
+}
+
+const std::int32_t* Transformer::first_key(const Step& step, std::size_t layer) const {
+    const bool all = network_.config().window_of(layer) == 0;
+    return all ? step.batch.first_key.data() : window_first_key_.data();
+}
+
+// What attention reads: q and k are where their heads' norms put them, if the family has those.
+QkvViews Transformer::attention_inputs(std::size_t layer, std::size_t rows) {
+    const model::ModelConfig& config = network_.config();
+    QkvViews views = split_qkv(config, buffers(layer).qkv, rows);
+    if (!network_.has(kQueryNorm)) return views;
+    const std::size_t q = config.query_width();
+    const Matrix heads(buffers(layer).heads, rows, q + config.key_width());
+    views.q = heads.columns(0, q);
+    views.k = heads.columns(q, config.key_width());
+    return views;
 }
 
 void Transformer::project(const Step& step, std::size_t layer, Part part, ConstMatrix x, Matrix y) {
@@ -203,41 +271,56 @@ void Transformer::forward_attention(const Step& step, std::size_t layer) {
     LayerBuffers& b = buffers(layer);
     const ConstMatrix input(b.input, step.tokens, config.hidden);
     const Matrix normed(b.normed, step.tokens, config.hidden);
-    const Gain norm = network_.input_norm(layer, step.params, nullptr);
-    kernels::rms_norm_forward(*pool_, input, norm.weight, config.norm_epsilon, normed, b.rstd);
-    const auto [q, k, v] = split_qkv(config, b.qkv, step.tokens);
-    project(step, layer, kQ, normed, q);
-    project(step, layer, kK, normed, k);
-    project(step, layer, kV, normed, v);
-    const std::int32_t* positions = step.batch.positions.data();
-    kernels::rope(*pool_, q, config.heads, config.head_size, positions, cosine_.data(), sine_.data(),
-                  kernels::Turn::Forward);
-    kernels::rope(*pool_, k, config.kv_heads, config.head_size, positions, cosine_.data(), sine_.data(),
-                  kernels::Turn::Forward);
+    norm_forward(*pool_, network_.norm(layer, kInputNorm, step.params, nullptr), input, normed, b.stats);
+    const QkvViews made = split_qkv(config, b.qkv, step.tokens);
+    for (const Columns& to : network_.qkv()) {
+        project(step, layer, to.part, normed, made.all.columns(to.first, to.width));
+    }
+    const auto [all, q, k, v] = attention_inputs(layer, step.tokens);
+    if (network_.has(kQueryNorm)) {
+        norm_heads_forward(*pool_, network_.norm(layer, kQueryNorm, step.params, nullptr), config.head_size,
+                           made.q, q, b.heads_rstd);
+        norm_heads_forward(*pool_, network_.norm(layer, kKeyNorm, step.params, nullptr), config.head_size,
+                           made.k, k, b.heads_rstd + config.heads * step.tokens);
+    }
+    rotation_.turn(*pool_, q, step.batch.positions.data(), kernels::Turn::Forward);
+    rotation_.turn(*pool_, k, step.batch.positions.data(), kernels::Turn::Forward);
     const Matrix attended(b.attended, step.tokens, config.query_width());
-    kernels::attention_forward(*pool_, attention_shape(config, step.batch), step.batch.first_key.data(), q, k,
-                               v, attended, b.log_sum_exp);
+    kernels::attention_forward(*pool_, attention_shape(config, step.batch), first_key(step, layer), q, k, v,
+                               attended, b.log_sum_exp);
     const Matrix middle(b.middle, step.tokens, config.hidden);
     project(step, layer, kO, attended, middle);
     add_rows(*pool_, input, middle);
 }
 
-// output = middle + down(silu(gate) * up).
+// output = middle + down(act).
 void Transformer::forward_mlp(const Step& step, std::size_t layer, Matrix output) {
+    forward_activation(step, layer);
+    const LayerBuffers& b = buffers(layer);
+    project(step, layer, kDown, ConstMatrix(b.act, step.tokens, network_.config().intermediate), output);
+    add_rows(*pool_, ConstMatrix(b.middle, step.tokens, output.cols), output);
+}
+
+// act = silu(gate) * up or gelu(up).
+void Transformer::forward_activation(const Step& step, std::size_t layer) {
     const model::ModelConfig& config = network_.config();
     LayerBuffers& b = buffers(layer);
     const ConstMatrix middle(b.middle, step.tokens, config.hidden);
     const Matrix normed(b.normed_mlp, step.tokens, config.hidden);
-    const Gain norm = network_.post_attention_norm(layer, step.params, nullptr);
-    kernels::rms_norm_forward(*pool_, middle, norm.weight, config.norm_epsilon, normed, b.rstd_mlp);
+    norm_forward(*pool_, network_.norm(layer, kMlpNorm, step.params, nullptr), middle, normed, b.stats_mlp);
     const Matrix gate(b.gate, step.tokens, config.intermediate);
     const Matrix up(b.up, step.tokens, config.intermediate);
     const Matrix act(b.act, step.tokens, config.intermediate);
-    project(step, layer, kGate, normed, gate);
+    if (network_.has(kGate)) project(step, layer, kGate, normed, gate);
     project(step, layer, kUp, normed, up);
-    kernels::swiglu_forward(*pool_, gate, up, act);
-    project(step, layer, kDown, act, output);
-    add_rows(*pool_, middle, output);
+    activation_forward(*pool_, config.family->activation, gate, up, act);
+}
+
+// The activations of a layer of which only the input was kept. The last layer's are still there.
+void Transformer::recompute(const Step& step, std::size_t layer) {
+    if (limits_.keep == Keep::Activations || layer + 1 == network_.config().layers) return;
+    forward_attention(step, layer);
+    forward_activation(step, layer);
 }
 
 // Only tokens with a target reach the head: prompts and padding cost no row of vocabulary width.
@@ -255,9 +338,9 @@ void Transformer::gather_counted(const Step& step) {
 
 void Transformer::normalise_head(const Step& step) {
     const std::size_t hidden = network_.config().hidden;
-    kernels::rms_norm_forward(
-        *pool_, ConstMatrix(head_.input, counted_, hidden), network_.final_norm(step.params, nullptr).weight,
-        network_.config().norm_epsilon, Matrix(head_.normed, counted_, hidden), head_.rstd);
+    norm_forward(*pool_, network_.final_norm(step.params, nullptr),
+                 ConstMatrix(head_.input, counted_, hidden), Matrix(head_.normed, counted_, hidden),
+                 head_.stats);
 }
 
 // Chunk by chunk: logits, losses and, with gradients, d(normed) and the head's own gradient.

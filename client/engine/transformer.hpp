@@ -1,4 +1,4 @@
-// Transformer: loss and gradients of a Llama-family decoder on one micro-batch.
+// Transformer: loss and gradients of a decoder on one micro-batch.
 #pragma once
 
 #include <array>
@@ -8,7 +8,9 @@
 #include <vector>
 
 #include "client/engine/arena.hpp"
+#include "client/engine/block.hpp"
 #include "client/engine/network.hpp"
+#include "client/engine/rotation.hpp"
 #include "common/base/result.hpp"
 #include "common/tensor/param_set.hpp"
 #include "kernels/device/thread_pool.hpp"
@@ -26,10 +28,15 @@ struct BatchView {
     BatchView slice(std::size_t first, std::size_t count) const;
 };
 
+// What the forward pass keeps for the backward pass: all activations, or of each layer its input, from which
+// the backward pass computes the rest again (the same bits).
+enum class Keep { Activations, LayerInputs };
+
 // The largest micro-batch that will come: buffers are laid out for it.
 struct Limits {
     std::size_t rows = 1;
     std::size_t tokens_per_row = 0;
+    Keep keep = Keep::Activations;
 };
 
 struct StepResult {
@@ -60,30 +67,34 @@ public:
                         std::span<const std::int32_t> places, kernels::Matrix out);
 
     const Network& network() const { return network_; }
+    const Limits& limits() const { return limits_; }
 
 private:
     // Kept from forward to backward, one set per layer that the backward pass visits; the layers below share
-    // one.
+    // one. With Keep::LayerInputs all share one but for `input` and the few numbers of lora[kDown], without
+    // which the widest product would be computed again. Parts that the family lacks have no room.
     struct LayerBuffers {
-        float* input = nullptr;                          // (M,C) the residual stream before the layer
-        float* normed = nullptr;                         // (M,C)
-        float* rstd = nullptr;                           // (M)
-        float* qkv = nullptr;                            // (M, H*D + 2*KV*D), after RoPE
-        float* attended = nullptr;                       // (M,H*D)
-        float* log_sum_exp = nullptr;                    // (B,H,T)
-        float* middle = nullptr;                         // (M,C) the residual stream after attention
-        float* normed_mlp = nullptr;                     // (M,C)
-        float* rstd_mlp = nullptr;                       // (M)
-        float* gate = nullptr;                           // (M,F); the backward pass leaves d(gate) here
-        float* up = nullptr;                             // (M,F); likewise
-        float* act = nullptr;                            // (M,F)
-        std::array<float*, model::kProjections> lora{};  // (M,R) x a^T
+        float* input = nullptr;                    // (M,C) the residual stream before the layer
+        float* normed = nullptr;                   // (M,C)
+        float* stats = nullptr;                    // (2,M)
+        float* qkv = nullptr;                      // (M, H*D + 2*KV*D), after RoPE unless heads are normed
+        float* heads = nullptr;                    // (M, H*D + KV*D) q and k normed, after RoPE
+        float* heads_rstd = nullptr;               // (H+KV,M)
+        float* attended = nullptr;                 // (M,H*D)
+        float* log_sum_exp = nullptr;              // (B,H,T)
+        float* middle = nullptr;                   // (M,C) the residual stream after attention
+        float* normed_mlp = nullptr;               // (M,C)
+        float* stats_mlp = nullptr;                // (2,M)
+        float* gate = nullptr;                     // (M,F); the backward pass leaves d(gate) here
+        float* up = nullptr;                       // (M,F); likewise
+        float* act = nullptr;                      // (M,F)
+        std::array<float*, model::kParts> lora{};  // (M,R) x a^T
     };
     struct HeadBuffers {
         float* stream = nullptr;  // (M,C) output of the last layer
         float* input = nullptr;   // (M,C) its rows that count
         float* normed = nullptr;  // (M,C)
-        float* rstd = nullptr;    // (M)
+        float* stats = nullptr;   // (2,M)
         float* logits = nullptr;  // (chunk,V): tokens x vocabulary never exists at once
         float* losses = nullptr;  // (M)
     };
@@ -103,13 +114,22 @@ private:
 
     Transformer(kernels::ThreadPool* pool, Network network, Limits limits);
     void lay_out(Carver& carver);
+    void lay_out_layer(Carver& carver, LayerBuffers& layer);
+    void lay_out_kept(Carver& carver, LayerBuffers& layer);
     Result<void> check(const BatchView& batch, const tensor::ParamSet& params) const;
     LayerBuffers& buffers(std::size_t layer);
     Needs needs(std::size_t layer) const;
 
     void forward_stream(const Step& step);
+    void embed(const Step& step, kernels::Matrix stream);
+    void embed_backward(const Step& step);
+    void look_through_window(const Step& step);
+    const std::int32_t* first_key(const Step& step, std::size_t layer) const;
+    QkvViews attention_inputs(std::size_t layer, std::size_t rows);
     void forward_attention(const Step& step, std::size_t layer);
     void forward_mlp(const Step& step, std::size_t layer, kernels::Matrix output);
+    void forward_activation(const Step& step, std::size_t layer);
+    void recompute(const Step& step, std::size_t layer);
     void gather_counted(const Step& step);
     void normalise_head(const Step& step);
     double head_losses(const Step& step, float gradient_scale);
@@ -124,8 +144,9 @@ private:
     Network network_;
     Limits limits_;
     std::size_t first_trained_;
-    std::vector<float> cosine_, sine_;            // (positions, D/2)
+    Rotation rotation_;
     std::vector<std::int32_t> places_, targets_;  // of the tokens that count
+    std::vector<std::int32_t> window_first_key_;  // (B,T) for layers with a window; empty: none has one
     std::size_t counted_ = 0;
     Arena arena_;
     std::vector<LayerBuffers> layers_;

@@ -1,28 +1,32 @@
+#include <algorithm>
+#include <initializer_list>
+
 #include "client/engine/rows.hpp"
 #include "client/engine/step.hpp"
 #include "client/engine/transformer.hpp"
 #include "kernels/attention/op.hpp"
-#include "kernels/rms_norm/op.hpp"
-#include "kernels/rope/op.hpp"
-#include "kernels/swiglu/op.hpp"
 
 namespace fedllm::client::engine {
 
 using kernels::ConstMatrix;
 using kernels::Matrix;
 using kernels::Write;
+using namespace model;  // the parts' names
 
 // A gradient is formed only if something at or below its place is trained.
 Transformer::Needs Transformer::needs(std::size_t layer) const {
-    const adapter::LayerSlots& slots = network_.binding().layers[layer];
-    const auto trained = [&](Part part) { return slots.linears[part].trained(); };
+    const auto trained = [&](std::initializer_list<Part> parts) {
+        return std::any_of(parts.begin(), parts.end(),
+                           [&](Part part) { return network_.binding().at(part, layer).trained(); });
+    };
+    const auto& binding = network_.binding();
+    const bool tables = binding.at(kEmbedding).trained() || binding.at(kPositions).trained();
     Needs need;
-    const bool below = layer > first_trained_ || network_.binding().embedding != adapter::kAbsent;
-    need.attention_input = below || slots.input_norm != adapter::kAbsent;
-    need.qkv = need.attention_input || trained(kQ) || trained(kK) || trained(kV);
-    need.middle = need.qkv || trained(kO);
-    need.mlp_input = need.middle || slots.post_attention_norm != adapter::kAbsent;
-    need.act = need.mlp_input || trained(kGate) || trained(kUp);
+    need.attention_input = layer > first_trained_ || tables || trained({kInputNorm});
+    need.qkv = need.attention_input || trained({kQ, kK, kV, kQkv, kQueryNorm, kKeyNorm});
+    need.middle = need.qkv || trained({kO});
+    need.mlp_input = need.middle || trained({kMlpNorm});
+    need.act = need.mlp_input || trained({kGate, kUp});
     return need;
 }
 
@@ -38,11 +42,10 @@ void Transformer::backward_part(const Step& step, std::size_t layer, Part part, 
 // are 0.
 void Transformer::backward_head(const Step& step) {
     const std::size_t hidden = network_.config().hidden;
-    const Gain norm = network_.final_norm(step.params, step.gradients);
     const Matrix d_input(head_.normed, counted_, hidden);  // the normed rows have served
-    kernels::rms_norm_backward(*pool_, ConstMatrix(backward_.normed, counted_, hidden),
-                               ConstMatrix(head_.input, counted_, hidden), norm.weight, head_.rstd, d_input,
-                               Write::Overwrite, norm.gradient);
+    norm_backward(*pool_, network_.final_norm(step.params, step.gradients),
+                  ConstMatrix(backward_.normed, counted_, hidden), ConstMatrix(head_.input, counted_, hidden),
+                  head_.stats, d_input, Write::Overwrite);
     scatter_rows(*pool_, d_input, {places_.data(), counted_}, Matrix(backward_.stream, step.tokens, hidden));
 }
 
@@ -56,15 +59,15 @@ void Transformer::backward_mlp(const Step& step, std::size_t layer, const Needs&
     if (!need.act) return;
     const Matrix gate(b.gate, step.tokens, config.intermediate);
     const Matrix up(b.up, step.tokens, config.intermediate);
-    kernels::swiglu_backward(*pool_, d_act, gate, up, gate, up);
+    activation_backward(*pool_, config.family->activation, d_act, gate, up);
     const ConstMatrix normed(b.normed_mlp, step.tokens, config.hidden);
     const Matrix d_normed(need.mlp_input ? backward_.normed : nullptr, step.tokens, config.hidden);
-    backward_part(step, layer, kGate, gate, normed, d_normed, Write::Overwrite);
-    backward_part(step, layer, kUp, up, normed, d_normed, Write::Accumulate);
+    const bool gated = network_.has(kGate);
+    if (gated) backward_part(step, layer, kGate, gate, normed, d_normed, Write::Overwrite);
+    backward_part(step, layer, kUp, up, normed, d_normed, gated ? Write::Accumulate : Write::Overwrite);
     if (!need.mlp_input) return;
-    const Gain norm = network_.post_attention_norm(layer, step.params, step.gradients);
-    kernels::rms_norm_backward(*pool_, d_normed, ConstMatrix(b.middle, step.tokens, config.hidden),
-                               norm.weight, b.rstd_mlp, stream, Write::Accumulate, norm.gradient);
+    norm_backward(*pool_, network_.norm(layer, kMlpNorm, step.params, step.gradients), d_normed,
+                  ConstMatrix(b.middle, step.tokens, config.hidden), b.stats_mlp, stream, Write::Accumulate);
 }
 
 void Transformer::backward_attention(const Step& step, std::size_t layer, const Needs& need) {
@@ -75,24 +78,28 @@ void Transformer::backward_attention(const Step& step, std::size_t layer, const 
     const Matrix d_attended(need.qkv ? backward_.wide : nullptr, step.tokens, config.query_width());
     backward_part(step, layer, kO, stream, attended, d_attended, Write::Overwrite);
     if (!need.qkv) return;
-    const auto [q, k, v] = split_qkv(config, b.qkv, step.tokens);
-    const auto [dq, dk, dv] = split_qkv(config, backward_.qkv, step.tokens);
-    kernels::attention_backward(*pool_, attention_shape(config, step.batch), step.batch.first_key.data(), q,
-                                k, v, attended, b.log_sum_exp, d_attended, backward_.dot, dq, dk, dv);
-    const std::int32_t* positions = step.batch.positions.data();
-    kernels::rope(*pool_, dq, config.heads, config.head_size, positions, cosine_.data(), sine_.data(),
-                  kernels::Turn::Backward);
-    kernels::rope(*pool_, dk, config.kv_heads, config.head_size, positions, cosine_.data(), sine_.data(),
-                  kernels::Turn::Backward);
+    const auto [all, q, k, v] = attention_inputs(layer, step.tokens);
+    const auto [d_all, dq, dk, dv] = split_qkv(config, backward_.qkv, step.tokens);
+    kernels::attention_backward(*pool_, attention_shape(config, step.batch), first_key(step, layer), q, k, v,
+                                attended, b.log_sum_exp, d_attended, backward_.dot, dq, dk, dv);
+    rotation_.turn(*pool_, dq, step.batch.positions.data(), kernels::Turn::Backward);
+    rotation_.turn(*pool_, dk, step.batch.positions.data(), kernels::Turn::Backward);
+    if (network_.has(kQueryNorm)) {
+        const QkvViews made = split_qkv(config, b.qkv, step.tokens);
+        norm_heads_backward(*pool_, network_.norm(layer, kQueryNorm, step.params, step.gradients),
+                            config.head_size, dq, made.q, b.heads_rstd, dq);
+        norm_heads_backward(*pool_, network_.norm(layer, kKeyNorm, step.params, step.gradients),
+                            config.head_size, dk, made.k, b.heads_rstd + config.heads * step.tokens, dk);
+    }
     const ConstMatrix normed(b.normed, step.tokens, config.hidden);
     const Matrix d_normed(need.attention_input ? backward_.normed : nullptr, step.tokens, config.hidden);
-    backward_part(step, layer, kQ, dq, normed, d_normed, Write::Overwrite);
-    backward_part(step, layer, kK, dk, normed, d_normed, Write::Accumulate);
-    backward_part(step, layer, kV, dv, normed, d_normed, Write::Accumulate);
+    for (const Columns& from : network_.qkv()) {
+        backward_part(step, layer, from.part, d_all.columns(from.first, from.width), normed, d_normed,
+                      from.first == 0 ? Write::Overwrite : Write::Accumulate);
+    }
     if (!need.attention_input) return;
-    const Gain norm = network_.input_norm(layer, step.params, step.gradients);
-    kernels::rms_norm_backward(*pool_, d_normed, ConstMatrix(b.input, step.tokens, config.hidden),
-                               norm.weight, b.rstd, stream, Write::Accumulate, norm.gradient);
+    norm_backward(*pool_, network_.norm(layer, kInputNorm, step.params, step.gradients), d_normed,
+                  ConstMatrix(b.input, step.tokens, config.hidden), b.stats, stream, Write::Accumulate);
 }
 
 }  // namespace fedllm::client::engine

@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstring>
 #include <optional>
 #include <set>
 
 #include "client/model/manifests.hpp"
 #include "common/crypto/sha256.hpp"
 #include "common/formats/json.hpp"
+#include "kernels/int8_matmul/op.hpp"
 #include "kernels/quantize/op.hpp"
 
 namespace fedllm::client::model {
@@ -20,15 +22,30 @@ using tensor::TensorSpec;
 
 namespace {
 
-constexpr std::string_view kEmbedding = "model.embed_tokens.weight";
-constexpr std::string_view kHead = "lm_head.weight";
-
 bool is_aligned(const TensorInfo& tensor) {
     return reinterpret_cast<std::uintptr_t>(tensor.bytes.data()) % tensor::size_of(tensor.dtype) == 0;
 }
 
-// Buffers that old exporters saved and that hold nothing but RoPE's frequencies.
-bool is_harmless(std::string_view name) { return name.ends_with("rotary_emb.inv_freq"); }
+// Buffers that old exporters saved: RoPE's frequencies, causal masks.
+bool is_harmless(const Family& family, std::string_view name) {
+    return std::any_of(family.buffers.begin(), family.buffers.end(),
+                       [name](std::string_view end) { return name.ends_with(end); });
+}
+
+// (in, out) as (out, in), elements of any size.
+void transpose(std::span<const std::byte> from, std::size_t rows, std::size_t cols, std::byte* to) {
+    const std::size_t width = from.size() / (rows * cols);
+    for (std::size_t c = 0; c < cols; ++c) {
+        for (std::size_t r = 0; r < rows; ++r, to += width) {
+            std::memcpy(to, from.data() + (r * cols + c) * width, width);
+        }
+    }
+}
+
+// Whether the file has the matrix as (in, out), which the views have as (out, in).
+bool is_turned(const Family& family, const ModelTensor& place) {
+    return family.storage == Storage::InOut && is_linear(place.part) && !place.is_bias;
+}
 
 // One line that two equal computations share: floats in their shortest exact decimal.
 std::string canonical_text(const ModelConfig& config) {
@@ -50,6 +67,21 @@ std::string canonical_text(const ModelConfig& config) {
     add("tied_head", int{config.tied_head});
     add("attention_bias", int{config.attention_bias});
     add("mlp_bias", int{config.mlp_bias});
+    // What came later is named only where it matters: the fingerprints of plain models stay.
+    if (config.family->layer.data() != llama().layer.data() && config.family->model_type != "mistral") {
+        text.append("family=").append(config.family->model_type).append(";");
+    }
+    if (const RopeScaling& rope = config.rope_scaling; rope.kind != RopeScaling::Kind::None) {
+        add("rope_scaling", static_cast<int>(rope.kind));
+        add("rope_factor", rope.factor);
+        add("rope_low", rope.low_frequency_factor);
+        add("rope_high", rope.high_frequency_factor);
+        add("rope_original", rope.original_context);
+    }
+    if (config.window != 0) {
+        add("window", config.window);
+        add("window_from", config.window_from);
+    }
     return text;
 }
 
@@ -67,18 +99,16 @@ void hash_sample(crypto::Sha256& hash, std::span<const std::byte> bytes) {
 
 }  // namespace
 
-// Finds, checks and, where needed, converts every tensor of full_manifest().
+// Finds, checks and, where needed, converts every tensor of model_tensors().
 class WeightLoader {
 public:
-    WeightLoader(BaseModel& model, tensor::Storage storage) : model_(model), storage_(storage) {}
+    WeightLoader(BaseModel& model, const tensor::BaseSpec& base)
+        : model_(model), family_(*model.config_.family), base_(base) {}
 
     Result<void> load() {
-        const auto manifest = full_manifest(model_.config_);
-        for (const TensorSpec& spec : manifest.tensors()) {
-            const std::string name = name_in_file(spec);
-            FEDLLM_TRY(WeightView view,
-                       is_quantized(model_.files_, name) ? quantized(spec, name) : plain(spec, name));
-            if (is_linear(spec)) {
+        for (const ModelTensor& place : model_tensors(model_.config_)) {
+            FEDLLM_TRY(WeightView view, load(place));
+            if (is_linear(place.part) && !place.is_bias) {
                 FEDLLM_TRY(view, as_wanted(view));
             }
             model_.views_.push_back(view);
@@ -86,6 +116,7 @@ public:
         FEDLLM_TRY_VOID(check_copy_of_tied_head());
         FEDLLM_TRY_VOID(check_nothing_is_left());
         model_.weights_ = arrange(model_.config_, model_.views_);
+        if (base_.compute == tensor::BaseCompute::Int8) return pack_integers();
         return {};
     }
 
@@ -95,62 +126,106 @@ private:
                                                   formats::describe(tensor) + ": " + what);
     }
 
-    // A linear layer of a block: what may be quantised. The head may come quantised, but is never made so.
-    static bool is_linear(const TensorSpec& spec) {
-        return spec.shape.size() == 2 && spec.name != kEmbedding && spec.name != kHead;
+    Result<WeightView> load(const ModelTensor& place) {
+        const TensorInfo* const tensor = find(place.spec.name);
+        if (tensor && is_quantized(model_.files_, tensor->name)) return quantized(place, *tensor);
+        return plain(place);
     }
 
-    // Some files of tied models keep only the other name of the table.
-    std::string name_in_file(const TensorSpec& spec) const {
-        const bool other = spec.name == kEmbedding && model_.config_.tied_head &&
-                           model_.files_.find(spec.name) == nullptr && model_.files_.find(kHead) != nullptr;
-        return other ? std::string(kHead) : spec.name;
-    }
-
-    Result<WeightView> plain(const TensorSpec& spec, const std::string& name) {
-        FEDLLM_TRY(const TensorInfo* const tensor, take(spec, name));
-        model_.used_.push_back({tensor});
-        return view_of(*tensor);
-    }
-
-    Result<WeightView> quantized(const TensorSpec& spec, const std::string& name) {
-        if (spec.shape.size() != 2 || spec.name == kEmbedding) {
-            return error(*model_.files_.find(name), "is quantised; only linear layers may be");
+    Result<WeightView> plain(const ModelTensor& place) {
+        FEDLLM_TRY(const TensorInfo* const tensor, take(place));
+        if (!tensor) {
+            model_.used_.emplace_back();
+            return zeros(place.spec.shape[0]);
         }
-        FEDLLM_TRY(QuantizedWeight weight, read_quantized(model_.files_, name, spec.shape[0], spec.shape[1]));
-        for (const TensorInfo* tensor : weight.tensors) seen_.insert(tensor->name);
+        model_.used_.push_back({tensor});
+        return view_of(place, *tensor);
+    }
+
+    // The head may come quantised, but is never made so. bitsandbytes turns Conv1D weights to (out, in)
+    // first.
+    Result<WeightView> quantized(const ModelTensor& place, const TensorInfo& tensor) {
+        if (place.is_bias || !(is_linear(place.part) || place.part == kHead)) {
+            return error(tensor, "is quantised; only linear layers may be");
+        }
+        const auto& shape = place.spec.shape;
+        const bool turned = is_turned(family_, place);
+        FEDLLM_TRY(QuantizedWeight weight,
+                   read_quantized(model_.files_, tensor.name, shape[turned ? 1 : 0], shape[turned ? 0 : 1]));
+        for (const TensorInfo* one : weight.tensors) seen_.insert(one->name);
         model_.used_.push_back(std::move(weight.tensors));
         model_.held_.push_back(std::move(weight.held));
         return model_.held_.back().view;
     }
 
-    // The weight last used, held as storage_ says.
+    // The weight last loaded, held as base_ says.
     Result<WeightView> as_wanted(const WeightView& view) {
-        if (storage_ == tensor::Storage::AsStored || view.type == held_type(storage_)) return view;
+        if (base_.storage == tensor::BaseStorage::AsStored || view.type == held_type(base_.storage))
+            return view;
         const TensorInfo& tensor = *model_.used_.back().front();
         if (view.type != WeightType::F32 && view.type != WeightType::BF16) {
             return error(
                 tensor,
                 "is quantised already and cannot be held in another type; use base.storage: as_stored");
         }
-        if (!pool_) pool_.emplace();
-        auto held = hold_as(*pool_, view, storage_);
+        auto held = hold_as(pool(), view, base_.storage);
         if (!held) return error(tensor, held.error().message);
         release_pages(tensor.bytes);
-        if (!model_.owned_.empty() && model_.owned_.back().data() == view.data) model_.owned_.pop_back();
+        if (!model_.owned_.empty() && model_.owned_.back().get() == view.data) model_.owned_.pop_back();
         model_.held_.push_back(std::move(*held));
         return model_.held_.back().view;
     }
 
-    Result<const TensorInfo*> take(const TensorSpec& spec, const std::string& name) {
-        const TensorInfo* tensor = model_.files_.find(name);
+    // Once all is known to be in order. What was packed is not read again, so its pages are let go.
+    Result<void> pack_integers() {
+        const auto places = model_tensors(model_.config_);
+        for (std::size_t i = 0; i < places.size(); ++i) {
+            if (!is_linear(places[i].part) || places[i].is_bias) continue;
+            const WeightView& view = model_.views_[i];
+            const TensorInfo& tensor = *model_.used_[i].front();
+            if (!kernels::fits_int8_matmul(view.rows, view.cols)) {
+                return error(tensor, "is too long on a side for base.compute: int8, which adds up to " +
+                                         std::to_string(kernels::kInt8DepthMax) + " products");
+            }
+            auto packed = std::make_unique<kernels::Int8Weight>(kernels::pack_int8(pool(), view));
+            if (!all_finite(packed->scales)) {
+                return error(tensor, "has a value that is not finite and cannot be quantised");
+            }
+            release_pages(tensor.bytes);
+            model_.weights_.at(places[i].part, places[i].layer).integers = packed.get();
+            model_.integers_.push_back(std::move(packed));
+        }
+        return {};
+    }
+
+    kernels::ThreadPool& pool() {
+        if (!pool_) pool_.emplace();
+        return *pool_;
+    }
+
+    // Under its name, or under the one it has where only the inner model was saved.
+    const TensorInfo* find(std::string_view name) const {
+        if (const TensorInfo* tensor = model_.files_.find(name)) return tensor;
+        if (!name.starts_with(family_.prefix())) return nullptr;
+        return model_.files_.find(name.substr(family_.prefix().size()));
+    }
+    const TensorInfo* head() const { return find(std::string(family_.path(kHead)) + ".weight"); }
+
+    // nullptr for a bias that the file may lack.
+    Result<const TensorInfo*> take(const ModelTensor& place) {
+        const TensorSpec& spec = place.spec;
+        const TensorInfo* tensor = find(spec.name);
+        if (!tensor && place.part == kEmbedding && model_.config_.tied_head) {
+            tensor = head();  // some files keep only the other name
+        }
+        if (!tensor && place.or_zero) return nullptr;
         if (!tensor) {
             return make_error(Errc::InvalidModel,
                               model_.files_.files().front().path().parent_path().string() +
                                   ": the weights lack tensor " + tensor::describe(spec) +
                                   ", which config.json calls for");
         }
-        seen_.insert(name);
+        seen_.insert(tensor->name);
         if (tensor->shape != spec.shape) {
             return error(*tensor, "config.json makes its shape " +
                                       tensor::describe(spec).substr(spec.name.size() + 1));
@@ -161,26 +236,44 @@ private:
         return tensor;
     }
 
-    Result<WeightView> view_of(const TensorInfo& tensor) {
+    // In place where the kernels can read it so: aligned, (out, in), F32 or a BF16 matrix.
+    Result<WeightView> view_of(const ModelTensor& place, const TensorInfo& tensor) {
         const std::size_t rows = tensor.shape.size() == 2 ? tensor.shape[0] : 1;
         const std::size_t cols = tensor.shape.back();
-        const bool in_place =
-            is_aligned(tensor) &&
-            (tensor.dtype == DType::F32 || (tensor.dtype == DType::BF16 && tensor.shape.size() == 2));
-        if (in_place) {
-            const WeightType type = tensor.dtype == DType::F32 ? WeightType::F32 : WeightType::BF16;
-            return WeightView{tensor.bytes.data(), type, rows, cols};
+        const bool turned = is_turned(family_, place);
+        const bool narrow = tensor.dtype == DType::BF16 && tensor.shape.size() == 2;
+        const WeightType type = narrow ? WeightType::BF16 : WeightType::F32;
+        std::span<const std::byte> bytes = tensor.bytes;
+        std::vector<float> wide;
+        if (tensor.dtype != DType::F32 && !narrow) {
+            FEDLLM_TRY(wide, formats::read_floats(tensor));
+            bytes = std::as_bytes(std::span(wide));
         }
-        FEDLLM_TRY(std::vector<float> floats, formats::read_floats(tensor));
-        model_.owned_.push_back(std::move(floats));
-        return WeightView{model_.owned_.back().data(), WeightType::F32, rows, cols};
+        if (wide.empty() && !turned && is_aligned(tensor)) return WeightView{bytes.data(), type, rows, cols};
+        std::byte* const own = keep(bytes.size());
+        if (!turned) {
+            std::memcpy(own, bytes.data(), bytes.size());
+            return WeightView{own, type, rows, cols};
+        }
+        transpose(bytes, rows, cols, own);
+        return WeightView{own, type, cols, rows};
+    }
+
+    WeightView zeros(std::size_t count) {
+        std::byte* const own = keep(count * sizeof(float));
+        std::memset(own, 0, count * sizeof(float));
+        return {own, WeightType::F32, 1, count};
+    }
+
+    std::byte* keep(std::size_t bytes) {
+        return model_.owned_.emplace_back(std::make_unique_for_overwrite<std::byte[]>(bytes)).get();
     }
 
     // A tied model may store its table under both names, but then it must be one table.
     Result<void> check_copy_of_tied_head() {
-        const TensorInfo* head = model_.files_.find(kHead);
+        const TensorInfo* head = this->head();
         if (!model_.config_.tied_head || !head || head == model_.used_.front().front()) return {};
-        seen_.insert(std::string(kHead));
+        seen_.insert(head->name);
         const TensorInfo& table = *model_.used_.front().front();
         if (head->dtype == table.dtype && std::ranges::equal(head->bytes, table.bytes)) {
             return {};
@@ -190,23 +283,30 @@ private:
 
     Result<void> check_nothing_is_left() const {
         for (const auto& [name, tensor] : model_.files_.tensors()) {
-            if (seen_.contains(name) || is_harmless(name)) continue;
+            if (seen_.contains(name) || is_harmless(family_, name)) continue;
             return error(*tensor, "a model of this config.json has no such tensor");
         }
         return {};
     }
 
     BaseModel& model_;
-    const tensor::Storage storage_;
+    const Family& family_;
+    const tensor::BaseSpec base_;
     std::optional<kernels::ThreadPool> pool_;  // once something is to be quantised
     std::set<std::string, std::less<>> seen_;
 };
 
-Result<BaseModel> BaseModel::load(const Path& folder, tensor::Storage storage) {
+BaseModel::BaseModel(ModelConfig config, formats::SafetensorsFolder files)
+    : config_(std::move(config)), files_(std::move(files)) {}
+BaseModel::BaseModel(BaseModel&&) noexcept = default;
+BaseModel& BaseModel::operator=(BaseModel&&) noexcept = default;
+BaseModel::~BaseModel() = default;
+
+Result<BaseModel> BaseModel::load(const Path& folder, const tensor::BaseSpec& base) {
     FEDLLM_TRY(ModelConfig config, read_model_config(folder));
     FEDLLM_TRY(formats::SafetensorsFolder files, formats::SafetensorsFolder::open(folder));
     BaseModel model(std::move(config), std::move(files));
-    FEDLLM_TRY_VOID(WeightLoader(model, storage).load());
+    FEDLLM_TRY_VOID(WeightLoader(model, base).load());
     return model;
 }
 
@@ -229,8 +329,16 @@ std::string BaseModel::fingerprint() const {
 tensor::ParamSet full_parameters(const BaseModel& model) {
     tensor::ParamSet parameters(full_manifest(model.config()));
     kernels::ThreadPool pool;
-    for (std::size_t i = 0; i < model.views_.size(); ++i) {
-        kernels::dequantize(pool, model.views_[i], parameters.tensor(i));
+    const auto places = model_tensors(model.config());
+    std::vector<float> turned;
+    for (std::size_t i = 0; i < places.size(); ++i) {
+        const WeightView& view = model.views_[i];
+        const auto values = parameters.tensor(i);
+        kernels::dequantize(pool, view, values);
+        if (!is_turned(*model.config().family, places[i])) continue;
+        turned.assign(values.begin(), values.end());
+        transpose(std::as_bytes(std::span(turned)), view.rows, view.cols,
+                  std::as_writable_bytes(values).data());
     }
     return parameters;
 }

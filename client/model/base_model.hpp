@@ -2,6 +2,8 @@
 // kernels.
 #pragma once
 
+#include <cstddef>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,17 +20,19 @@
 namespace fedllm::client::model {
 
 // Lifecycle: move-only; views stay valid while it lives, moves included. F32 and BF16 matrices are used in
-// place from
-//   the memory map, so several processes share one copy; so are bitsandbytes' codes (their scales become
-//   f32); F16 ones, biases and norms are converted to f32 once.
+//   place from the memory map, so several processes share one copy; so are bitsandbytes' codes. Made once at
+//   load: F16 and narrow biases and norms as f32, Conv1D weights turned to (out, in), scales of codes as f32.
 // Concurrency: immutable after load; read from any thread.
 // Limits: the file must not be truncated while it is mapped (replace it by rename instead).
 class BaseModel {
 public:
-    // `storage` says how the linear layers of the blocks are held: they are converted one after the other,
-    // and the pages of the original are let go. Errors name file and tensor: missing, unexpected, of wrong
-    // shape or type.
-    static Result<BaseModel> load(const Path& folder, tensor::Storage storage = tensor::Storage::AsStored);
+    // `base` says how the linear layers of the blocks are held and computed with: they are converted one
+    // after the other, and the pages of the original are let go. Errors name file and tensor: missing,
+    // unexpected, of wrong shape or type.
+    static Result<BaseModel> load(const Path& folder, const tensor::BaseSpec& base = {});
+    BaseModel(BaseModel&&) noexcept;
+    BaseModel& operator=(BaseModel&&) noexcept;
+    ~BaseModel();
 
     const ModelConfig& config() const { return config_; }
     const ModelWeights& weights() const { return weights_; }
@@ -42,16 +46,17 @@ public:
 private:
     friend class WeightLoader;
     friend tensor::ParamSet full_parameters(const BaseModel& model);
-    BaseModel(ModelConfig config, formats::SafetensorsFolder files)
-        : config_(std::move(config)), files_(std::move(files)) {}
+    BaseModel(ModelConfig config, formats::SafetensorsFolder files);
 
     ModelConfig config_;
     formats::SafetensorsFolder files_;
-    // In the order of full_manifest(): the tensor in the file with its companions, and how it is held.
+    // In the order of model_tensors(): the tensor in the file with its companions (none: zeros), and how it
+    // is held.
     std::vector<std::vector<const formats::TensorInfo*>> used_;
     std::vector<kernels::WeightView> views_;
-    std::vector<std::vector<float>> owned_;  // converted tensors
-    std::vector<HeldWeight> held_;           // quantised ones
+    std::vector<std::unique_ptr<std::byte[]>> owned_;  // converted and turned tensors
+    std::vector<HeldWeight> held_;                     // quantised ones
+    std::vector<std::unique_ptr<kernels::Int8Weight>> integers_;
     ModelWeights weights_;
 };
 

@@ -1,101 +1,60 @@
 #include "client/model/model_config.hpp"
 
 #include <algorithm>
-#include <charconv>
-#include <cmath>
-#include <utility>
+#include <string>
+#include <vector>
 
-#include "common/formats/json.hpp"
+#include "client/model/config_fields.hpp"
+#include "client/model/rope_fields.hpp"
 #include "common/tensor/param_set.hpp"
 
 namespace fedllm::client::model {
 namespace {
 
-using Json = nlohmann::json;
 using formats::in_quotes;
 
-// Reads one field at a time; every error names the file and the field.
-class Fields {
-public:
-    Fields(const Json& object, std::string source) : object_(object), source_(std::move(source)) {}
+// "'llama', 'mistral' and 'gpt2'".
+template <class Names>
+std::string listed(const Names& names) {
+    std::string text;
+    for (std::size_t i = 0; i < names.size(); ++i) {
+        if (i != 0) text += i + 1 == names.size() ? " and " : ", ";
+        text += in_quotes(names[i]);
+    }
+    return text;
+}
 
-    Error error(Errc code, std::string_view key, const std::string& what) const {
-        return make_error(code, source_ + ": '" + std::string(key) + "' " + what);
-    }
-    // Null and absent are the same, as they are to transformers for every field read here but the noted ones.
-    const Json* find(const char* key) const {
-        const auto found = object_.find(key);
-        return found == object_.end() || found->is_null() ? nullptr : &*found;
-    }
-    bool has_key(const char* key) const { return object_.contains(key); }
+bool is_text(const Json& value, std::string_view text) {
+    return value.is_string() && value.get_ref<const std::string&>() == text;
+}
 
-    Result<std::size_t> size(const char* key, std::size_t max,
-                             std::optional<std::size_t> otherwise = {}) const {
-        const Json* value = find(key);
-        if (!value && otherwise) return *otherwise;
-        if (!value) return error(Errc::InvalidModel, key, "is missing");
-        const bool fits = value->is_number_unsigned() && value->get<std::uint64_t>() >= 1 &&
-                          value->get<std::uint64_t>() <= max;
-        if (fits) return value->get<std::size_t>();
-        return error(Errc::InvalidModel, key, "must be a whole number from 1 to " + std::to_string(max));
-    }
-    Result<double> number(const char* key, double low, double high, double otherwise) const {
-        const Json* value = find(key);
-        if (!value) return otherwise;
-        if (value->is_number() && value->get<double>() >= low && value->get<double>() <= high) {
-            return value->get<double>();
-        }
-        return error(Errc::InvalidModel, key,
-                     "must be a number from " + Json(low).dump() + " to " + Json(high).dump());
-    }
-    Result<bool> flag(const char* key) const {  // absent: false
-        const Json* value = find(key);
-        if (!value) return false;
-        if (value->is_boolean()) return value->get<bool>();
-        return error(Errc::InvalidModel, key, "must be true or false");
-    }
-    // A token id, or the first of a list; absent: `otherwise`; null: none.
-    Result<std::optional<std::int32_t>> token(const char* key, std::size_t vocab,
-                                              std::int32_t otherwise) const {
-        if (!has_key(key)) return std::optional<std::int32_t>(otherwise);
-        const Json* value = find(key);
-        if (value && value->is_array()) value = value->empty() ? nullptr : &value->front();
-        if (!value) return std::optional<std::int32_t>();
-        if (value->is_number_unsigned() && value->get<std::uint64_t>() < vocab) {
-            return std::optional<std::int32_t>(value->get<std::int32_t>());
-        }
-        return error(Errc::InvalidModel, key, "must be a token id below vocab_size, or a list of them");
-    }
-
-private:
-    const Json& object_;
-    std::string source_;
-};
-
-Result<void> check_architecture(const Fields& fields, ModelConfig& config) {
+Result<const Family*> read_family(const Fields& fields) {
     const Json* type = fields.find("model_type");
     if (!type || !type->is_string()) return fields.error(Errc::InvalidModel, "model_type", "is missing");
-    config.model_type = type->get<std::string>();
-    if (config.model_type != "llama" && config.model_type != "mistral") {
+    const auto name = type->get<std::string>();
+    const Family* family = find_family(name);
+    if (!family) {
+        std::vector<std::string_view> known;
+        for (const Family& one : families()) known.push_back(one.model_type);
         return fields.error(Errc::Unsupported, "model_type",
-                            "is " + in_quotes(config.model_type) + "; supported are 'llama' and 'mistral'");
+                            "is " + in_quotes(name) + "; supported are " + listed(known));
     }
-    const std::string wanted = config.model_type == "llama" ? "LlamaForCausalLM" : "MistralForCausalLM";
     const Json* list = fields.find("architectures");
-    const auto is_wanted = [&](const Json& item) {
-        return item.is_string() && item.get<std::string>() == wanted;
-    };
+    const auto is_wanted = [&](const Json& item) { return is_text(item, family->architecture); };
     if (list && !(list->is_array() && std::any_of(list->begin(), list->end(), is_wanted))) {
-        return fields.error(Errc::Unsupported, "architectures", "must list " + wanted);
+        return fields.error(Errc::Unsupported, "architectures",
+                            "must list " + std::string(family->architecture));
     }
-    return {};
+    return family;
 }
 
 // What would change the computation in ways the engine does not follow.
-Result<void> check_features(const Fields& fields, const ModelConfig& config) {
-    const Json* activation = fields.find("hidden_act");
-    if (activation && *activation != "silu") {
-        return fields.error(Errc::Unsupported, "hidden_act", "is not 'silu', the only activation supported");
+Result<void> check_features(const Fields& fields, const Family& family) {
+    const Json* activation = fields.find(family.keys.activation);
+    const auto is_it = [&](std::string_view name) { return is_text(*activation, name); };
+    if (activation && std::none_of(family.activations.begin(), family.activations.end(), is_it)) {
+        return fields.error(Errc::Unsupported, family.keys.activation,
+                            "is " + activation->dump() + "; supported are " + listed(family.activations));
     }
     if (const Json* quantization = fields.find("quantization_config")) {
         const auto method =
@@ -108,71 +67,103 @@ Result<void> check_features(const Fields& fields, const ModelConfig& config) {
                     "f16 or bf16 model");
         }
     }
-    // MistralConfig has a window unless the file says null.
-    if (fields.find("sliding_window") ||
-        (config.model_type == "mistral" && !fields.has_key("sliding_window"))) {
-        return fields.error(Errc::Unsupported, "sliding_window",
-                            "must be null: attention over a sliding window is not supported");
+    for (const FixedFlag& fixed : family.flags) {
+        FEDLLM_TRY(const bool value, fields.flag(fixed.key, fixed.value));
+        if (value == fixed.value) continue;
+        return fields.error(Errc::Unsupported, fixed.key,
+                            std::string("must be ") + (fixed.value ? "true" : "false"));
     }
     return {};
 }
 
-// `rope_scaling` (to transformers 4) or `rope_parameters` (from 5): only plain RoPE over whole heads.
-Result<void> check_rope(const Fields& fields, const char* key, const Json& rope) {
-    if (!rope.is_object()) return fields.error(Errc::InvalidModel, key, "must be an object or null");
-    for (const char* type_key : {"rope_type", "type"}) {
-        const auto type = rope.find(type_key);
-        if (type != rope.end() && *type != "default") {
-            return fields.error(
-                Errc::Unsupported, key,
-                "asks for " + in_quotes(type->dump()) + "; only null or 'default' RoPE is supported");
-        }
+// Absent means the family's default, null as many heads as queries have.
+Result<void> read_heads(const Fields& fields, ModelConfig& config) {
+    const ConfigKeys& keys = config.family->keys;
+    const ConfigDefaults& defaults = config.family->defaults;
+    FEDLLM_TRY(config.heads, fields.size(keys.heads, 1 << 10));
+    config.kv_heads = config.heads;
+    if (keys.kv_heads) {
+        const bool absent = defaults.kv_heads != 0 && !fields.has_key(keys.kv_heads);
+        FEDLLM_TRY(config.kv_heads,
+                   fields.size(keys.kv_heads, 1 << 10, absent ? defaults.kv_heads : config.heads));
     }
-    return {};
-}
-
-Result<double> read_rope_theta(const Fields& fields, const std::string& source) {
-    constexpr double kThetaMax = 1e12;
-    FEDLLM_TRY(double theta, fields.number("rope_theta", 1.0, kThetaMax, 10000.0));
-    for (const char* key : {"rope_scaling", "rope_parameters"}) {
-        const Json* rope = fields.find(key);
-        if (!rope) continue;
-        FEDLLM_TRY_VOID(check_rope(fields, key, *rope));
-        const Fields inner(*rope, source + ": '" + key + "'");
-        FEDLLM_TRY(theta, inner.number("rope_theta", 1.0, kThetaMax, theta));
-        FEDLLM_TRY(const double part, inner.number("partial_rotary_factor", 0.0, 1.0, 1.0));
-        if (part != 1.0) return inner.error(Errc::Unsupported, "partial_rotary_factor", "must be 1");
-    }
-    FEDLLM_TRY(const double part, fields.number("partial_rotary_factor", 0.0, 1.0, 1.0));
-    if (part != 1.0) return fields.error(Errc::Unsupported, "partial_rotary_factor", "must be 1");
-    return theta;
-}
-
-Result<void> read_sizes(const Fields& fields, ModelConfig& config) {
-    const bool llama = config.model_type == "llama";
-    FEDLLM_TRY(config.hidden, fields.size("hidden_size", 1 << 16));
-    FEDLLM_TRY(config.layers, fields.size("num_hidden_layers", 1 << 10));
-    FEDLLM_TRY(config.heads, fields.size("num_attention_heads", 1 << 10));
-    const auto kv_otherwise = llama ? config.heads : std::size_t{8};
-    FEDLLM_TRY(config.kv_heads, fields.size("num_key_value_heads", 1 << 10, kv_otherwise));
-    FEDLLM_TRY(config.intermediate, fields.size("intermediate_size", 1 << 20));
-    FEDLLM_TRY(config.vocab, fields.size("vocab_size", 1 << 24));
-    FEDLLM_TRY(config.context, fields.size("max_position_embeddings", 1 << 27, llama ? 2048 : 131072));
     if (config.heads % config.kv_heads != 0) {
-        return fields.error(Errc::InvalidModel, "num_attention_heads",
-                            "(" + std::to_string(config.heads) +
-                                ") must be a multiple of num_key_value_heads (" +
-                                std::to_string(config.kv_heads) + ")");
+        return fields.error(Errc::InvalidModel, keys.heads,
+                            "(" + std::to_string(config.heads) + ") must be a multiple of " + keys.kv_heads +
+                                " (" + std::to_string(config.kv_heads) + ")");
     }
-    if (!fields.find("head_dim") && config.hidden % config.heads != 0) {
-        return fields.error(Errc::InvalidModel, "hidden_size",
-                            "must be a multiple of num_attention_heads where head_dim is not given");
+    const bool given = keys.head_size && (fields.find(keys.head_size) || defaults.head_size != 0);
+    if (!given && config.hidden % config.heads != 0) {
+        return fields.error(Errc::InvalidModel, keys.hidden,
+                            std::string("must be a multiple of ") + keys.heads +
+                                (keys.head_size ? " where head_dim is not given" : ""));
     }
-    FEDLLM_TRY(config.head_size, fields.size("head_dim", 1 << 10, config.hidden / config.heads));
-    if (config.head_size % 2 != 0) {
+    config.head_size = config.hidden / config.heads;
+    if (given) {
+        FEDLLM_TRY(config.head_size, fields.size(keys.head_size, 1 << 10, defaults.head_size));
+    }
+    if (config.family->positions == Positions::Rotary && config.head_size % 2 != 0) {
         return fields.error(Errc::InvalidModel, "head_dim",
                             "(" + std::to_string(config.head_size) + ") must be even: RoPE turns pairs");
     }
+    return {};
+}
+
+Result<void> read_sizes(const Fields& fields, ModelConfig& config) {
+    const ConfigKeys& keys = config.family->keys;
+    const ConfigDefaults& defaults = config.family->defaults;
+    FEDLLM_TRY(config.hidden, fields.size(keys.hidden, 1 << 16));
+    FEDLLM_TRY(config.layers, fields.size(keys.layers, 1 << 10));
+    FEDLLM_TRY_VOID(read_heads(fields, config));
+    std::optional<std::size_t> width;
+    if (defaults.intermediate != 0) width = defaults.intermediate * config.hidden;
+    FEDLLM_TRY(config.intermediate, fields.size(keys.intermediate, 1 << 20, width));
+    FEDLLM_TRY(config.vocab, fields.size("vocab_size", 1 << 24));
+    FEDLLM_TRY(config.context, fields.size(keys.context, 1 << 27, defaults.context));
+    return {};
+}
+
+// The first layer with a window where the file lists each layer's kind: full ones, then sliding ones.
+Result<std::size_t> first_sliding(const Fields& fields, const Json& kinds, std::size_t layers) {
+    const auto sliding = [](const Json& kind) { return is_text(kind, "sliding_attention"); };
+    const auto full = [](const Json& kind) { return is_text(kind, "full_attention"); };
+    const auto first = std::find_if(kinds.begin(), kinds.end(), sliding);
+    const bool plain = kinds.is_array() && kinds.size() == layers &&
+                       std::all_of(kinds.begin(), first, full) && std::all_of(first, kinds.end(), sliding);
+    if (plain) return static_cast<std::size_t>(first - kinds.begin());
+    return fields.error(Errc::Unsupported, "layer_types",
+                        "must list one kind per layer: some 'full_attention', then only 'sliding_attention'");
+}
+
+Result<void> read_window(const Fields& fields, ModelConfig& config) {
+    constexpr std::size_t kAbsentMeans = 4096, kWindowMax = std::size_t{1} << 31;  // as in both families
+    const Window rule = config.family->window;
+    if (rule == Window::None) {
+        if (!fields.find("sliding_window")) return {};
+        return fields.error(Errc::Unsupported, "sliding_window",
+                            "must be null: a " + std::string(config.family->model_type) + " has no window");
+    }
+    const bool null = fields.has_key("sliding_window") && !fields.find("sliding_window");
+    std::size_t window = 0;
+    if (!null) {
+        FEDLLM_TRY(window, fields.size("sliding_window", kWindowMax, kAbsentMeans));
+    }
+    std::size_t from = 0;
+    if (rule == Window::FromLayer) {
+        FEDLLM_TRY(const bool used, fields.flag("use_sliding_window"));
+        if (!used) window = 0;
+        FEDLLM_TRY(from, fields.count("max_window_layers", 1 << 10, 28));
+        if (const Json* kinds = fields.find("layer_types")) {
+            FEDLLM_TRY(from, first_sliding(fields, *kinds, config.layers));
+            if (from < config.layers && window == 0) {
+                return fields.error(Errc::InvalidModel, "layer_types",
+                                    "asks for windows, and use_sliding_window and sliding_window do not");
+            }
+        }
+    }
+    if (window == 0 || from >= config.layers) return {};
+    config.window = window;
+    config.window_from = from;
     return {};
 }
 
@@ -181,17 +172,9 @@ std::uint64_t elements(const ModelConfig& config) {
     const std::uint64_t attention = 2 * config.hidden * (config.query_width() + config.key_width());
     const std::uint64_t block = attention + 3 * config.hidden * config.intermediate +
                                 2 * config.intermediate + 8 * config.hidden + config.query_width() +
-                                2 * config.key_width();
-    return config.layers * block + 2 * config.vocab * config.hidden + config.hidden;
-}
-
-// The shortest decimal that reads back as the same float, as a double: 1e-06 and not 9.99999997e-07.
-double shortest(float value) {
-    char text[32];
-    const auto written = std::to_chars(text, text + sizeof text, value);
-    double result = 0;
-    std::from_chars(text, written.ptr, result);
-    return result;
+                                2 * config.key_width() + 2 * config.head_size;
+    const std::uint64_t positions = config.family->positions == Positions::Learned ? config.context : 0;
+    return config.layers * block + (2 * config.vocab + positions + 2) * config.hidden;
 }
 
 }  // namespace
@@ -203,23 +186,30 @@ Result<ModelConfig> parse_model_config(std::string_view json, std::string_view s
     }
     const Fields fields(object, std::string(source));
     ModelConfig config;
-    FEDLLM_TRY_VOID(check_architecture(fields, config));
-    FEDLLM_TRY_VOID(check_features(fields, config));
+    FEDLLM_TRY(config.family, read_family(fields));
+    const ConfigDefaults& defaults = config.family->defaults;
+    FEDLLM_TRY_VOID(check_features(fields, *config.family));
     FEDLLM_TRY_VOID(read_sizes(fields, config));
     if (elements(config) > tensor::Manifest::kElementsMax) {
         return make_error(Errc::InvalidModel,
                           std::string(source) + ": its sizes make more than 2^40 parameters");
     }
-    FEDLLM_TRY(const double epsilon, fields.number("rms_norm_eps", 1e-12, 1.0, 1e-6));
+    FEDLLM_TRY(const double epsilon,
+               fields.number(config.family->keys.epsilon, 1e-12, 1.0, defaults.epsilon));
     config.norm_epsilon = static_cast<float>(epsilon);
-    FEDLLM_TRY(config.rope_theta, read_rope_theta(fields, std::string(source)));
-    FEDLLM_TRY(config.tied_head, fields.flag("tie_word_embeddings"));
-    if (config.model_type == "llama") {  // Mistral has no biases whatever its file says
+    if (config.family->positions == Positions::Rotary) {
+        FEDLLM_TRY_VOID(read_rope(fields, config));
+    }
+    FEDLLM_TRY_VOID(read_window(fields, config));
+    FEDLLM_TRY(config.tied_head, fields.flag("tie_word_embeddings", defaults.tied_head));
+    if (config.family->leaves(Bias::Attention)) {
         FEDLLM_TRY(config.attention_bias, fields.flag("attention_bias"));
+    }
+    if (config.family->leaves(Bias::Mlp)) {
         FEDLLM_TRY(config.mlp_bias, fields.flag("mlp_bias"));
     }
-    FEDLLM_TRY(config.bos, fields.token("bos_token_id", config.vocab, 1));
-    FEDLLM_TRY(config.eos, fields.token("eos_token_id", config.vocab, 2));
+    FEDLLM_TRY(config.bos, fields.token("bos_token_id", config.vocab, defaults.bos));
+    FEDLLM_TRY(config.eos, fields.token("eos_token_id", config.vocab, defaults.eos));
     return config;
 }
 
@@ -233,36 +223,6 @@ Result<ModelConfig> read_model_config(const Path& folder) {
     }
     if (!text) return text.error();
     return parse_model_config(*text, path.string());
-}
-
-std::string model_config_json(const ModelConfig& config, std::string_view weights_dtype) {
-    const auto token = [](std::optional<std::int32_t> id) { return id ? Json(*id) : Json(nullptr); };
-    nlohmann::ordered_json json;
-    const bool llama = config.model_type == "llama";
-    json["architectures"] = {llama ? "LlamaForCausalLM" : "MistralForCausalLM"};
-    json["model_type"] = config.model_type;
-    json["vocab_size"] = config.vocab;
-    json["hidden_size"] = config.hidden;
-    json["intermediate_size"] = config.intermediate;
-    json["num_hidden_layers"] = config.layers;
-    json["num_attention_heads"] = config.heads;
-    json["num_key_value_heads"] = config.kv_heads;
-    json["head_dim"] = config.head_size;
-    json["hidden_act"] = "silu";
-    json["max_position_embeddings"] = config.context;
-    json["rms_norm_eps"] = shortest(config.norm_epsilon);
-    json["rope_theta"] = config.rope_theta;
-    json["tie_word_embeddings"] = config.tied_head;
-    if (llama) {
-        json["attention_bias"] = config.attention_bias;
-        json["mlp_bias"] = config.mlp_bias;
-    } else {
-        json["sliding_window"] = nullptr;
-    }
-    json["bos_token_id"] = token(config.bos);
-    json["eos_token_id"] = token(config.eos);
-    json["torch_dtype"] = weights_dtype;
-    return json.dump(2) + "\n";
 }
 
 }  // namespace fedllm::client::model

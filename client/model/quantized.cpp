@@ -14,9 +14,13 @@ using formats::SafetensorsFolder;
 using formats::TensorInfo;
 using kernels::WeightType;
 using kernels::WeightView;
+using tensor::BaseStorage;
 using tensor::DType;
-using tensor::Storage;
 using Json = nlohmann::json;
+
+bool all_finite(std::span<const float> values) {
+    return std::ranges::all_of(values, [](float value) { return std::isfinite(value); });
+}
 
 namespace {
 
@@ -27,10 +31,6 @@ constexpr std::size_t kHeldBlock = 64;
 // 'model.layers.0.mlp.up_proj.weight' -> 'model.layers.0.mlp.up_proj.SCB'
 std::string sibling(const std::string& name, std::string_view last) {
     return name.substr(0, name.rfind('.') + 1) + std::string(last);
-}
-
-bool all_finite(std::span<const float> values) {
-    return std::ranges::all_of(values, [](float value) { return std::isfinite(value); });
 }
 
 // What the JSON beside a 4-bit weight says.
@@ -222,19 +222,19 @@ Result<QuantizedWeight> read_quantized(const SafetensorsFolder& files, const std
     return QuantizedReader(files, name, rows, cols).read();
 }
 
-WeightType held_type(Storage storage) {
+WeightType held_type(BaseStorage storage) {
     switch (storage) {
-        case Storage::Int8: return WeightType::Int8;
-        case Storage::Nf4: return WeightType::NF4;
-        case Storage::Fp4: return WeightType::FP4;
-        case Storage::Bf16:
-        case Storage::AsStored: break;
+        case BaseStorage::Int8: return WeightType::Int8;
+        case BaseStorage::Nf4: return WeightType::NF4;
+        case BaseStorage::Fp4: return WeightType::FP4;
+        case BaseStorage::Bf16:
+        case BaseStorage::AsStored: break;
     }
     return WeightType::BF16;
 }
 
-Result<HeldWeight> hold_as(kernels::ThreadPool& pool, const WeightView& weight, Storage storage) {
-    FEDLLM_CHECK(storage != Storage::AsStored, "a type to hold the weight in");
+Result<HeldWeight> hold_as(kernels::ThreadPool& pool, const WeightView& weight, BaseStorage storage) {
+    FEDLLM_CHECK(storage != BaseStorage::AsStored, "a type to hold the weight in");
     const std::size_t elements = weight.rows * weight.cols;
     const WeightType type = held_type(storage);
     HeldWeight held;

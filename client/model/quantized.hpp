@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -43,9 +44,11 @@ Result<QuantizedWeight> read_quantized(const formats::SafetensorsFolder& files, 
 // The same weight, from f32 or bf16, held in another type (not AsStored): NF4 and FP4 in blocks of 64.
 // InvalidModel, without a name, for a value that is not finite.
 Result<HeldWeight> hold_as(kernels::ThreadPool& pool, const kernels::WeightView& weight,
-                           tensor::Storage storage);
+                           tensor::BaseStorage storage);
+
+bool all_finite(std::span<const float> scales);
 
 // The type that hold_as() makes.
-kernels::WeightType held_type(tensor::Storage storage);
+kernels::WeightType held_type(tensor::BaseStorage storage);
 
 }  // namespace fedllm::client::model

@@ -25,17 +25,18 @@ BatchView view_of(const Batch& batch) {
 }
 
 // The largest number of rows whose buffers fit.
-Result<std::size_t> choose_micro_rows(const engine::Network& network, const job::TrainSpec& train) {
-    std::size_t rows = train.batch_rows;
-    while (rows > 1 && engine::Transformer::buffer_bytes(network, {rows, train.sequence_length}) >
-                           Trainer::kBufferBytesMax) {
-        --rows;
-    }
-    const std::size_t bytes = engine::Transformer::buffer_bytes(network, {rows, train.sequence_length});
-    if (bytes <= kRowBytesMax) return rows;
+Result<Limits> choose_limits(const engine::Network& network, const job::TrainSpec& train) {
+    Limits limits{train.batch_rows, train.sequence_length,
+                  train.checkpointing == job::Checkpointing::Layers ? engine::Keep::LayerInputs
+                                                                    : engine::Keep::Activations};
+    const auto bytes_of = [&] { return engine::Transformer::buffer_bytes(network, limits); };
+    while (limits.rows > 1 && bytes_of() > Trainer::kBufferBytesMax) --limits.rows;
+    const std::size_t bytes = bytes_of();
+    if (bytes <= kRowBytesMax) return limits;
     return make_error(Errc::TooLarge, "one row of train.sequence_length " +
                                           std::to_string(train.sequence_length) + " needs " +
-                                          format_bytes(bytes) + " of buffers; make it shorter");
+                                          format_bytes(bytes) +
+                                          " of buffers; make it shorter, or set train.checkpointing: layers");
 }
 
 // Documents with something to learn; padding has none.
@@ -87,11 +88,10 @@ Result<std::unique_ptr<Trainer>> Trainer::create(const model::BaseModel& model, 
         FEDLLM_TRY(manifest, model::lora_manifest(config, job.lora));
     }
     FEDLLM_TRY(engine::Network network, engine::Network::create(config, model.weights(), manifest, job.lora));
-    FEDLLM_TRY(const std::size_t rows, choose_micro_rows(network, job.train));
-    FEDLLM_TRY(auto transformer, engine::Transformer::create(pool, std::move(network),
-                                                             Limits{rows, job.train.sequence_length}));
+    FEDLLM_TRY(const Limits limits, choose_limits(network, job.train));
+    FEDLLM_TRY(auto transformer, engine::Transformer::create(pool, std::move(network), limits));
     return std::unique_ptr<Trainer>(
-        new Trainer(std::move(transformer), std::move(manifest), job, rows, pool));
+        new Trainer(std::move(transformer), std::move(manifest), job, limits.rows, pool));
 }
 
 Trainer::Trainer(engine::Transformer transformer, tensor::Manifest manifest, const job::JobSpec& job,

@@ -9,6 +9,7 @@
 
 #include "common/codec/codec.hpp"
 #include "common/config/yaml.hpp"
+#include "common/tensor/base_spec.hpp"
 #include "common/tensor/lora_spec.hpp"
 
 namespace fedllm::job {
@@ -16,6 +17,7 @@ namespace fedllm::job {
 enum class Method { Lora, Full };           // what is trained: adapters over a frozen base, or all weights
 enum class Weighting { Samples, Uniform };  // FedAvg's n_k, or 1
 enum class Schedule { Constant, Cosine };   // of the learning rate, over all rounds together, after warm-up
+enum class Checkpointing { None, Layers };  // activations: keep all, or each layer's input and compute again
 using CodecName = codec::CodecId;           // how an update is encoded
 
 struct OptimizerSpec {  // AdamW; fresh moments each round, as in FedAvg
@@ -35,6 +37,7 @@ struct TrainSpec {
     std::uint32_t batch_rows = 8;   // sequences per step
     std::uint32_t sequence_length = 256;
     bool packing = true;  // several short examples share a row, without seeing each other
+    Checkpointing checkpointing = Checkpointing::None;
     OptimizerSpec optimizer;
     bool operator==(const TrainSpec&) const = default;
 };
@@ -50,6 +53,7 @@ struct JobSpec {
     std::string name;
     std::string base_model;        // a name that each client's own file maps to a folder
     std::string base_fingerprint;  // filled in by `fedllm job submit`: clients with other weights refuse
+    tensor::BaseSpec base;
     std::uint64_t seed = 1;
     Method method = Method::Lora;
     tensor::LoraSpec lora{
@@ -97,7 +101,26 @@ struct fedllm::config::EnumNames<fedllm::job::Schedule> {
         {{job::Schedule::Constant, "constant"}, {job::Schedule::Cosine, "cosine"}}};
 };
 template <>
+struct fedllm::config::EnumNames<fedllm::job::Checkpointing> {
+    static constexpr std::array<std::pair<job::Checkpointing, std::string_view>, 2> rows{
+        {{job::Checkpointing::None, "none"}, {job::Checkpointing::Layers, "layers"}}};
+};
+template <>
 struct fedllm::config::EnumNames<fedllm::job::CodecName> {
     static constexpr std::array<std::pair<job::CodecName, std::string_view>, 1> rows{
         {{job::CodecName::None, "none"}}};
+};
+template <>
+struct fedllm::config::EnumNames<fedllm::tensor::BaseStorage> {
+    static constexpr std::array<std::pair<tensor::BaseStorage, std::string_view>, 5> rows{
+        {{tensor::BaseStorage::AsStored, "as_stored"},
+         {tensor::BaseStorage::Bf16, "bf16"},
+         {tensor::BaseStorage::Int8, "int8"},
+         {tensor::BaseStorage::Nf4, "nf4"},
+         {tensor::BaseStorage::Fp4, "fp4"}}};
+};
+template <>
+struct fedllm::config::EnumNames<fedllm::tensor::BaseCompute> {
+    static constexpr std::array<std::pair<tensor::BaseCompute, std::string_view>, 2> rows{
+        {{tensor::BaseCompute::Float, "float"}, {tensor::BaseCompute::Int8, "int8"}}};
 };

@@ -6,14 +6,14 @@
 namespace fedllm::tensor {
 
 // Of the linear layers; embeddings, norms, biases and the head stay as they are stored.
-enum class Storage : std::uint8_t { AsStored, Bf16, Int8, Nf4, Fp4 };
+enum class BaseStorage : std::uint8_t { AsStored, Bf16, Int8, Nf4, Fp4 };
 
 // Of the products with frozen linear layers: f32, or 8-bit integers with a scale per row.
-enum class Compute : std::uint8_t { Float, Int8 };
+enum class BaseCompute : std::uint8_t { Float, Int8 };
 
 struct BaseSpec {
-    Storage storage = Storage::AsStored;
-    Compute compute = Compute::Float;
+    BaseStorage storage = BaseStorage::AsStored;
+    BaseCompute compute = BaseCompute::Float;
     bool operator==(const BaseSpec&) const = default;
 };
 

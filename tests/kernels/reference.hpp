@@ -124,6 +124,62 @@ inline NormGradients rms_norm_backward(const Dense& dy, const Dense& x, const st
     return out;
 }
 
+struct RowMoments {
+    double mean = 0.0, rstd = 0.0;
+};
+inline RowMoments moments_of(const Dense& x, std::size_t row, double epsilon) {
+    const double count = static_cast<double>(x.cols);
+    double mean = 0.0, squares = 0.0;
+    for (std::size_t c = 0; c < x.cols; ++c) mean += x(row, c) / count;
+    for (std::size_t c = 0; c < x.cols; ++c) squares += (x(row, c) - mean) * (x(row, c) - mean);
+    return {mean, 1.0 / std::sqrt(squares / count + epsilon)};
+}
+inline Dense layer_norm(const Dense& x, const std::vector<double>& weight, const std::vector<double>& bias,
+                        double epsilon) {
+    Dense y(x.rows, x.cols);
+    for (std::size_t m = 0; m < x.rows; ++m) {
+        const RowMoments row = moments_of(x, m, epsilon);
+        for (std::size_t c = 0; c < x.cols; ++c) {
+            y(m, c) = (x(m, c) - row.mean) * row.rstd * weight[c] + bias[c];
+        }
+    }
+    return y;
+}
+struct LayerNormGradients {
+    Dense dx, dx_magnitude;
+    std::vector<double> dweight, dweight_magnitude, dbias, dbias_magnitude;
+};
+inline LayerNormGradients layer_norm_backward(const Dense& dy, const Dense& x,
+                                              const std::vector<double>& weight, double epsilon) {
+    const std::vector<double> zeros(x.cols);
+    LayerNormGradients out{Dense(x.rows, x.cols), Dense(x.rows, x.cols), zeros, zeros, zeros, zeros};
+    const double count = static_cast<double>(x.cols);
+    for (std::size_t m = 0; m < x.rows; ++m) {
+        const RowMoments row = moments_of(x, m, epsilon);
+        double shift = 0.0, shift_magnitude = 0.0, pull = 0.0, pull_magnitude = 0.0,
+               spread = std::abs(row.mean);
+        for (std::size_t c = 0; c < x.cols; ++c) spread = std::max(spread, std::abs(x(m, c)));
+        for (std::size_t c = 0; c < x.cols; ++c) {
+            const double g = dy(m, c) * weight[c], n = (x(m, c) - row.mean) * row.rstd;
+            shift += g / count;
+            shift_magnitude += std::abs(g) / count;
+            pull += g * n / count;
+            pull_magnitude += std::abs(g) * spread * row.rstd / count;
+        }
+        for (std::size_t c = 0; c < x.cols; ++c) {
+            const double g = dy(m, c) * weight[c], n = (x(m, c) - row.mean) * row.rstd;
+            out.dx(m, c) = row.rstd * (g - shift - n * pull);
+            out.dx_magnitude(m, c) =
+                row.rstd * (std::abs(g) + shift_magnitude + spread * row.rstd * pull_magnitude);
+            out.dweight[c] += dy(m, c) * n;
+            out.dweight_magnitude[c] += std::abs(dy(m, c)) * spread * row.rstd;
+            out.dbias[c] += dy(m, c);
+            out.dbias_magnitude[c] += std::abs(dy(m, c));
+        }
+    }
+    return out;
+}
+
 inline double sigmoid(double g) { return 1.0 / (1.0 + std::exp(-g)); }
 inline double swiglu(double gate, double up) { return gate * sigmoid(gate) * up; }
 struct SwigluGradient {
@@ -132,6 +188,15 @@ struct SwigluGradient {
 inline SwigluGradient swiglu_backward(double dout, double gate, double up) {
     const double s = sigmoid(gate);
     return {dout * up * (s + gate * s * (1.0 - s)), dout * gate * s};
+}
+
+inline double gelu_slope() { return std::sqrt(2.0 / std::acos(-1.0)); }
+inline double gelu(double x) {
+    return 0.5 * x * (1.0 + std::tanh(gelu_slope() * (x + 0.044715 * x * x * x)));
+}
+inline double gelu_derivative(double x) {
+    const double t = std::tanh(gelu_slope() * (x + 0.044715 * x * x * x));
+    return 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * gelu_slope() * (1.0 + 3.0 * 0.044715 * x * x);
 }
 
 // direction -1 turns back.

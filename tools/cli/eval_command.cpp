@@ -7,6 +7,7 @@
 #include "client/data/choices.hpp"
 #include "common/hub/cache.hpp"
 #include "tools/cli/commands.hpp"
+#include "tools/cli/options.hpp"
 #include "tools/cli/output.hpp"
 #include "tools/local/multiple_choice.hpp"
 #include "tools/local/workspace.hpp"
@@ -24,6 +25,7 @@ struct EvalOptions {
     std::vector<std::string> data, few_shot;
     std::uint32_t sequence_length = 256;
     unsigned threads = 0;
+    tensor::BaseSpec base;
     bool samples = false;
 };
 
@@ -147,7 +149,7 @@ Result<bool> are_choices(const EvalOptions& options) {
 
 Result<void> eval(const EvalOptions& options, bool json) {
     FEDLLM_TRY(const Path model, fedllm::hub::find_model(options.model));
-    FEDLLM_TRY(const auto workspace, Workspace::open(model, options.threads));
+    FEDLLM_TRY(const auto workspace, Workspace::open(model, options.threads, options.base));
     FEDLLM_TRY(const auto what, workspace->load_adapter(options.adapter));
     FEDLLM_TRY(const bool choices, are_choices(options));
     if (choices) return eval_choices(options, *workspace, what, json);
@@ -181,6 +183,7 @@ void add_eval(CLI::App& app, Chosen& chosen) {
     command->add_option("--sequence-length", options->sequence_length, "tokens per window of a text")
         ->capture_default_str();
     command->add_option("--threads", options->threads, "0: one per core")->capture_default_str();
+    add_base_storage(command, options->base.storage);
     command->callback([=, &chosen] {
         const auto& shots = options->few_shot;
         if (!shots.empty() &&

@@ -34,7 +34,8 @@ struct Trained {
     std::string version;
 };
 
-Result<LoadedAdapter> adapter_of(const std::vector<std::byte>& bytes, const job::JobSpec& job, const Path& out) {
+Result<LoadedAdapter> adapter_of(const std::vector<std::byte>& bytes, const job::JobSpec& job,
+                                 const Path& out) {
     Path file = out;
     file += ".fetched";
     FEDLLM_TRY_VOID(write_file_atomically(file, bytes));

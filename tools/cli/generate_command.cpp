@@ -5,6 +5,7 @@
 #include "common/base/clock.hpp"
 #include "common/hub/cache.hpp"
 #include "tools/cli/commands.hpp"
+#include "tools/cli/options.hpp"
 #include "tools/cli/output.hpp"
 #include "tools/local/workspace.hpp"
 
@@ -12,20 +13,23 @@ namespace fedllm::tools::cli {
 namespace {
 
 struct GenerateCommand {
-    std::string model, adapter, prompt;
+    std::string model, adapter, prompt, system;
     std::vector<std::string> stops;
     client::train::GenerateOptions options;
     unsigned threads = 0;
+    tensor::BaseSpec base;
     bool stream = false;
+    bool chat = false;
 };
 
 Result<void> generate(const GenerateCommand& command, bool json) {
     FEDLLM_TRY(const Path model, fedllm::hub::find_model(command.model));
-    FEDLLM_TRY(const auto workspace, local::Workspace::open(model, command.threads));
+    FEDLLM_TRY(const auto workspace, local::Workspace::open(model, command.threads, command.base));
     FEDLLM_TRY(const auto what, workspace->load_adapter(command.adapter));
     const bool stream = command.stream && !json;
+    const char* const before = command.chat ? "" : command.prompt.c_str();  // what stands before the answer
     if (stream) {
-        std::fputs(command.prompt.c_str(), stdout);
+        std::fputs(before, stdout);
         std::fflush(stdout);
     }
     const auto show = [](std::string_view text) {
@@ -33,8 +37,15 @@ Result<void> generate(const GenerateCommand& command, bool json) {
         std::fflush(stdout);
     };
     const double started = monotonic_seconds();
-    FEDLLM_TRY(const auto made, workspace->generate(what, command.prompt, command.options, command.stops,
-                                                    stream ? local::OnText(show) : local::OnText()));
+    const local::OnText on_text = stream ? local::OnText(show) : local::OnText();
+    std::vector<std::int32_t> chat;
+    if (command.chat) {
+        FEDLLM_TRY(chat, workspace->chat_prompt(command.system, command.prompt));
+    }
+    FEDLLM_TRY(const auto made,
+               command.chat
+                   ? workspace->continue_tokens(what, chat, command.options, command.stops, on_text)
+                   : workspace->generate(what, command.prompt, command.options, command.stops, on_text));
     const double seconds = monotonic_seconds() - started;
     if (json) {
         std::printf("%s\n", Json{{"prompt", command.prompt},
@@ -45,7 +56,7 @@ Result<void> generate(const GenerateCommand& command, bool json) {
                                 .dump(2, ' ', false, Json::error_handler_t::replace)
                                 .c_str());
     } else {
-        std::printf("%s%s\n", stream ? "" : command.prompt.c_str(), stream ? "" : made.text.c_str());
+        std::printf("%s%s\n", stream ? "" : before, stream ? "" : made.text.c_str());
     }
     return {};
 }
@@ -59,6 +70,9 @@ void add_generate(CLI::App& app, Chosen& chosen) {
         ->required();
     command->add_option("--adapter", options->adapter, "PEFT adapter folder (default: the model as it is)");
     command->add_option("--prompt", options->prompt, "the text to continue")->required();
+    auto* chat = command->add_flag("--chat", options->chat,
+                                   "the prompt is a user's message, for the model's chat template");
+    command->add_option("--system", options->system, "a system message before it")->needs(chat);
     command->add_option("--tokens", options->options.new_tokens_max, "at most this many")
         ->capture_default_str();
     command->add_option("--temperature", options->options.temperature, "0: always the likeliest token")
@@ -76,6 +90,7 @@ void add_generate(CLI::App& app, Chosen& chosen) {
     command->add_flag("--stream", options->stream, "print the text as it comes");
     command->add_option("--seed", options->options.seed, "of the sampling")->capture_default_str();
     command->add_option("--threads", options->threads, "0: one per core")->capture_default_str();
+    add_base_storage(command, options->base.storage);
     command->callback(
         [=, &chosen] { chosen.run = [=, &chosen] { return generate(*options, chosen.json); }; });
 }

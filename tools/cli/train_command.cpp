@@ -1,9 +1,11 @@
 // fedllm train: on this machine, without a federation.
 #include <cstdio>
 #include <memory>
+#include <optional>
 
 #include "common/hub/cache.hpp"
 #include "tools/cli/commands.hpp"
+#include "tools/cli/options.hpp"
 #include "tools/cli/output.hpp"
 #include "tools/local/workspace.hpp"
 
@@ -16,6 +18,7 @@ struct TrainOptions {
     std::string job, model, config, tokenizer, data, out;
     unsigned threads = 0;
     bool quiet = false;
+    std::optional<tensor::BaseStorage> base_storage;  // instead of the job's
 };
 
 void print_progress(const client::train::TrainProgress& progress) {
@@ -28,12 +31,13 @@ void print_progress(const client::train::TrainProgress& progress) {
 
 Result<void> train(const TrainOptions& options, bool json) {
     FEDLLM_TRY(job::JobSpec job, job::load_job(options.job));
+    if (options.base_storage) job.base.storage = *options.base_storage;
     FEDLLM_TRY(Path model_folder, fedllm::hub::find_model(options.model));
     if (!options.config.empty()) {
         model_folder = Path(options.out) / "initial";
         FEDLLM_TRY_VOID(local::create_model(model_folder, options.config, options.tokenizer, job.seed));
     }
-    FEDLLM_TRY(const auto workspace, Workspace::open(model_folder, options.threads));
+    FEDLLM_TRY(const auto workspace, Workspace::open(model_folder, options.threads, job.base));
     const client::data::DatasetOptions data_options{.sequence_length = job.train.sequence_length,
                                                     .eval_fraction = 0.0,
                                                     .seed = job.seed,
@@ -95,10 +99,13 @@ void add_train(CLI::App& app, Chosen& chosen) {
     command->add_option("--data", options->data, "JSONL to train on")->required();
     command->add_option("--out", options->out, "folder for the adapter or model")->required();
     command->add_option("--threads", options->threads, "0: one per core")->capture_default_str();
+    auto storage = std::make_shared<tensor::BaseStorage>();
+    auto* given = add_base_storage(command, *storage);
     command->add_flag("--quiet", options->quiet, "no progress lines");
     command->callback([=, &chosen] {
         if (options->model.empty() && options->config.empty())
             throw CLI::RequiredError("--model or --config");
+        if (given->count() > 0) options->base_storage = *storage;
         chosen.run = [=, &chosen] { return train(*options, chosen.json); };
     });
 }

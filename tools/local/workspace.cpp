@@ -1,10 +1,14 @@
 #include "tools/local/workspace.hpp"
 
+#include <chrono>
+#include <ctime>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
 #include "client/model/manifests.hpp"
 #include "client/train/evaluator.hpp"
 #include "client/train/text_stream.hpp"
+#include "common/base/clock.hpp"
 #include "common/formats/peft.hpp"
 #include "tools/local/end_tokens.hpp"
 
@@ -14,8 +18,9 @@ namespace model = client::model;
 namespace data = client::data;
 namespace train = client::train;
 
-Result<std::unique_ptr<Workspace>> Workspace::open(const Path& model_folder, unsigned threads) {
-    FEDLLM_TRY(auto base, model::BaseModel::load(model_folder));
+Result<std::unique_ptr<Workspace>> Workspace::open(const Path& model_folder, unsigned threads,
+                                                   const tensor::BaseSpec& held_as) {
+    FEDLLM_TRY(auto base, model::BaseModel::load(model_folder, held_as));
     FEDLLM_TRY(auto tokenizer, data::Tokenizer::load_folder(model_folder));
     if (tokenizer.vocab_size() > base.config().vocab) {
         return make_error(Errc::InvalidModel, model_folder.string() + ": the tokenizer has " +
@@ -58,6 +63,29 @@ Result<Generated> Workspace::generate(const Trainable& what, const std::string& 
     if (tokenizer_.bos()) ids.insert(ids.begin(), *tokenizer_.bos());
     if (ids.empty())
         return make_error(Errc::InvalidArgument, "the prompt is empty, and the model has no BOS token");
+    return continue_tokens(what, ids, std::move(options), std::move(stops), on_text);
+}
+
+Result<std::vector<std::int32_t>> Workspace::chat_prompt(const std::string& system,
+                                                         const std::string& user) const {
+    const auto* chat = tokenizer_.chat_template();
+    if (!chat) return make_error(Errc::NotFound, "the model's folder has no chat template; leave --chat out");
+    if (!*chat) return chat->error();
+    nlohmann::ordered_json messages = nlohmann::ordered_json::array();
+    if (!system.empty()) messages.push_back({{"role", "system"}, {"content", system}});
+    messages.push_back({{"role", "user"}, {"content", user}});
+    FEDLLM_TRY(const auto conversation, data::Conversation::parse({{"messages", messages}}));
+    const std::time_t seconds = std::chrono::system_clock::to_time_t(SystemClock().now());
+    std::tm today{};
+    ::localtime_r(&seconds, &today);
+    FEDLLM_TRY(const auto rendered, (*chat)->render(conversation, conversation.messages.size(),
+                                                    data::GenerationPrompt::Yes, today));
+    return tokenizer_.encode(rendered.text);
+}
+
+Result<Generated> Workspace::continue_tokens(const Trainable& what, const std::vector<std::int32_t>& ids,
+                                             train::GenerateOptions options, std::vector<std::string> stops,
+                                             const OnText& on_text) {
     options.stop.insert(options.stop.end(), end_tokens_.begin(), end_tokens_.end());
     FEDLLM_TRY(const auto network, client::engine::Network::create(model_.config(), model_.weights(),
                                                                    what.params.manifest(), what.lora));

@@ -37,7 +37,8 @@ using OnText = std::function<void(std::string_view)>;
 // work.
 class Workspace {
 public:
-    static Result<std::unique_ptr<Workspace>> open(const Path& model_folder, unsigned threads);
+    static Result<std::unique_ptr<Workspace>> open(const Path& model_folder, unsigned threads,
+                                                   const tensor::BaseSpec& base = {});
     Workspace(const Workspace&) = delete;
     Workspace& operator=(const Workspace&) = delete;
 
@@ -56,6 +57,12 @@ public:
     Result<Generated> generate(const Trainable& what, const std::string& prompt,
                                client::train::GenerateOptions options, std::vector<std::string> stops = {},
                                const OnText& on_text = {});
+    // The same from tokens: those of chat_prompt().
+    Result<Generated> continue_tokens(const Trainable& what, const std::vector<std::int32_t>& ids,
+                                      client::train::GenerateOptions options,
+                                      std::vector<std::string> stops = {}, const OnText& on_text = {});
+    // A user's message (and a system's, if not empty), written by the model's chat template.
+    Result<std::vector<std::int32_t>> chat_prompt(const std::string& system, const std::string& user) const;
 
 private:
     Workspace(client::model::BaseModel model, client::data::Tokenizer tokenizer,

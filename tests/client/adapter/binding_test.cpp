@@ -33,9 +33,9 @@ TEST(Binding, FindsEveryTensorOfAnAdapter) {
     EXPECT_TRUE(binding.trained());
     const auto shapes = model::projections(config);
     for (std::size_t layer = 0; layer < config.layers; ++layer) {
-        for (std::size_t p = 0; p < shapes.size(); ++p) {
-            const auto& slots = binding.layers[layer].linears[p];
-            const std::string name = "base_model.model." + model::layer_name(layer, shapes[p].path);
+        for (const auto& shape : shapes) {
+            const auto& slots = binding.at(shape.part, layer);
+            const std::string name = "base_model.model." + model::layer_name(config, layer, shape.path);
             EXPECT_EQ(slots.lora_a, manifest.offset(*manifest.find(name + ".lora_A.weight")));
             EXPECT_EQ(slots.lora_b, manifest.offset(*manifest.find(name + ".lora_B.weight")));
             EXPECT_EQ(slots.weight, kAbsent);
@@ -48,11 +48,11 @@ TEST(Binding, FindsEveryTensorOfAWholeModel) {
     config.attention_bias = true;
     const auto manifest = model::full_manifest(config);
     const Binding binding = Binding::create(config, manifest, 1.0).value();
-    EXPECT_EQ(binding.embedding, 0U);
-    EXPECT_EQ(binding.head, manifest.offset(*manifest.find("lm_head.weight")));
-    EXPECT_EQ(binding.layers[1].linears[3].bias,
+    EXPECT_EQ(binding.at(model::kEmbedding).weight, 0U);
+    EXPECT_EQ(binding.at(model::kHead).weight, manifest.offset(*manifest.find("lm_head.weight")));
+    EXPECT_EQ(binding.at(model::kO, 1).bias,
               manifest.offset(*manifest.find("model.layers.1.self_attn.o_proj.bias")));
-    EXPECT_EQ(binding.layers[2].input_norm,
+    EXPECT_EQ(binding.at(model::kInputNorm, 2).weight,
               manifest.offset(*manifest.find("model.layers.2.input_layernorm.weight")));
     EXPECT_EQ(binding.rank_max, 0U);
 }
@@ -67,7 +67,7 @@ TEST(Binding, RanksMayDifferAndLowLayersMayBeFrozen) {
                                 .value();
     EXPECT_EQ(binding.first_trained_layer(), 1U);
     EXPECT_EQ(binding.rank_max, 5U);
-    EXPECT_EQ(binding.layers[1].linears[0].rank, 2U);
+    EXPECT_EQ(binding.at(model::kQ, 1).rank, 2U);
 }
 
 TEST(Binding, ScalesMayDifferFromModuleToModule) {
@@ -83,11 +83,11 @@ TEST(Binding, ScalesMayDifferFromModuleToModule) {
     }
     const auto manifest = tensor::Manifest::create(tensors).value();
     const Binding binding = Binding::create(tiny_config(), manifest, spec).value();
-    EXPECT_EQ(binding.layers[0].linears[0].lora_scale, 2.0F);
-    EXPECT_EQ(binding.layers[1].linears[0].lora_scale, 0.5F);
+    EXPECT_EQ(binding.layers[0][model::kQ].lora_scale, 2.0F);
+    EXPECT_EQ(binding.layers[1][model::kQ].lora_scale, 0.5F);
     const std::vector<float> values(manifest.elements());
     const auto shapes = model::projections(tiny_config());
-    EXPECT_EQ(lora_view(binding.layers[1].linears[0], shapes[0], values.data()).scale, 0.5F);
+    EXPECT_EQ(lora_view(binding.layers[1][model::kQ], shapes[0], values.data()).scale, 0.5F);
 }
 
 TEST(Binding, AnEmptyManifestTrainsNothing) {

@@ -25,7 +25,7 @@ using kernels::WeightType;
 using kernels::WeightView;
 using tensor::DType;
 using tensor::ParamSet;
-using tensor::Storage;
+using tensor::BaseStorage;
 using test::TempDir;
 
 const std::string kUp = "model.layers.1.mlp.up_proj";
@@ -170,14 +170,14 @@ struct Mixed {
         const auto to = expected.tensor(*expected.manifest().find(module + ".weight"));
         std::copy(values.begin(), values.end(), to.begin());
     }
-    Result<BaseModel> load(const TempDir& folder, Storage storage = Storage::AsStored) const {
+    Result<BaseModel> load(const TempDir& folder, BaseStorage storage = BaseStorage::AsStored) const {
         std::string config = model_config_json(tiny(), "float32");
         config.insert(1, R"("quantization_config": {"quant_method": "bitsandbytes"},)");
         EXPECT_TRUE(
             write_file_atomically(folder.path() / "config.json", std::string_view(config)).has_value());
         EXPECT_TRUE(
             formats::write_safetensors(folder.path() / "model.safetensors", file.tensors).has_value());
-        return BaseModel::load(folder.path(), storage);
+        return BaseModel::load(folder.path(), {storage});
     }
 };
 
@@ -187,11 +187,11 @@ TEST(Quantized, LoadsLayersOfEveryKindBesideOthers) {
     const auto model = mixed.load(folder);
     ASSERT_TRUE(model.has_value()) << model.error().message;
     const ModelWeights& weights = model->weights();
-    EXPECT_EQ(weights.layers[0].q.type, WeightType::NF4);
-    EXPECT_EQ(weights.layers[0].k.type, WeightType::F32);
-    EXPECT_EQ(weights.layers[0].down.type, WeightType::FP4);
-    EXPECT_EQ(weights.layers[1].o.type, WeightType::Int8);
-    EXPECT_EQ(weights.layers[0].q_bias.size(), 12u);
+    EXPECT_EQ(weights.layers[0][kQ].weight.type, WeightType::NF4);
+    EXPECT_EQ(weights.layers[0][kK].weight.type, WeightType::F32);
+    EXPECT_EQ(weights.layers[0][kDown].weight.type, WeightType::FP4);
+    EXPECT_EQ(weights.layers[1][kO].weight.type, WeightType::Int8);
+    EXPECT_EQ(weights.layers[0][kQ].bias.size(), 12u);
     EXPECT_EQ(full_parameters(*model), mixed.expected);
 }
 
@@ -349,13 +349,13 @@ TEST(Quantized, HoldsLinearLayersAsTheJobSays) {
     ASSERT_TRUE(write_model_folder(folder.path(), tiny(), parameters, WeightsFormat::F32).has_value());
     const std::string fingerprint = BaseModel::load(folder.path()).value().fingerprint();
     kernels::ThreadPool pool(1);
-    for (const auto storage : {Storage::Bf16, Storage::Int8, Storage::Nf4, Storage::Fp4}) {
-        const auto model = BaseModel::load(folder.path(), storage);
+    for (const auto storage : {BaseStorage::Bf16, BaseStorage::Int8, BaseStorage::Nf4, BaseStorage::Fp4}) {
+        const auto model = BaseModel::load(folder.path(), {storage});
         ASSERT_TRUE(model.has_value()) << model.error().message;
         EXPECT_EQ(model->fingerprint(), fingerprint);
-        EXPECT_EQ(model->weights().layers[1].gate.type, held_type(storage));
-        EXPECT_EQ(model->weights().embedding.type, WeightType::F32);
-        EXPECT_EQ(model->weights().head.type, WeightType::F32);
+        EXPECT_EQ(model->weights().layers[1][kGate].weight.type, held_type(storage));
+        EXPECT_EQ(model->weights().at(kEmbedding).weight.type, WeightType::F32);
+        EXPECT_EQ(model->weights().at(kHead).weight.type, WeightType::F32);
         const auto values = full_parameters(*model);
         for (std::size_t i = 0; i < parameters.manifest().tensors().size(); ++i) {
             const auto& spec = parameters.manifest().tensors()[i];
@@ -377,16 +377,16 @@ TEST(Quantized, AHalfPrecisionFileIsQuantisedFromItsValues) {
     const TempDir folder;
     const auto parameters = initial_full(tiny(), 5);
     ASSERT_TRUE(write_model_folder(folder.path(), tiny(), parameters, WeightsFormat::BF16).has_value());
-    const auto model = BaseModel::load(folder.path(), Storage::Bf16).value();  // as it is
+    const auto model = BaseModel::load(folder.path(), {BaseStorage::Bf16}).value();  // as it is
     EXPECT_EQ(full_parameters(model), full_parameters(BaseModel::load(folder.path()).value()));
-    EXPECT_EQ(BaseModel::load(folder.path(), Storage::Nf4).value().weights().layers[0].q.type,
+    EXPECT_EQ(BaseModel::load(folder.path(), {BaseStorage::Nf4}).value().weights().layers[0][kQ].weight.type,
               WeightType::NF4);
 }
 
 TEST(Quantized, WhatIsQuantisedStaysAsItIsOrIsRefused) {
     Mixed mixed;
     const TempDir folder;
-    const auto refused = mixed.load(folder, Storage::Int8);
+    const auto refused = mixed.load(folder, BaseStorage::Int8);
     ASSERT_FALSE(refused.has_value());
     EXPECT_NE(refused.error().message.find("as_stored"), std::string::npos) << refused.error().message;
 }
@@ -397,8 +397,8 @@ TEST(Quantized, AValueThatIsNotFiniteIsNamed) {
     parameters.tensor(*parameters.manifest().find(kUp + ".weight"))[40] =
         std::numeric_limits<float>::infinity();
     ASSERT_TRUE(write_model_folder(folder.path(), tiny(), parameters, WeightsFormat::F32).has_value());
-    for (const auto storage : {Storage::Int8, Storage::Nf4}) {
-        const auto model = BaseModel::load(folder.path(), storage);
+    for (const auto storage : {BaseStorage::Int8, BaseStorage::Nf4}) {
+        const auto model = BaseModel::load(folder.path(), {storage});
         ASSERT_FALSE(model.has_value());
         EXPECT_NE(model.error().message.find("'" + kUp + ".weight'"), std::string::npos)
             << model.error().message;
@@ -412,11 +412,11 @@ TEST(Quantized, LoadsTheCheckpointOfOthers) {
     if (!std::filesystem::exists(folder)) GTEST_SKIP() << folder << " is not there; set FEDLLM_ASSETS";
     const auto model = BaseModel::load(folder);
     ASSERT_TRUE(model.has_value()) << model.error().message;
-    for (const LayerWeights& layer : model->weights().layers) {
-        EXPECT_EQ(layer.q.type, WeightType::NF4);
-        EXPECT_EQ(layer.down.type, WeightType::NF4);
+    for (const auto& layer : model->weights().layers) {
+        EXPECT_EQ(layer[kQ].weight.type, WeightType::NF4);
+        EXPECT_EQ(layer[kDown].weight.type, WeightType::NF4);
     }
-    EXPECT_EQ(model->weights().head.type, WeightType::F32);
+    EXPECT_EQ(model->weights().at(kHead).weight.type, WeightType::F32);
 }
 
 }  // namespace

@@ -284,6 +284,8 @@ TEST(Peft, ReadsAnAdapterOfAnotherArchitecture) {
 
     const TempDir copy;
     ASSERT_TRUE(write_peft_adapter(copy.path(), adapter->parameters, adapter->spec, "gpt2").has_value());
+    const auto config = nlohmann::json::parse(read_file(copy.path() / "adapter_config.json").value());
+    EXPECT_EQ(config["fan_in_fan_out"], true);
     EXPECT_EQ(read_peft_adapter(copy.path()).value().parameters, adapter->parameters);
 }
 

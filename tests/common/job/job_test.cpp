@@ -14,6 +14,7 @@ TEST(Job, CanonicalTextReadsBackEqual) {
     job.method = Method::Full;
     job.train.optimizer.learning_rate = 3e-4;
     job.train.optimizer.schedule = Schedule::Cosine;
+    job.train.checkpointing = Checkpointing::Layers;
     job.lora.target_modules = {"q_proj"};
     const auto again = parse_job(print_job(job), "printed");
     ASSERT_TRUE(again) << to_string(again.error());
@@ -32,6 +33,12 @@ TEST(Job, RefusesWhatCannotWorkTogether) {
               std::string::npos);
     EXPECT_TRUE(refusal("samples_max: 1000000000000\nweighting: uniform\n"));
     EXPECT_FALSE(parse_job("base_model: m\n", "j.yaml"));
+    EXPECT_NE(refusal("base:\n  storage: nf4\nmethod: full\n").error().message.find("base.storage"),
+              std::string::npos);
+    EXPECT_NE(refusal("base:\n  compute: int8\nmethod: full\n").error().message.find("base.compute"),
+              std::string::npos);
+    EXPECT_NE(refusal("base:\n  storage: gptq\n").error().message.find("nf4"), std::string::npos);
+    EXPECT_EQ(refusal("base:\n  storage: nf4\n")->base.storage, tensor::BaseStorage::Nf4);
 }
 
 TEST(Job, LearningRateWarmsUpThenFollowsTheSchedule) {
