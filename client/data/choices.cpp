@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "client/data/json_fields.hpp"
+#include "client/data/row.hpp"
 
 namespace fedllm::client::data {
 namespace {
@@ -104,8 +105,7 @@ Result<ChoiceQuestion> instruction_row(const JsonField& row) {
         return row.error("instruction: has no line '" + std::string(kFormat) + " a/b/c'");
     const std::string list = trimmed(instruction.substr(at + kFormat.size()));
     ChoiceQuestion question;
-    question.prompt = "### Instruction:\n" + instruction + "\n\n" +
-                      (input.empty() ? "" : "### Input:\n" + input + "\n\n") + "### Response:\n";
+    question.prompt = instruction_prompt(instruction, input);
     std::vector<std::string> names;
     for (std::size_t start = 0; start <= list.size();) {
         const std::size_t end = std::min(list.find('/', start), list.size());

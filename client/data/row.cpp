@@ -25,12 +25,6 @@ Row answer_row(std::string prompt, std::string answer) {
     return row;
 }
 
-std::string instruction_prompt(const std::string& instruction, const std::string& input) {
-    std::string prompt = "### Instruction:\n" + instruction + "\n\n";
-    if (!input.empty()) prompt += "### Input:\n" + input + "\n\n";
-    return prompt + "### Response:\n";
-}
-
 Result<Row> text_row(const JsonField& row) {
     FEDLLM_TRY(auto text, row.text("text"));
     Row result;
@@ -104,6 +98,12 @@ std::string list_keys(const Json& object) {
 }
 
 }  // namespace
+
+std::string instruction_prompt(const std::string& instruction, const std::string& input) {
+    std::string prompt = "### Instruction:\n" + instruction + "\n\n";
+    if (!input.empty()) prompt += "### Input:\n" + input + "\n\n";
+    return prompt + "### Response:\n";
+}
 
 Result<Row> parse_row(std::string_view line, const std::string& place,
                       const Result<ChatTemplate>* chat_template) {

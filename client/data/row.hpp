@@ -37,4 +37,7 @@ struct Row {
 Result<Row> parse_row(std::string_view line, const std::string& place,
                       const Result<ChatTemplate>* chat_template = nullptr);
 
+// What a model reads before the output of the third form; `input` may be empty.
+std::string instruction_prompt(const std::string& instruction, const std::string& input);
+
 }  // namespace fedllm::client::data
