@@ -82,10 +82,9 @@ std::size_t Binding::first_trained_layer() const {
 }
 
 Result<Binding> Binding::create(const model::ModelConfig& config, const tensor::Manifest& manifest,
-                                double lora_scale) {
+                                const tensor::LoraScales& lora_scales) {
     Binding binding;
     binding.layers.resize(config.layers);
-    binding.lora_scale = static_cast<float>(lora_scale);
     const Places places = all_places(config, binding);
     for (std::size_t i = 0; i < manifest.tensors().size(); ++i) {
         const tensor::TensorSpec& spec = manifest.tensors()[i];
@@ -103,19 +102,19 @@ Result<Binding> Binding::create(const model::ModelConfig& config, const tensor::
     }
     for (std::size_t layer = 0; layer < config.layers; ++layer) {
         for (const model::Projection& shape : model::projections(config)) {
-            const Slots& slots = binding.at(shape.part, layer);
-            FEDLLM_TRY_VOID(
-                check_pair(manifest, slots, model::layer_name(config, layer, shape.path), shape.out));
+            Slots& slots = binding.at(shape.part, layer);
+            const std::string path = model::layer_name(config, layer, shape.path);
+            FEDLLM_TRY_VOID(check_pair(manifest, slots, path, shape.out));
+            slots.lora_scale = static_cast<float>(lora_scales.of(path));
             binding.rank_max = std::max(binding.rank_max, slots.rank);
         }
     }
     return binding;
 }
 
-kernels::LoraView lora_view(const Slots& slots, const model::Projection& shape, float scale,
-                            const float* values) {
+kernels::LoraView lora_view(const Slots& slots, const model::Projection& shape, const float* values) {
     return {kernels::ConstMatrix(values + slots.lora_a, slots.rank, shape.in),
-            kernels::ConstMatrix(values + slots.lora_b, shape.out, slots.rank), scale};
+            kernels::ConstMatrix(values + slots.lora_b, shape.out, slots.rank), slots.lora_scale};
 }
 
 kernels::LoraGradView lora_gradient_view(const Slots& slots, const model::Projection& shape,

@@ -10,6 +10,7 @@
 #include "client/model/manifests.hpp"
 #include "client/model/model_config.hpp"
 #include "common/base/result.hpp"
+#include "common/tensor/lora_spec.hpp"
 #include "common/tensor/param_set.hpp"
 #include "kernels/lora_matmul/op.hpp"
 
@@ -26,6 +27,7 @@ struct Slots {
     Offset lora_a = kAbsent;
     Offset lora_b = kAbsent;
     std::size_t rank = 0;  // of the adapter; 0: none
+    float lora_scale = 1.0F;
 
     bool trained() const { return weight != kAbsent || bias != kAbsent || rank != 0; }
 };
@@ -33,7 +35,6 @@ struct Slots {
 // A tensor found here replaces the base model's; an adapter is added to it. So adapters, whole models and any
 // choice of layers take the same path. A tied head has no slots: it is the embedding.
 struct Binding : model::ByPart<Slots> {
-    float lora_scale = 1.0F;
     std::size_t rank_max = 0;
 
     bool trained() const;
@@ -41,14 +42,14 @@ struct Binding : model::ByPart<Slots> {
     std::size_t first_trained_layer() const;
 
     // Every tensor of the manifest must be one this model can train, in the right shape, each A with its B:
-    // ManifestMismatch otherwise. Ranks may differ from layer to layer. An empty manifest binds nothing.
+    // ManifestMismatch otherwise. Ranks and scales may differ from module to module. An empty manifest
+    // binds nothing.
     static Result<Binding> create(const model::ModelConfig& config, const tensor::Manifest& manifest,
-                                  double lora_scale);
+                                  const tensor::LoraScales& lora_scales);
 };
 
 // Views at one linear layer's adapter; slots.rank must not be 0.
-kernels::LoraView lora_view(const Slots& slots, const model::Projection& shape, float scale,
-                            const float* values);
+kernels::LoraView lora_view(const Slots& slots, const model::Projection& shape, const float* values);
 kernels::LoraGradView lora_gradient_view(const Slots& slots, const model::Projection& shape,
                                          float* gradients);
 

@@ -7,6 +7,7 @@
 #include "common/base/clock.hpp"
 #include "common/base/philox.hpp"
 #include "common/formats/param_set_file.hpp"
+#include "common/hub/cache.hpp"
 #include "common/log/log.hpp"
 
 namespace fedllm::client::agent {
@@ -43,14 +44,27 @@ Result<Workbench::Resident> Workbench::load_resident(const Path& folder) {
                                                   std::to_string(model.config().vocab) + " embeddings");
     }
     std::string fingerprint = model.fingerprint();
-    return Resident{std::move(model), std::move(tokenizer), std::move(fingerprint)};
+    return Resident{std::move(model), std::move(tokenizer), std::move(fingerprint), {}, {}};
+}
+
+Result<const model::BaseModel*> Workbench::model_for(const job::JobSpec& job, Resident& resident) const {
+    if (job.base == tensor::BaseSpec{}) return &resident.model;
+    if (resident.held && resident.held_as == job.base) return &*resident.held;
+    resident.held.reset();  // before the next one takes its memory
+    const double started = monotonic_seconds();
+    FEDLLM_TRY(resident.held, model::BaseModel::load(config_.models.at(job.base_model), job.base));
+    resident.held_as = job.base;
+    log::info("base model converted", {{"name", job.base_model}, {"seconds", monotonic_seconds() - started}});
+    return &*resident.held;
 }
 
 Result<std::unique_ptr<Workbench>> Workbench::open(const ClientConfig& config, VersionStore versions,
                                                    update::UpdateStore updates) {
     std::unique_ptr<Workbench> bench(new Workbench(config, std::move(versions), std::move(updates)));
     for (const auto& [name, folder] : config.models) {
-        auto resident = load_resident(folder);
+        const auto found = hub::find_model(folder);
+        if (!found) return with_context(found.error(), "models." + name);
+        auto resident = load_resident(*found);
         if (!resident) return with_context(resident.error(), "models." + name);
         log::info("base model resident", {{"name", name},
                                           {"folder", folder.string()},
@@ -71,15 +85,16 @@ Result<Workbench::Bench*> Workbench::bench_for(const Task& task) {
     if (found == residents_.end()) {
         return make_error(Errc::PolicyRefused, "no base model '" + task.job.base_model + "' here");
     }
-    const Resident& resident = found->second;
+    Resident& resident = found->second;
     FEDLLM_TRY_VOID(check_base(task.job, resident.fingerprint));
+    FEDLLM_TRY(const model::BaseModel* const model, model_for(task.job, resident));
     data::DatasetOptions options;
     options.sequence_length = task.job.train.sequence_length;
     options.eval_fraction = config_.data.eval_fraction;
     options.eval_path = config_.data.eval_path;
     FEDLLM_TRY(data::Dataset dataset,
                data::Dataset::load_jsonl(config_.data.path, resident.tokenizer, options));
-    FEDLLM_TRY(auto trainer, train::Trainer::create(resident.model, task.job, pool_));
+    FEDLLM_TRY(auto trainer, train::Trainer::create(*model, task.job, pool_));
     const data::DatasetStats& stats = dataset.stats();
     log::info("data loaded", {{"file", config_.data.path.string()},
                               {"train_examples", stats.train_examples},

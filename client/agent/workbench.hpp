@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <stop_token>
 #include <string>
 
@@ -24,8 +25,8 @@ namespace fedllm::client::agent {
 // bytes on every run, and clients with the same data differ in their order.
 std::uint64_t training_seed(std::uint64_t job_seed, RoundId round, const ClientId& client);
 
-// Lifecycle: base models are loaded once, in open(); data set and trainer stay for the tasks of one job.
-// Concurrency: one call at a time.
+// Lifecycle: base models are loaded once, in open(), and once more for jobs that want them held otherwise;
+// data set and trainer stay for the tasks of one job. Concurrency: one call at a time.
 class Workbench {
 public:
     // Fails for a model folder that cannot be used and a data file that is not there: better now than in a
@@ -44,7 +45,11 @@ private:
     struct Resident {
         model::BaseModel model;
         data::Tokenizer tokenizer;
-        std::string fingerprint;
+        std::string fingerprint;  // of the files
+        // The same model as a job wants it held, if not as it is stored. One at a time: it has memory of its
+        // own.
+        tensor::BaseSpec held_as;
+        std::optional<model::BaseModel> held;
     };
     struct Bench {  // for one job
         JobId job_id;
@@ -60,6 +65,7 @@ private:
           pool_(config.threads) {}
 
     static Result<Resident> load_resident(const Path& folder);
+    Result<const model::BaseModel*> model_for(const job::JobSpec& job, Resident& resident) const;
     Result<Bench*> bench_for(const Task& task);
     Result<update::Evaluation> evaluate(const tensor::ParamSet& params);
     Result<update::Claim> train(const Task& task, const ClientId& client, const Report& report,

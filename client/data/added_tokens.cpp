@@ -8,23 +8,10 @@
 namespace fedllm::client::data {
 namespace {
 
-std::size_t skip_spaces_back(std::string_view text, std::size_t end) {
-    while (end > 0) {
-        std::size_t begin = end - 1;
-        while (begin > 0 && (static_cast<unsigned char>(text[begin]) & 0xC0u) == 0x80u) --begin;
-        if (!is_whitespace(code_point_at(text, begin).value)) break;
-        end = begin;
-    }
-    return end;
-}
-
-std::size_t skip_spaces(std::string_view text, std::size_t at) {
-    while (at < text.size()) {
-        const CodePoint c = code_point_at(text, at);
-        if (!is_whitespace(c.value)) break;
-        at += c.length;
-    }
-    return at;
+// Whether the characters on both sides of [begin, end) are no part of a word.
+bool stands_alone(std::string_view text, std::size_t begin, std::size_t end) {
+    return (begin == 0 || !is_word(code_point_at(text, code_point_before(text, begin)).value)) &&
+           (end == text.size() || !is_word(code_point_at(text, end).value));
 }
 
 }  // namespace
@@ -65,7 +52,6 @@ Result<void> AddedTokens::read(const JsonField& entry, const BpeModel& model, co
     FEDLLM_TRY(const bool single_word, entry.flag_or("single_word", false));
     if (content.empty())
         return entry.member_or_null("content").error("expected some text, found an empty string");
-    if (single_word) return entry.unsupported("single_word of '" + content + "'; supported is false");
     const auto in_model = model.id_of(content);
     const std::string* taken = model.token_of(id);
     if (in_model ? *in_model != id : taken != nullptr) {
@@ -79,13 +65,9 @@ Result<void> AddedTokens::read(const JsonField& entry, const BpeModel& model, co
     if (!by_content_.emplace(content, index).second) {
         return entry.member_or_null("content").error("'" + content + "' occurs twice");
     }
-    if (normalized) {
-        if (auto pattern = normalizer.apply(content); !pattern.empty())
-            normalized_.add(std::move(pattern), index);
-    } else {
-        raw_.add(content, index);
-    }
-    tokens_.push_back(Token{id, std::move(content), special, left, right});
+    std::string spelling = normalized ? normalizer.apply(content) : std::move(content);
+    if (!spelling.empty()) (normalized ? normalized_ : raw_).add(spelling, index);
+    tokens_.push_back(Token{id, std::move(spelling), special, left, right, single_word});
     id_limit_ = std::max(id_limit_, static_cast<std::size_t>(id) + 1);
     return {};
 }
@@ -101,10 +83,12 @@ std::vector<AddedTokens::Part> AddedTokens::split(std::string_view text, Stage s
             continue;
         }
         const Token& token = tokens_[pattern->token];
+        std::size_t begin = at;
         std::size_t end = at + pattern->text.size();
-        const std::size_t begin = token.strip_left ? std::max(skip_spaces_back(text, at), covered) : at;
         at = end;
-        if (token.strip_right) end = skip_spaces(text, end);
+        if (token.single_word && !stands_alone(text, begin, end)) continue;
+        if (token.strip_left) begin = std::max(skip_whitespace_back(text, begin), covered);
+        if (token.strip_right) end = skip_whitespace(text, end);
         if (covered < begin) parts.push_back({std::nullopt, covered, begin});
         parts.push_back({token.id, begin, end});
         covered = end;
@@ -115,7 +99,7 @@ std::vector<AddedTokens::Part> AddedTokens::split(std::string_view text, Stage s
 
 const std::string* AddedTokens::token_of(std::int32_t id) const {
     const auto found = by_id_.find(id);
-    return found == by_id_.end() ? nullptr : &tokens_[found->second].content;
+    return found == by_id_.end() ? nullptr : &tokens_[found->second].spelling;
 }
 
 std::optional<std::int32_t> AddedTokens::id_of(std::string_view content) const {

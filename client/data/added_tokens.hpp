@@ -33,7 +33,8 @@ public:
     // Leftmost longest matches of the tokens that belong to this stage, and the text between them.
     std::vector<Part> split(std::string_view text, Stage stage) const;
 
-    const std::string* token_of(std::int32_t id) const;
+    const std::string* token_of(
+        std::int32_t id) const;  // as decoding spells it: normalized where it was found so
     std::optional<std::int32_t> id_of(std::string_view content) const;
     bool is_special(std::int32_t id) const;
     std::size_t id_limit() const { return id_limit_; }
@@ -41,10 +42,11 @@ public:
 private:
     struct Token {
         std::int32_t id;
-        std::string content;
+        std::string spelling;
         bool special;
         bool strip_left;   // swallows the whitespace before it
         bool strip_right;  // and after it
+        bool single_word;  // only where no letter, mark or digit touches it
     };
     // Patterns by first byte, longest first. There are few, and most bytes begin none.
     struct Matcher {

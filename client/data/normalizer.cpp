@@ -4,6 +4,24 @@
 
 namespace fedllm::client::data {
 
+std::size_t skip_whitespace(std::string_view text, std::size_t at) {
+    while (at < text.size()) {
+        const CodePoint c = code_point_at(text, at);
+        if (!is_whitespace(c.value)) break;
+        at += c.length;
+    }
+    return at;
+}
+
+std::size_t skip_whitespace_back(std::string_view text, std::size_t end) {
+    while (end > 0) {
+        const std::size_t begin = code_point_before(text, end);
+        if (!is_whitespace(code_point_at(text, begin).value)) break;
+        end = begin;
+    }
+    return end;
+}
+
 std::string replace_all(std::string_view text, std::string_view pattern, std::string_view content) {
     std::string out;
     out.reserve(text.size());
@@ -50,9 +68,15 @@ Result<void> Normalizer::parse_into(const JsonField& field, int depth, std::vect
         steps.push_back(Replace{std::move(pattern), std::move(content)});
     } else if (type == "NFC") {
         steps.push_back(Nfc{});
+    } else if (type == "NFD") {
+        steps.push_back(Nfd{});
+    } else if (type == "Strip") {
+        FEDLLM_TRY(const bool left, field.flag_or("strip_left", true));
+        FEDLLM_TRY(const bool right, field.flag_or("strip_right", true));
+        steps.push_back(Strip{left, right});
     } else {
         return field.unsupported("the normalizer '" + type +
-                                 "'; supported are Sequence, Prepend, Replace and NFC");
+                                 "'; supported are Sequence, Prepend, Replace, NFC, NFD and Strip");
     }
     return {};
 }
@@ -66,6 +90,11 @@ std::string Normalizer::apply(std::string_view text) const {
             out = replace_all(out, replace->pattern, replace->content);
         }
         if (std::holds_alternative<Nfc>(step)) out = to_nfc(out);
+        if (std::holds_alternative<Nfd>(step)) out = to_nfd(out);
+        if (const auto* strip = std::get_if<Strip>(&step)) {
+            if (strip->right) out.resize(skip_whitespace_back(out, out.size()));
+            if (strip->left) out.erase(0, skip_whitespace(out, 0));
+        }
     }
     return out;
 }

@@ -25,12 +25,21 @@ private:
         std::string content;
     };
     struct Nfc {};
-    using Step = std::variant<Prepend, Replace, Nfc>;
+    struct Nfd {};
+    struct Strip {
+        bool left;
+        bool right;
+    };
+    using Step = std::variant<Prepend, Replace, Nfc, Nfd, Strip>;
 
     static Result<void> parse_into(const JsonField& field, int depth, std::vector<Step>& steps);
 
     std::vector<Step> steps_;
 };
+
+// White_Space at the ends of valid UTF-8, as bytes to skip.
+std::size_t skip_whitespace(std::string_view text, std::size_t at);
+std::size_t skip_whitespace_back(std::string_view text, std::size_t end);
 
 // Every occurrence, from the left, not overlapping.
 std::string replace_all(std::string_view text, std::string_view pattern, std::string_view content);

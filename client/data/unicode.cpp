@@ -132,6 +132,17 @@ void order_marks(std::u32string& text) {
     }
 }
 
+std::u32string decompose_all(std::string_view text) {
+    std::u32string out;
+    for (std::size_t at = 0; at < text.size();) {
+        const CodePoint c = code_point_at(text, at);
+        decompose(c.value, out);
+        at += c.length;
+    }
+    order_marks(out);
+    return out;
+}
+
 std::u32string compose_all(const std::u32string& text) {
     std::u32string out;
     std::size_t starter = std::u32string::npos;
@@ -152,6 +163,16 @@ std::u32string compose_all(const std::u32string& text) {
     return out;
 }
 
+bool is_ascii(std::string_view text) {
+    return std::all_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x80; });
+}
+
+std::string to_utf8(const std::u32string& text) {
+    std::string out;
+    for (const char32_t c : text) append_utf8(out, c);
+    return out;
+}
+
 }  // namespace
 
 CodePoint code_point_at(std::string_view text, std::size_t at) {
@@ -163,6 +184,12 @@ CodePoint code_point_at(std::string_view text, std::size_t at) {
     if (lead < 0xE0) return {((lead & 0x1F) << 6) | (bits(1) & 0x3F), 2};
     if (lead < 0xF0) return {((lead & 0x0F) << 12) | ((bits(1) & 0x3F) << 6) | (bits(2) & 0x3F), 3};
     return {((lead & 0x07) << 18) | ((bits(1) & 0x3F) << 12) | ((bits(2) & 0x3F) << 6) | (bits(3) & 0x3F), 4};
+}
+
+std::size_t code_point_before(std::string_view text, std::size_t end) {
+    std::size_t begin = end - 1;
+    while (begin > 0 && is_continuation(static_cast<unsigned char>(text[begin]))) --begin;
+    return begin;
 }
 
 void append_utf8(std::string& out, char32_t c) {
@@ -221,26 +248,23 @@ bool is_number(char32_t c) {
     return find_range(kNumbers, c) != std::end(kNumbers);
 }
 
+bool is_word(char32_t c) {
+    if (c < 0x80) return is_letter(c) || is_number(c) || c == '_';
+    return find_range(kWords, c) != std::end(kWords);
+}
+
 bool is_whitespace(char32_t c) {
     return (c >= 0x9 && c <= 0xD) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
            (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
            c == 0x3000;
 }
 
+std::string to_nfd(std::string_view text) {
+    return is_ascii(text) ? std::string(text) : to_utf8(decompose_all(text));
+}
+
 std::string to_nfc(std::string_view text) {
-    if (std::all_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x80; })) {
-        return std::string(text);
-    }
-    std::u32string decomposed;
-    for (std::size_t at = 0; at < text.size();) {
-        const CodePoint c = code_point_at(text, at);
-        decompose(c.value, decomposed);
-        at += c.length;
-    }
-    order_marks(decomposed);
-    std::string out;
-    for (const char32_t c : compose_all(decomposed)) append_utf8(out, c);
-    return out;
+    return is_ascii(text) ? std::string(text) : to_utf8(compose_all(decompose_all(text)));
 }
 
 }  // namespace fedllm::client::data

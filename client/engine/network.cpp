@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "kernels/attention/op.hpp"
+#include "kernels/int8_matmul/op.hpp"
 #include "kernels/matmul/op.hpp"
 
 namespace fedllm::client::engine {
@@ -19,8 +20,9 @@ using kernels::WeightView;
 using model::PartWeights;
 
 bool holds(const WeightView& view, std::size_t rows, std::size_t cols) {
+    const bool plain = view.type == WeightType::F32 || view.type == WeightType::BF16;
     return view.data != nullptr && view.rows == rows && view.cols == cols &&
-           (view.type == WeightType::F32 || view.type == WeightType::BF16);
+           (plain || view.scales != nullptr);
 }
 
 bool holds(const PartWeights& base, const model::ModelTensor& tensor, model::Storage storage) {
@@ -42,9 +44,9 @@ float* gradient(Offset offset, float* gradients) {
 }  // namespace
 
 Result<Network> Network::create(const model::ModelConfig& config, const model::ModelWeights& base,
-                                const tensor::Manifest& manifest, double lora_scale) {
+                                const tensor::Manifest& manifest, const tensor::LoraScales& lora_scales) {
     Network network;
-    FEDLLM_TRY(network.binding_, adapter::Binding::create(config, manifest, lora_scale));
+    FEDLLM_TRY(network.binding_, adapter::Binding::create(config, manifest, lora_scales));
     network.config_ = config;
     network.base_ = base;
     network.base_.layers.resize(config.layers);
@@ -97,9 +99,12 @@ Linear Network::linear(std::size_t layer, Part part, const float* params, float*
     linear.weight = base.weight;
     if (shape.bias) linear.bias = value(slots.bias, base.bias.data(), params);
     linear.bias_gradient = gradient(slots.bias, gradients);
-    if (slots.rank != 0) linear.lora = lora_view(slots, shape, binding_.lora_scale, params);
+    if (slots.rank != 0) linear.lora = lora_view(slots, shape, params);
     if (slots.rank != 0 && gradients) linear.lora_gradient = lora_gradient_view(slots, shape, gradients);
-    if (slots.weight == kAbsent) return linear;
+    if (slots.weight == kAbsent) {
+        linear.integers = base.integers;
+        return linear;
+    }
     linear.turned = shape.storage == model::Storage::InOut;
     const std::size_t rows = linear.turned ? shape.in : shape.out;
     const std::size_t cols = linear.turned ? shape.out : shape.in;
@@ -148,7 +153,10 @@ Matrix Network::table_gradient(Part part, float* gradients) const {
 
 void linear_forward(kernels::ThreadPool& pool, const Linear& linear, kernels::ConstMatrix x, Matrix s,
                     Matrix y) {
-    if (linear.has_lora()) {
+    if (linear.integers != nullptr) {
+        kernels::int8_matmul_forward(pool, x, *linear.integers, y);
+        if (linear.has_lora()) kernels::lora_add_forward(pool, x, linear.lora, s, y);
+    } else if (linear.has_lora()) {
         kernels::lora_matmul_forward(pool, x, linear.weight, linear.lora, s, y);
     } else if (linear.turned) {  // the product of the other's backward pass
         kernels::matmul_backward_input(pool, x, linear.weight, y);
@@ -161,7 +169,11 @@ void linear_forward(kernels::ThreadPool& pool, const Linear& linear, kernels::Co
 void linear_backward(kernels::ThreadPool& pool, const Linear& linear, kernels::ConstMatrix dy,
                      kernels::ConstMatrix x, kernels::ConstMatrix s, Matrix ds, Matrix dx,
                      kernels::Write dx_write) {
-    if (linear.has_lora()) {
+    if (linear.integers != nullptr) {
+        if (dx.data != nullptr) kernels::int8_matmul_backward_input(pool, dy, *linear.integers, dx, dx_write);
+        if (linear.has_lora())
+            kernels::lora_add_backward(pool, dy, x, linear.lora, s, ds, dx, linear.lora_gradient);
+    } else if (linear.has_lora()) {
         kernels::lora_matmul_backward(pool, dy, x, linear.weight, linear.lora, s, ds, dx,
                                       linear.lora_gradient, dx_write);
     } else if (dx.data != nullptr && linear.turned) {

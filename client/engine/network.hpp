@@ -17,6 +17,7 @@ using model::Part;
 // are null where nothing is trained.
 struct Linear {
     kernels::WeightView weight;
+    const kernels::Int8Weight* integers = nullptr;  // a frozen weight's other form, computed with instead
     const float* bias = nullptr;
     kernels::LoraView lora;  // lora.a.data is null without an adapter
     kernels::Matrix weight_gradient;
@@ -50,7 +51,8 @@ public:
     // `manifest` lists what is trained (may be empty). Weights that it replaces need not be in `base`, which
     // for full-parameter training may be empty. Errors: ManifestMismatch, InvalidModel, Unsupported.
     static Result<Network> create(const model::ModelConfig& config, const model::ModelWeights& base,
-                                  const tensor::Manifest& manifest, double lora_scale = 1.0);
+                                  const tensor::Manifest& manifest,
+                                  const tensor::LoraScales& lora_scales = 1.0);
 
     const model::ModelConfig& config() const { return config_; }
     const adapter::Binding& binding() const { return binding_; }

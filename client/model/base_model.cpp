@@ -3,11 +3,14 @@
 #include <algorithm>
 #include <charconv>
 #include <cstring>
+#include <optional>
 #include <set>
 
 #include "client/model/manifests.hpp"
 #include "common/crypto/sha256.hpp"
 #include "common/formats/json.hpp"
+#include "kernels/int8_matmul/op.hpp"
+#include "kernels/quantize/op.hpp"
 
 namespace fedllm::client::model {
 
@@ -37,6 +40,11 @@ void transpose(std::span<const std::byte> from, std::size_t rows, std::size_t co
             std::memcpy(to, from.data() + (r * cols + c) * width, width);
         }
     }
+}
+
+// Whether the file has the matrix as (in, out), which the views have as (out, in).
+bool is_turned(const Family& family, const ModelTensor& place) {
+    return family.storage == Storage::InOut && is_linear(place.part) && !place.is_bias;
 }
 
 // One line that two equal computations share: floats in their shortest exact decimal.
@@ -94,23 +102,21 @@ void hash_sample(crypto::Sha256& hash, std::span<const std::byte> bytes) {
 // Finds, checks and, where needed, converts every tensor of model_tensors().
 class WeightLoader {
 public:
-    explicit WeightLoader(BaseModel& model) : model_(model), family_(*model.config_.family) {}
+    WeightLoader(BaseModel& model, const tensor::BaseSpec& base)
+        : model_(model), family_(*model.config_.family), base_(base) {}
 
     Result<void> load() {
-        std::vector<WeightView> views;
         for (const ModelTensor& place : model_tensors(model_.config_)) {
-            FEDLLM_TRY(const TensorInfo* const tensor, take(place));
-            model_.used_.push_back(tensor);
-            if (!tensor) {
-                views.push_back(zeros(place.spec.shape[0]));
-                continue;
+            FEDLLM_TRY(WeightView view, load(place));
+            if (is_linear(place.part) && !place.is_bias) {
+                FEDLLM_TRY(view, as_wanted(view));
             }
-            FEDLLM_TRY(const WeightView view, view_of(place, *tensor));
-            views.push_back(view);
+            model_.views_.push_back(view);
         }
         FEDLLM_TRY_VOID(check_copy_of_tied_head());
         FEDLLM_TRY_VOID(check_nothing_is_left());
-        model_.weights_ = arrange(model_.config_, views);
+        model_.weights_ = arrange(model_.config_, model_.views_);
+        if (base_.compute == tensor::BaseCompute::Int8) return pack_integers();
         return {};
     }
 
@@ -118,6 +124,83 @@ private:
     Error error(const TensorInfo& tensor, const std::string& what) const {
         return make_error(Errc::InvalidModel, model_.files_.file_of(tensor.name) + ": tensor " +
                                                   formats::describe(tensor) + ": " + what);
+    }
+
+    Result<WeightView> load(const ModelTensor& place) {
+        const TensorInfo* const tensor = find(place.spec.name);
+        if (tensor && is_quantized(model_.files_, tensor->name)) return quantized(place, *tensor);
+        return plain(place);
+    }
+
+    Result<WeightView> plain(const ModelTensor& place) {
+        FEDLLM_TRY(const TensorInfo* const tensor, take(place));
+        if (!tensor) {
+            model_.used_.emplace_back();
+            return zeros(place.spec.shape[0]);
+        }
+        model_.used_.push_back({tensor});
+        return view_of(place, *tensor);
+    }
+
+    // The head may come quantised, but is never made so. bitsandbytes turns Conv1D weights to (out, in)
+    // first.
+    Result<WeightView> quantized(const ModelTensor& place, const TensorInfo& tensor) {
+        if (place.is_bias || !(is_linear(place.part) || place.part == kHead)) {
+            return error(tensor, "is quantised; only linear layers may be");
+        }
+        const auto& shape = place.spec.shape;
+        const bool turned = is_turned(family_, place);
+        FEDLLM_TRY(QuantizedWeight weight,
+                   read_quantized(model_.files_, tensor.name, shape[turned ? 1 : 0], shape[turned ? 0 : 1]));
+        for (const TensorInfo* one : weight.tensors) seen_.insert(one->name);
+        model_.used_.push_back(std::move(weight.tensors));
+        model_.held_.push_back(std::move(weight.held));
+        return model_.held_.back().view;
+    }
+
+    // The weight last loaded, held as base_ says.
+    Result<WeightView> as_wanted(const WeightView& view) {
+        if (base_.storage == tensor::BaseStorage::AsStored || view.type == held_type(base_.storage))
+            return view;
+        const TensorInfo& tensor = *model_.used_.back().front();
+        if (view.type != WeightType::F32 && view.type != WeightType::BF16) {
+            return error(
+                tensor,
+                "is quantised already and cannot be held in another type; use base.storage: as_stored");
+        }
+        auto held = hold_as(pool(), view, base_.storage);
+        if (!held) return error(tensor, held.error().message);
+        release_pages(tensor.bytes);
+        if (!model_.owned_.empty() && model_.owned_.back().get() == view.data) model_.owned_.pop_back();
+        model_.held_.push_back(std::move(*held));
+        return model_.held_.back().view;
+    }
+
+    // Once all is known to be in order. What was packed is not read again, so its pages are let go.
+    Result<void> pack_integers() {
+        const auto places = model_tensors(model_.config_);
+        for (std::size_t i = 0; i < places.size(); ++i) {
+            if (!is_linear(places[i].part) || places[i].is_bias) continue;
+            const WeightView& view = model_.views_[i];
+            const TensorInfo& tensor = *model_.used_[i].front();
+            if (!kernels::fits_int8_matmul(view.rows, view.cols)) {
+                return error(tensor, "is too long on a side for base.compute: int8, which adds up to " +
+                                         std::to_string(kernels::kInt8DepthMax) + " products");
+            }
+            auto packed = std::make_unique<kernels::Int8Weight>(kernels::pack_int8(pool(), view));
+            if (!all_finite(packed->scales)) {
+                return error(tensor, "has a value that is not finite and cannot be quantised");
+            }
+            release_pages(tensor.bytes);
+            model_.weights_.at(places[i].part, places[i].layer).integers = packed.get();
+            model_.integers_.push_back(std::move(packed));
+        }
+        return {};
+    }
+
+    kernels::ThreadPool& pool() {
+        if (!pool_) pool_.emplace();
+        return *pool_;
     }
 
     // Under its name, or under the one it has where only the inner model was saved.
@@ -148,7 +231,7 @@ private:
                                       tensor::describe(spec).substr(spec.name.size() + 1));
         }
         if (tensor->dtype != DType::F32 && tensor->dtype != DType::BF16 && tensor->dtype != DType::F16) {
-            return error(*tensor, "weights must be F32, F16 or BF16");
+            return error(*tensor, "weights must be F32, F16 or BF16, or quantised by bitsandbytes");
         }
         return tensor;
     }
@@ -157,7 +240,7 @@ private:
     Result<WeightView> view_of(const ModelTensor& place, const TensorInfo& tensor) {
         const std::size_t rows = tensor.shape.size() == 2 ? tensor.shape[0] : 1;
         const std::size_t cols = tensor.shape.back();
-        const bool turned = rows > 1 && is_linear(place.part) && family_.storage == Storage::InOut;
+        const bool turned = is_turned(family_, place);
         const bool narrow = tensor.dtype == DType::BF16 && tensor.shape.size() == 2;
         const WeightType type = narrow ? WeightType::BF16 : WeightType::F32;
         std::span<const std::byte> bytes = tensor.bytes;
@@ -189,10 +272,10 @@ private:
     // A tied model may store its table under both names, but then it must be one table.
     Result<void> check_copy_of_tied_head() {
         const TensorInfo* head = this->head();
-        if (!model_.config_.tied_head || !head || head == model_.used_.front()) return {};
+        if (!model_.config_.tied_head || !head || head == model_.used_.front().front()) return {};
         seen_.insert(head->name);
-        if (head->dtype == model_.used_.front()->dtype &&
-            std::ranges::equal(head->bytes, model_.used_.front()->bytes)) {
+        const TensorInfo& table = *model_.used_.front().front();
+        if (head->dtype == table.dtype && std::ranges::equal(head->bytes, table.bytes)) {
             return {};
         }
         return error(*head, "differs from the embedding although config.json says tie_word_embeddings");
@@ -208,38 +291,54 @@ private:
 
     BaseModel& model_;
     const Family& family_;
+    const tensor::BaseSpec base_;
+    std::optional<kernels::ThreadPool> pool_;  // once something is to be quantised
     std::set<std::string, std::less<>> seen_;
 };
 
-Result<BaseModel> BaseModel::load(const Path& folder) {
+BaseModel::BaseModel(ModelConfig config, formats::SafetensorsFolder files)
+    : config_(std::move(config)), files_(std::move(files)) {}
+BaseModel::BaseModel(BaseModel&&) noexcept = default;
+BaseModel& BaseModel::operator=(BaseModel&&) noexcept = default;
+BaseModel::~BaseModel() = default;
+
+Result<BaseModel> BaseModel::load(const Path& folder, const tensor::BaseSpec& base) {
     FEDLLM_TRY(ModelConfig config, read_model_config(folder));
     FEDLLM_TRY(formats::SafetensorsFolder files, formats::SafetensorsFolder::open(folder));
     BaseModel model(std::move(config), std::move(files));
-    FEDLLM_TRY_VOID(WeightLoader(model).load());
+    FEDLLM_TRY_VOID(WeightLoader(model, base).load());
     return model;
 }
 
 std::string BaseModel::fingerprint() const {
-    std::map<std::string, const TensorInfo*> by_name;
+    std::map<std::string, const std::vector<const TensorInfo*>*> by_name;
     const auto manifest = full_manifest(config_);
-    for (std::size_t i = 0; i < used_.size(); ++i) {
-        if (used_[i]) by_name.emplace(manifest.tensors()[i].name, used_[i]);
-    }
+    for (std::size_t i = 0; i < used_.size(); ++i) by_name.emplace(manifest.tensors()[i].name, &used_[i]);
     crypto::Sha256 hash;
     hash.update("fedllm base model 1\n" + canonical_text(config_) + "\n");
-    for (const auto& [name, tensor] : by_name) {
-        const TensorSpec spec{name, tensor->shape};
-        hash.update(tensor::describe(spec) + " " + std::string(tensor::name(tensor->dtype)) + "\n");
-        hash_sample(hash, tensor->bytes);
+    for (const auto& [name, tensors] : by_name) {
+        for (const TensorInfo* tensor : *tensors) {
+            const TensorSpec spec{tensor == tensors->front() ? name : tensor->name, tensor->shape};
+            hash.update(tensor::describe(spec) + " " + std::string(tensor::name(tensor->dtype)) + "\n");
+            hash_sample(hash, tensor->bytes);
+        }
     }
     return crypto::to_hex(hash.finish());
 }
 
 tensor::ParamSet full_parameters(const BaseModel& model) {
     tensor::ParamSet parameters(full_manifest(model.config()));
-    for (std::size_t i = 0; i < model.used_.size(); ++i) {
-        if (!model.used_[i]) continue;                                        // a bias of zeros
-        formats::read_floats(*model.used_[i], parameters.tensor(i)).value();  // load() checked type and shape
+    kernels::ThreadPool pool;
+    const auto places = model_tensors(model.config());
+    std::vector<float> turned;
+    for (std::size_t i = 0; i < places.size(); ++i) {
+        const WeightView& view = model.views_[i];
+        const auto values = parameters.tensor(i);
+        kernels::dequantize(pool, view, values);
+        if (!is_turned(*model.config().family, places[i])) continue;
+        turned.assign(values.begin(), values.end());
+        transpose(std::as_bytes(std::span(turned)), view.rows, view.cols,
+                  std::as_writable_bytes(values).data());
     }
     return parameters;
 }

@@ -56,9 +56,16 @@ Result<void> check_features(const Fields& fields, const Family& family) {
         return fields.error(Errc::Unsupported, family.keys.activation,
                             "is " + activation->dump() + "; supported are " + listed(family.activations));
     }
-    if (fields.find("quantization_config")) {
-        return fields.error(Errc::Unsupported, "quantization_config",
-                            "is set; quantised weights are not supported, use the f32, f16 or bf16 model");
+    if (const Json* quantization = fields.find("quantization_config")) {
+        const auto method =
+            quantization->is_object() ? quantization->value("quant_method", Json("none")) : *quantization;
+        if (method != "bitsandbytes") {
+            return fields.error(
+                Errc::Unsupported, "quantization_config",
+                "has quant_method " + in_quotes(method.dump()) +
+                    "; supported is 'bitsandbytes' (NF4, FP4 and LLM.int8); for others use the f32, "
+                    "f16 or bf16 model");
+        }
     }
     for (const FixedFlag& fixed : family.flags) {
         FEDLLM_TRY(const bool value, fields.flag(fixed.key, fixed.value));

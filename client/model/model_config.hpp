@@ -52,7 +52,8 @@ struct ModelConfig {
 };
 
 // Reads folder/config.json. Unsupported or InvalidModel name the file, the field and what is supported:
-// another architecture, another scaling of RoPE or activation, quantised weights, sizes that do not fit.
+// another architecture, another scaling of RoPE or activation, a quantisation other than bitsandbytes', sizes that do
+// not fit.
 Result<ModelConfig> read_model_config(const Path& folder);
 
 // The same from text; `source` names it in errors.

@@ -10,6 +10,10 @@
 #include "common/tensor/param_set.hpp"
 #include "kernels/device/views.hpp"
 
+namespace fedllm::kernels {
+struct Int8Weight;  // kernels/int8_matmul
+}
+
 namespace fedllm::client::model {
 
 // Matrices of linear layers are (out, in) whatever the file's order; norms have one row. An empty bias means
@@ -17,6 +21,8 @@ namespace fedllm::client::model {
 struct PartWeights {
     kernels::WeightView weight;
     std::span<const float> bias;
+    const kernels::Int8Weight* integers =
+        nullptr;  // what products read instead, where the job computes with integers
 };
 using ModelWeights = ByPart<PartWeights>;  // a tied head is the embedding table
 

@@ -87,8 +87,7 @@ Result<std::unique_ptr<Trainer>> Trainer::create(const model::BaseModel& model, 
     } else {
         FEDLLM_TRY(manifest, model::lora_manifest(config, job.lora));
     }
-    FEDLLM_TRY(engine::Network network,
-               engine::Network::create(config, model.weights(), manifest, job.lora.scale()));
+    FEDLLM_TRY(engine::Network network, engine::Network::create(config, model.weights(), manifest, job.lora));
     FEDLLM_TRY(const Limits limits, choose_limits(network, job.train));
     FEDLLM_TRY(auto transformer, engine::Transformer::create(pool, std::move(network), limits));
     return std::unique_ptr<Trainer>(

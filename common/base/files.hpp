@@ -48,4 +48,8 @@ private:
     std::size_t size_ = 0;
 };
 
+// Lets go of the memory behind whole pages of a map that were read and will not be soon; a later read fetches
+// them from the file again. Only advice: nothing can go wrong.
+void release_pages(std::span<const std::byte> mapped);
+
 }  // namespace fedllm

@@ -7,6 +7,7 @@
 
 #include "common/formats/json.hpp"
 #include "common/formats/peft_names.hpp"
+#include "common/formats/peft_patterns.hpp"
 #include "common/formats/safetensors.hpp"
 
 namespace fedllm::formats {
@@ -23,11 +24,12 @@ constexpr const char* kWeightsName = "adapter_model.safetensors";
 constexpr std::uint32_t kRankMax = 1 << 16;
 
 // Keys that make an adapter more than plain LoRA unless they are null, false or empty.
-constexpr std::array<const char*, 16> kMustBeOff{
-    "use_dora",          "lora_bias",         "modules_to_save",         "rank_pattern",
-    "alpha_pattern",     "use_qalora",        "layer_replication",       "trainable_token_indices",
-    "target_parameters", "megatron_config",   "alora_invocation_tokens", "arrow_config",
-    "use_bdlora",        "monteclora_config", "velora_config",           "kasa_config"};
+constexpr std::array<const char*, 14> kMustBeOff{
+    "use_dora",          "lora_bias",         "modules_to_save",
+    "use_qalora",        "layer_replication", "trainable_token_indices",
+    "target_parameters", "megatron_config",   "alora_invocation_tokens",
+    "arrow_config",      "use_bdlora",        "monteclora_config",
+    "velora_config",     "kasa_config"};
 
 bool is_off(const Json& value) {
     if (value.is_boolean()) return !value.get<bool>();
@@ -42,7 +44,9 @@ bool leaves_base_alone(const Json& init) {
 
 class ConfigReader {
 public:
-    ConfigReader(const Json& config, std::string source) : config_(config), source_(std::move(source)) {}
+    // `text` is what `config` was parsed from: in the patterns the order of the file counts.
+    ConfigReader(const Json& config, std::string_view text, std::string source)
+        : config_(config), text_(text), source_(std::move(source)) {}
 
     Error error(Errc code, const char* key, const std::string& what) const {
         return make_error(code, source_ + ": '" + key + "' " + what);
@@ -68,7 +72,7 @@ public:
         return {};
     }
 
-    // target_modules stays empty for "all-linear".
+    // target_modules stays empty where the tensors must say what they are; see targets_are_names().
     Result<LoraSpec> read_spec() const {
         LoraSpec spec;
         const Json rank = get("r");
@@ -92,6 +96,31 @@ public:
         return spec;
     }
 
+    // "all-linear" has its modules in every layer. A regular expression, or names that hold for some layers
+    // only, are replaced by the whole paths of the modules found.
+    bool targets_are_names() const {
+        return (get("target_modules") == "all-linear" || get("target_modules").is_array()) && !selects();
+    }
+
+    Result<std::vector<tensor::LoraModule>> read_modules(const Manifest& manifest,
+                                                         const LoraSpec& spec) const {
+        FEDLLM_TRY(const ModulePatterns ranks, read_patterns("rank_pattern", 1, kRankMax));
+        FEDLLM_TRY(const ModulePatterns alphas, read_patterns("alpha_pattern", -1e9, 1e9));
+        std::vector<tensor::LoraModule> modules;
+        for (std::string& path : module_paths(manifest.tensors())) {
+            const double rank = ranks.find(path).value_or(spec.rank);
+            if (rank != std::floor(rank)) {
+                return error(Errc::InvalidFile, "rank_pattern", "must hold whole numbers");
+            }
+            const double alpha = alphas.find(path).value_or(spec.alpha);
+            if (rank == spec.rank && alpha == spec.alpha) continue;
+            modules.push_back({std::move(path), static_cast<std::uint32_t>(rank), alpha});
+        }
+        const auto by_path = [](const auto& a, const auto& b) { return a.path < b.path; };
+        std::sort(modules.begin(), modules.end(), by_path);
+        return modules;
+    }
+
     std::string base_model() const {
         const Json name = get("base_model_name_or_path");
         return name.is_string() ? name.get<std::string>() : "";
@@ -100,18 +129,22 @@ public:
 private:
     Json get(const char* key) const { return config_.value(key, Json()); }
 
+    bool selects() const { return !is_off(get("layers_to_transform")) || !is_off(get("exclude_modules")); }
+
+    Result<ModulePatterns> read_patterns(const char* key, double min, double max) const {
+        const auto ordered = nlohmann::ordered_json::parse(text_, nullptr, /*allow_exceptions=*/false);
+        auto patterns = ModulePatterns::parse(ordered.value(key, nlohmann::ordered_json()), min, max);
+        if (!patterns) return error(patterns.error().code, key, patterns.error().message);
+        return patterns;
+    }
+
     Result<std::vector<std::string>> read_targets() const {
         const Json targets = get("target_modules");
         std::vector<std::string> names;
-        if (targets == "all-linear") return names;
-        if (targets.is_string()) {
-            return error(
-                Errc::Unsupported, "target_modules",
-                "is a regular expression; list the module names instead, as in [\"q_proj\", \"v_proj\"]");
-        }
+        if (targets.is_string() && !targets.get_ref<const std::string&>().empty()) return names;
         if (!targets.is_array() || targets.empty()) {
             return error(Errc::InvalidFile, "target_modules",
-                         "must be a list of module names or \"all-linear\"");
+                         "must be a list of module names, a regular expression or \"all-linear\"");
         }
         for (const Json& target : targets) {
             if (!target.is_string() || target.get_ref<const std::string&>().empty()) {
@@ -119,10 +152,12 @@ private:
             }
             names.push_back(target.get<std::string>());
         }
+        if (selects()) names.clear();
         return names;
     }
 
     const Json& config_;
+    std::string_view text_;
     std::string source_;
 };
 
@@ -153,14 +188,14 @@ Result<ParamSet> read_values(const SafetensorsFile& file, const Manifest& manife
     return parameters;
 }
 
-Json config_json(const LoraSpec& spec, std::string_view base_model_name) {
-    const bool whole = spec.alpha == std::floor(spec.alpha) && std::abs(spec.alpha) < 1e9;
+Json config_json(const LoraSpec& spec, const Manifest& manifest, std::string_view base_model_name) {
+    const auto patterns = module_patterns(module_paths(manifest.tensors()), spec);
     return {
         {"peft_type", "LORA"},
         {"task_type", "CAUSAL_LM"},
         {"base_model_name_or_path", base_model_name},
         {"r", spec.rank},
-        {"lora_alpha", whole ? Json(static_cast<std::int64_t>(spec.alpha)) : Json(spec.alpha)},
+        {"lora_alpha", json_number(spec.alpha)},
         {"use_rslora", spec.rslora},
         {"target_modules", spec.target_modules},
         {"lora_dropout", 0.0},
@@ -170,8 +205,8 @@ Json config_json(const LoraSpec& spec, std::string_view base_model_name) {
         {"init_lora_weights", true},
         {"modules_to_save", nullptr},
         {"use_dora", false},
-        {"rank_pattern", Json::object()},
-        {"alpha_pattern", Json::object()},
+        {"rank_pattern", patterns.rank},
+        {"alpha_pattern", patterns.alpha},
         {"layers_to_transform", nullptr},
         {"layers_pattern", nullptr},
         {"revision", nullptr},
@@ -197,7 +232,7 @@ Result<void> write_peft_adapter(const Path& folder, const ParamSet& parameters, 
     }
     FEDLLM_TRY_VOID(write_safetensors(folder / kWeightsName, tensors, {{"format", "pt"}}));
     // The name may be any path on this machine: bytes that are not UTF-8 are replaced rather than refused.
-    const Json config = config_json(spec, base_model_name);
+    const Json config = config_json(spec, manifest, base_model_name);
     return write_file_atomically(folder / kConfigName,
                                  config.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
 }
@@ -207,7 +242,7 @@ Result<LoadedAdapter> read_peft_adapter(const Path& folder) {
     FEDLLM_TRY(const std::string text, read_file(config_path, std::size_t{1} << 20));
     FEDLLM_TRY(const Json config, parse_json(text, config_path));
     if (!config.is_object()) return make_error(Errc::InvalidFile, config_path + ": expected a JSON object");
-    const ConfigReader reader(config, config_path);
+    const ConfigReader reader(config, text, config_path);
     FEDLLM_TRY_VOID(reader.check_plain_lora());
     LoadedAdapter adapter;
     FEDLLM_TRY(adapter.spec, reader.read_spec());
@@ -217,7 +252,11 @@ Result<LoadedAdapter> read_peft_adapter(const Path& folder) {
     FEDLLM_TRY(const SafetensorsFile file, SafetensorsFile::open(weights_path));
     const auto manifest = manifest_of(file);
     if (!manifest) return with_context(manifest.error(), weights_path.string());
-    if (adapter.spec.target_modules.empty()) adapter.spec.target_modules = module_names(manifest->tensors());
+    if (adapter.spec.target_modules.empty()) {
+        adapter.spec.target_modules = reader.targets_are_names() ? module_names(manifest->tensors())
+                                                                 : module_paths(manifest->tensors());
+    }
+    FEDLLM_TRY(adapter.spec.modules, reader.read_modules(*manifest, adapter.spec));
     if (auto checked = check_adapter(manifest->tensors(), adapter.spec); !checked) {
         return with_context(checked.error(), weights_path.string());
     }

@@ -26,9 +26,10 @@ Result<void> write_peft_adapter(const Path& folder, const tensor::ParamSet& para
                                 const tensor::LoraSpec& spec, std::string_view base_model_name);
 
 // Reads F32, F16 and BF16 adapters. Tensors come by layer number, then q, k, v, o, gate, up, down (others
-// after them by name), A before B, whatever their order in the file; "all-linear" becomes the modules found.
-// What goes beyond plain LoRA (DoRA, trained biases, saved modules, per-module ranks, ...) is Unsupported,
-// naming the key.
+// after them by name), A before B, whatever their order in the file. "all-linear" becomes the names of the
+// modules found; a regular expression, or a choice of layers, their whole paths. rank_pattern and
+// alpha_pattern become LoraSpec::modules, and are written back from there. What goes beyond plain LoRA (DoRA,
+// trained biases, saved modules, LoRA on embeddings, ...) is Unsupported, naming the key.
 Result<LoadedAdapter> read_peft_adapter(const Path& folder);
 
 }  // namespace fedllm::formats

@@ -4,6 +4,7 @@
 #include <array>
 #include <charconv>
 #include <map>
+#include <set>
 #include <tuple>
 
 #include "common/formats/json.hpp"
@@ -62,6 +63,10 @@ Result<AdapterName> parse_adapter_name(std::string_view name) {
     if (name.find("lora_embedding_") != name.npos) {
         return fail(Errc::Unsupported, "LoRA on embeddings is not supported, only on linear layers");
     }
+    if (name.find(".base_layer.") != name.npos) {
+        return fail(Errc::Unsupported,
+                    "a weight of the base model in an adapter, as for LoRA on embeddings, is not supported");
+    }
     const bool is_a = name.ends_with(kSuffixA);
     if (name.starts_with(kPrefix) && (is_a || name.ends_with(kSuffixB))) {
         const auto module = name.substr(kPrefix.size());
@@ -92,6 +97,16 @@ std::vector<std::string> module_names(std::span<const TensorSpec> tensors) {
     return names;
 }
 
+std::vector<std::string> module_paths(std::span<const TensorSpec> tensors) {
+    std::vector<std::string> paths;
+    std::set<std::string_view> seen;
+    for (const TensorSpec& spec : tensors) {
+        const auto module = parse_adapter_name(spec.name).value().module;
+        if (seen.insert(module).second) paths.emplace_back(module);
+    }
+    return paths;
+}
+
 Result<void> check_adapter(std::span<const TensorSpec> tensors, const tensor::LoraSpec& spec) {
     std::map<std::string_view, std::pair<bool, bool>> modules;  // which of A and B are there
     std::vector<bool> used(spec.target_modules.size());
@@ -101,8 +116,8 @@ Result<void> check_adapter(std::span<const TensorSpec> tensors, const tensor::Lo
         };
         FEDLLM_TRY(const AdapterName name, parse_adapter_name(tensor.name));
         if (tensor.shape.size() != 2) return fail("adapter tensors have two dimensions");
-        if (tensor.shape[name.is_a ? 0 : 1] != spec.rank) {
-            return fail("its rank differs from the adapter's, " + std::to_string(spec.rank));
+        if (const auto rank = spec.module(name.module).rank; tensor.shape[name.is_a ? 0 : 1] != rank) {
+            return fail("its rank differs from the configured one, " + std::to_string(rank));
         }
         bool is_target = false;
         for (std::size_t i = 0; i < used.size(); ++i) {

@@ -32,8 +32,11 @@ bool is_conv1d(std::string_view module);
 // The last parts of the module paths, each once, in the order they come. Names must parse.
 std::vector<std::string> module_names(std::span<const tensor::TensorSpec> tensors);
 
-// Every A has its B, both have the rank of `spec`, every tensor is of a target module and every target module
-// occurs.
+// The whole module paths, each once, in the order they come. Names must parse.
+std::vector<std::string> module_paths(std::span<const tensor::TensorSpec> tensors);
+
+// Every A has its B, both have the module's rank in `spec`, every tensor is of a target module and every
+// target module occurs.
 Result<void> check_adapter(std::span<const tensor::TensorSpec> tensors, const tensor::LoraSpec& spec);
 
 }  // namespace fedllm::formats

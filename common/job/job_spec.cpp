@@ -50,6 +50,14 @@ Table<JobSpec> make_table() {
             "base_fingerprint", [](auto& c) -> auto& { return c.base_fingerprint; },
             "identifies the exact base weights; filled in by 'fedllm job submit'"),
         field<C>(
+            "base.storage", [](auto& c) -> auto& { return c.base.storage; },
+            "how clients hold the linear layers of the frozen base: converted while loading, or as stored"),
+        field<C>(
+            "base.compute", [](auto& c) -> auto& { return c.base.compute; },
+            "how clients multiply with the frozen linear layers: f32, or 8-bit integers where AVX-512 VNNI "
+            "makes "
+            "that faster"),
+        field<C>(
             "seed", [](auto& c) -> auto& { return c.seed; },
             "of everything random: the same seed and participants give the same bits"),
         field<C>(
@@ -115,6 +123,11 @@ Result<void> check_together(const JobSpec& job, const std::string& source) {
     }
     if (job.method == Method::Lora && job.lora.target_modules.empty()) {
         return refused(source, "lora.target_modules", "is empty: there would be nothing to train");
+    }
+    if (job.method == Method::Full && job.base != tensor::BaseSpec{}) {
+        return refused(source,
+                       job.base.compute != tensor::BaseCompute::Float ? "base.compute" : "base.storage",
+                       "is for a frozen base; method: full trains every weight in f32");
     }
     const auto scale =
         tensor::FixedPoint::choose(tensor::bound_with_slack(job.update.clip_norm), weight_total_max(job));

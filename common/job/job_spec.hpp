@@ -9,6 +9,7 @@
 
 #include "common/codec/codec.hpp"
 #include "common/config/yaml.hpp"
+#include "common/tensor/base_spec.hpp"
 #include "common/tensor/lora_spec.hpp"
 
 namespace fedllm::job {
@@ -52,6 +53,7 @@ struct JobSpec {
     std::string name;
     std::string base_model;        // a name that each client's own file maps to a folder
     std::string base_fingerprint;  // filled in by `fedllm job submit`: clients with other weights refuse
+    tensor::BaseSpec base;
     std::uint64_t seed = 1;
     Method method = Method::Lora;
     tensor::LoraSpec lora{
@@ -107,4 +109,18 @@ template <>
 struct fedllm::config::EnumNames<fedllm::job::CodecName> {
     static constexpr std::array<std::pair<job::CodecName, std::string_view>, 1> rows{
         {{job::CodecName::None, "none"}}};
+};
+template <>
+struct fedllm::config::EnumNames<fedllm::tensor::BaseStorage> {
+    static constexpr std::array<std::pair<tensor::BaseStorage, std::string_view>, 5> rows{
+        {{tensor::BaseStorage::AsStored, "as_stored"},
+         {tensor::BaseStorage::Bf16, "bf16"},
+         {tensor::BaseStorage::Int8, "int8"},
+         {tensor::BaseStorage::Nf4, "nf4"},
+         {tensor::BaseStorage::Fp4, "fp4"}}};
+};
+template <>
+struct fedllm::config::EnumNames<fedllm::tensor::BaseCompute> {
+    static constexpr std::array<std::pair<tensor::BaseCompute, std::string_view>, 2> rows{
+        {{tensor::BaseCompute::Float, "float"}, {tensor::BaseCompute::Int8, "int8"}}};
 };

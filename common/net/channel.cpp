@@ -49,7 +49,7 @@ public:
     bool held() const { return held_; }
     void wake() { woken_.cancel(); }
 
-    // Ends when somebody wakes us: because the turn is ours, or because the channel was closed.
+    // Ends with the turn held, unless the coroutine was cancelled.
     awaitable<void> wait() {
         queue_->waiting.push_back(this);
         (void)co_await woken_.async_wait(kNoThrow);
@@ -223,8 +223,7 @@ void Channel::close() {
     closed_ = true;
     read_watchdog_.stop();
     write_watchdog_.stop();
-    stream_->close();
-    for (Turn* const turn : senders_->waiting) turn->wake();
+    stream_->close();  // ends the write that is pending, whose Turn wakes the next sender, and so on
 }
 
 // The first reason stays: what a closed stream says afterwards is only its echo.

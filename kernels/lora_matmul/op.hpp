@@ -32,4 +32,13 @@ void lora_matmul_backward(ThreadPool& pool, ConstMatrix dy,  // (M,N)
                           Matrix dx,                         // (M,K); data == nullptr: not wanted
                           LoraGradView grad, Write dx_write = Write::Overwrite);
 
+// The adapter alone, over a base whose product is already in y and dx (kernels/int8_matmul):
+// s = x a^T;  y += scale s b^T
+void lora_add_forward(ThreadPool& pool, ConstMatrix x,     // (M,K)
+                      LoraView lora, Matrix s, Matrix y);  // (M,R), (M,N)
+
+// ds = scale dy b;  dx += ds a;  da += ds^T x;  db += scale dy^T s.
+void lora_add_backward(ThreadPool& pool, ConstMatrix dy, ConstMatrix x, LoraView lora, ConstMatrix s,
+                       Matrix ds, Matrix dx, LoraGradView grad);
+
 }  // namespace fedllm::kernels

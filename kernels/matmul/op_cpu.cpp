@@ -9,19 +9,19 @@ namespace fedllm::kernels {
 
 void matmul_forward(ThreadPool& pool, ConstMatrix x, WeightView w, Matrix y, Write write) {
     FEDLLM_CHECK(x.cols == w.cols && y.rows == x.rows && y.cols == w.rows, "matmul_forward: shapes differ");
-    gemm(pool, rows_of(x), rows_of(w), x.cols, y, write);
+    gemm(pool, {rows_of(x), rows_of(w), x.cols}, y, write);
 }
 
 void matmul_backward_input(ThreadPool& pool, ConstMatrix dy, WeightView w, Matrix dx, Write write) {
     FEDLLM_CHECK(dy.cols == w.rows && dx.rows == dy.rows && dx.cols == w.cols,
                  "matmul_backward_input: shapes differ");
-    gemm(pool, rows_of(dy), columns_of(w), dy.cols, dx, write);
+    gemm(pool, {rows_of(dy), columns_of(w), dy.cols}, dx, write);
 }
 
 void matmul_backward_weight(ThreadPool& pool, ConstMatrix dy, ConstMatrix x, Matrix dw, Write write) {
     FEDLLM_CHECK(dy.rows == x.rows && dw.rows == dy.cols && dw.cols == x.cols,
                  "matmul_backward_weight: shapes differ");
-    gemm(pool, columns_of(dy), columns_of(x), dy.rows, dw, write);
+    gemm(pool, {columns_of(dy), columns_of(x), dy.rows}, dw, write);
 }
 
 void add_bias(ThreadPool& pool, const float* bias, Matrix y) {

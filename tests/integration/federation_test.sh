@@ -275,13 +275,24 @@ tools() {
         fail "the exported adapter is not the version the server names"
     cmp "$work/adapter/adapter_model.safetensors" "$hub/state/adapters/j1/latest/adapter_model.safetensors"
     local before after
-    loss() { "$fedllm" eval --model "$base" "$@" --data "$hub/ash/data.jsonl" --sequence-length 64 --json |
+    loss() { "$fedllm" eval --model "$@" --data "$hub/ash/data.jsonl" --sequence-length 64 --json |
         sed -n 's/^  "loss": \(.*\),$/\1/p'; }
-    before=$(loss)
-    after=$(loss --adapter "$work/adapter")
+    before=$(loss "$base")
+    after=$(loss "$base" --adapter "$work/adapter")
     echo "loss on ash's text: $before before, $after after"
     awk -v b="$before" -v a="$after" 'BEGIN { exit !(a < b) }' || fail "federation did not lower the loss"
-    "$fedllm" generate --model "$base" --adapter "$work/adapter" --prompt "In the ash wood" --tokens 8
+    # The other forms of the same adapter.
+    "$fedllm" export j1 --dir "$hub" --format merged --type f32 --model "$base" --out "$work/merged" >/dev/null
+    local merged
+    merged=$(loss "$work/merged")
+    awk -v a="$after" -v m="$merged" 'BEGIN { exit !(a - m < 1e-4 && m - a < 1e-4) }' ||
+        fail "the merged model has the loss $merged, base and adapter have $after"
+    "$fedllm" export --adapter "$work/adapter" --format gguf --model "$base" --out "$work/adapter.gguf" >/dev/null
+    [ "$(head -c 4 "$work/adapter.gguf")" = GGUF ] || fail "export --format gguf made no GGUF file"
+    "$fedllm" generate --model "$base" --adapter "$work/adapter" --prompt "In the ash wood" --tokens 8 --stream
+    printf '{"question": "Tree?", "choices": ["ash", "birch", "qxqx"], "answer": "A"}\n' >"$work/choices.jsonl"
+    "$fedllm" eval --model "$base" --data "$work/choices.jsonl" --json | grep -q '"questions": 1' ||
+        fail "eval did not see a multiple-choice question"
     "$fedllm" train "$hub/job.yaml" --model "$base" --data "$hub/ash/data.jsonl" --out "$work/alone" --quiet
     stop_all
     # Bad input: status 1 and words that name the thing.
@@ -292,6 +303,8 @@ tools() {
         grep -q "$pattern" "$work/said" || fail "'$*' said: $(cat "$work/said")"
     }
     refused "no/such" "$fedllm" eval --model no/such --data "$hub/ash/data.jsonl"
+    refused "fedllm pull no/such" "$fedllm" generate --model no/such --prompt x
+    refused "write ORG/NAME" "$fedllm" pull nonsense
     printf '{"text": "fine"}\n{"text": \n' >"$work/broken.jsonl"
     refused "broken.jsonl:2" "$fedllm" eval --model "$base" --data "$work/broken.jsonl"
     printf 'listen:\n  prot: 1\n' >"$work/server.yaml"

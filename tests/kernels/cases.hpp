@@ -13,12 +13,15 @@ struct Matmul {
     std::size_t m, k, n;  // tokens, input channels, output channels
     Use use = Use::TestOnly;
 };
-// Tails of every blocking step (strips 14, 8, 4, 2, 1; panels 32, 16; depth 384; columns 128, 1024), then the
+// Tails of every blocking step (strips 14, 8, 4, 2, 1; panels 32, 16; depth 640; columns 64, 768), then the
 // shapes of SmolLM2-135M and the demo's model.
 inline constexpr std::array kMatmul = {
     Matmul{1, 1, 1},
     Matmul{1, 5, 3},
+    Matmul{3, 1, 129},
     Matmul{2, 17, 33},
+    Matmul{9, 656, 7},
+    Matmul{130, 1300, 70},
     Matmul{13, 64, 31},
     Matmul{15, 385, 47},
     Matmul{57, 100, 65},
@@ -38,8 +41,10 @@ struct Lora {
     Use use = Use::TestOnly;
 };
 inline constexpr std::array kLora = {
-    Lora{1, 3, 2, 1},      Lora{7, 20, 9, 3},   Lora{33, 70, 41, 17},
-    Lora{65, 400, 96, 64}, Lora{19, 32, 48, 8}, Lora{1024, 576, 576, 16, Use::TestAndTime},
+    Lora{1, 3, 2, 1},     Lora{7, 20, 9, 3},
+    Lora{33, 70, 41, 17}, Lora{65, 400, 96, 64},
+    Lora{19, 32, 48, 8},  Lora{9, 650, 33, 5},
+    Lora{6, 40, 50, 170}, Lora{1024, 576, 576, 16, Use::TestAndTime},
 };
 
 struct Rows {

@@ -95,8 +95,8 @@ TEST(Operations, DoNotAllocateOncePoolExists) {
     const LoraView lora{ConstMatrix(a.data(), 8, 64), ConstMatrix(a.data(), 64, 8), 2.0f};
     const std::size_t before = allocations.load();
     lora_matmul_forward(pool, vx, {w.data(), WeightType::F32, 64, 64}, lora, vs, vy);
-    lora_matmul_backward(pool, vy, vx, {w.data(), WeightType::F32, 64, 64}, lora, vs, Matrix(ds.data(), 100, 8),
-                         vd, {Matrix(da.data(), 8, 64), Matrix(db.data(), 64, 8)});
+    lora_matmul_backward(pool, vy, vx, {w.data(), WeightType::F32, 64, 64}, lora, vs,
+                         Matrix(ds.data(), 100, 8), vd, {Matrix(da.data(), 8, 64), Matrix(db.data(), 64, 8)});
     attention_forward(pool, shape, first_key.data(), vx, vx, vx, vy, state.data());
     attention_backward(pool, shape, first_key.data(), vx, vx, vx, vy, state.data(), vd, dot.data(), vd, vx,
                        vy);

@@ -105,6 +105,81 @@ TEST_P(Matmul, BitsDoNotDependOnThreads) {
 INSTANTIATE_TEST_SUITE_P(Cases, Matmul, ::testing::ValuesIn(cases::kMatmul),
                          [](const auto& test) { return text(test.param); });
 
+// Shapes where blocks straddle rows, where rows begin inside a byte and where they begin a block.
+constexpr std::array kQuantisedShapes = {
+    cases::Matmul{3, 1, 129},  cases::Matmul{4, 17, 33},     cases::Matmul{15, 385, 47},
+    cases::Matmul{16, 64, 70}, cases::Matmul{40, 656, 100},  cases::Matmul{5, 1300, 801},
+    cases::Matmul{1, 96, 5},   cases::Matmul{130, 192, 576},
+};
+
+TEST(MatmulQuantised, EqualsOracle) {
+    ThreadPool pool(2);
+    for (const WeightType type : kQuantisedTypes) {
+        for (const auto& c : kQuantisedShapes) {
+            for (const std::size_t block : {32u, 64u, 4096u}) {
+                const std::string what = text(c) + " " + name_of(type) + " block " + std::to_string(block);
+                const Quantised w(type, c.n, c.k, block);
+                const Grid x = Grid::random(c.m, c.k, "x"), dy = Grid::random(c.m, c.n, "dy");
+                Grid y(c.m, c.n), dx = Grid::random(c.m, c.k, "dx");
+                const Dense start = dx.dense();
+                matmul_forward(pool, x.view(), w.weight(), y.view());
+                expect_product(y, x.dense(), w.rounded.dense(), Dense(c.m, c.n), what + " forward");
+                matmul_backward_input(pool, dy.view(), w.weight(), dx.view(), Write::Accumulate);
+                expect_product(dx, dy.dense(), ref::transposed(w.rounded.dense()), start, what + " backward");
+            }
+        }
+    }
+}
+
+// The unit matrix times a weight is the weight as the product sees it: bitsandbytes' decoding, bit by bit.
+TEST(MatmulQuantised, DecodesToTheVeryBits) {
+    ThreadPool pool(2);
+    for (const WeightType type : kQuantisedTypes) {
+        for (const auto& c : kQuantisedShapes) {
+            const Quantised w(type, c.n, c.k);
+            for (const bool forward : {true, false}) {
+                const std::size_t depth = forward ? c.k : c.n;
+                Grid unit(depth, depth, 0), got(depth, forward ? c.n : c.k);
+                for (std::size_t i = 0; i < depth; ++i) unit.at(i, i) = 1.0f;
+                if (forward) matmul_forward(pool, unit.view(), w.weight(), got.view());
+                if (!forward) matmul_backward_input(pool, unit.view(), w.weight(), got.view());
+                for (std::size_t n = 0; n < c.n; ++n) {
+                    for (std::size_t k = 0; k < c.k; ++k) {
+                        ASSERT_EQ(forward ? got.at(k, n) : got.at(n, k), w.rounded.at(n, k))
+                            << text(c) << " " << name_of(type) << " (" << n << "," << k << ")";
+                    }
+                }
+            }
+        }
+    }
+}
+
+TEST(MatmulQuantised, BitsDoNotDependOnThreads) {
+    for (const WeightType type : kQuantisedTypes) {
+        const Quantised w(type, 200, 650);
+        const Grid x = Grid::random(150, 650, "x"), dy = Grid::random(150, 200, "dy");
+        expect_same_bits(
+            [&](ThreadPool& pool) {
+                std::vector<Grid> out{Grid(150, 200), Grid(150, 650)};
+                matmul_forward(pool, x.view(), w.weight(), out[0].view());
+                matmul_backward_input(pool, dy.view(), w.weight(), out[1].view());
+                return out;
+            },
+            name_of(type));
+    }
+}
+
+TEST(MatmulQuantisedDeathTest, RefusesWeightsWithoutScalesAndOddBlocks) {
+    ThreadPool pool(1);
+    const Quantised w(WeightType::NF4, 4, 64);
+    Grid x(2, 64), y(2, 4);
+    WeightView bare = w.weight(), odd = w.weight();
+    bare.scales = nullptr;
+    odd.block = 48;
+    EXPECT_DEATH(matmul_forward(pool, x.view(), bare, y.view()), "scales");
+    EXPECT_DEATH(matmul_forward(pool, x.view(), odd, y.view()), "power of two");
+}
+
 // A token's output does not depend on its neighbours: generating one by one gives the bits of a batch.
 TEST(MatmulRows, AreIndependentOfTheBatch) {
     ThreadPool pool(2);

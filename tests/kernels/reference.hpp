@@ -8,6 +8,9 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/device/views.hpp"
+#include "kernels/quantize/code_books.hpp"
+
 namespace fedllm::kernels::reference {
 
 struct Dense {
@@ -52,6 +55,16 @@ inline Dense times_transposed(const Dense& a, const Dense& b) {
     return out;
 }
 inline Dense times(const Dense& a, const Dense& b) { return times_transposed(a, transposed(b)); }
+
+// Element i of a flattened quantised weight with `cols` columns, decoded as bitsandbytes does.
+inline float dequantised(WeightType type, const std::uint8_t* codes, const float* scales, std::size_t block,
+                         std::size_t cols, std::size_t i) {
+    if (type == WeightType::Int8)
+        return static_cast<float>(static_cast<std::int8_t>(codes[i])) * scales[i / cols];
+    const unsigned nibble = i % 2 == 0 ? codes[i / 2] / 16u : codes[i / 2] % 16u;
+    const auto& book = type == WeightType::NF4 ? kNf4Values : kFp4Values;
+    return book[nibble] * scales[i / block];
+}
 
 struct Lora {
     Dense a, b;

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -91,6 +92,43 @@ struct Bf16 {
     }
     WeightView weight() const { return {bits.data(), WeightType::BF16, rounded.rows(), rounded.cols()}; }
 };
+
+// A quantised weight of random codes and scales, and the floats that they stand for (bitsandbytes' decoding:
+// one product in f32). Blocks run over the flattened matrix.
+struct Quantised {
+    WeightType type;
+    std::size_t block;
+    std::vector<std::uint8_t> codes;
+    std::vector<float> scales;
+    Grid rounded;
+
+    Quantised(WeightType t, std::size_t rows, std::size_t cols, std::size_t b = 64)
+        : type(t), block(b), rounded(rows, cols, 0) {
+        const std::size_t count = rows * cols;
+        Rng rng(7, "codes");
+        codes.resize(type == WeightType::Int8 ? count : (count + 1) / 2);
+        for (auto& code : codes) code = static_cast<std::uint8_t>(rng.below(256));
+        scales.resize(type == WeightType::Int8 ? rows : (count + block - 1) / block);
+        for (float& scale : scales) scale = rng.uniform(0.01f, 0.1f);
+        for (std::size_t i = 0; i < count; ++i) {
+            rounded.storage()[i] = reference::dequantised(type, codes.data(), scales.data(), block, cols, i);
+        }
+    }
+    WeightView weight() const {
+        return {codes.data(), type, rounded.rows(), rounded.cols(), scales.data(), block};
+    }
+};
+inline constexpr std::array kQuantisedTypes{WeightType::Int8, WeightType::NF4, WeightType::FP4};
+inline const char* name_of(WeightType type) {
+    switch (type) {
+        case WeightType::F32: return "f32";
+        case WeightType::BF16: return "bf16";
+        case WeightType::Int8: return "int8";
+        case WeightType::NF4: return "nf4";
+        case WeightType::FP4: return "fp4";
+    }
+    return "";
+}
 
 // |got - want| <= bound * magnitude element by element, and the padding is untouched.
 inline void expect_within(const Grid& got, const Dense& want, const Dense& magnitude, double bound,

@@ -70,6 +70,26 @@ TEST(Binding, RanksMayDifferAndLowLayersMayBeFrozen) {
     EXPECT_EQ(binding.at(model::kQ, 1).rank, 2U);
 }
 
+TEST(Binding, ScalesMayDifferFromModuleToModule) {
+    tensor::LoraSpec spec{.rank = 2, .alpha = 4, .rslora = false, .target_modules = {"q_proj"}};
+    spec.modules = {{"model.layers.1.self_attn.q_proj", 4, 2}};
+    std::vector<tensor::TensorSpec> tensors;
+    for (const std::uint64_t layer : {0, 1}) {
+        const std::string name =
+            "base_model.model.model.layers." + std::to_string(layer) + ".self_attn.q_proj.";
+        const std::uint64_t rank = layer == 0 ? 2 : 4;
+        tensors.push_back({name + "lora_A.weight", {rank, 24}});
+        tensors.push_back({name + "lora_B.weight", {32, rank}});
+    }
+    const auto manifest = tensor::Manifest::create(tensors).value();
+    const Binding binding = Binding::create(tiny_config(), manifest, spec).value();
+    EXPECT_EQ(binding.layers[0][model::kQ].lora_scale, 2.0F);
+    EXPECT_EQ(binding.layers[1][model::kQ].lora_scale, 0.5F);
+    const std::vector<float> values(manifest.elements());
+    const auto shapes = model::projections(tiny_config());
+    EXPECT_EQ(lora_view(binding.layers[1][model::kQ], shapes[0], values.data()).scale, 0.5F);
+}
+
 TEST(Binding, AnEmptyManifestTrainsNothing) {
     const Binding binding = Binding::create(tiny_config(), tensor::Manifest(), 1.0).value();
     EXPECT_FALSE(binding.trained());

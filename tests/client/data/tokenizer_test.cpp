@@ -77,6 +77,35 @@ TEST(Tokenizer, AddedTokensStripAndTheLongestWins) {
     EXPECT_EQ(tokenizer.decode(Ids{'x', 258}), "x<a>");
 }
 
+TEST(Tokenizer, SingleWordsAreTouchedByNoWord) {
+    const auto tokenizer = Tokenizer::parse(with("/added_tokens/0/single_word", true).dump()).value();
+    const auto with_bytes = [](std::string_view before, std::string_view after) {
+        auto ids = bytes_of(before);
+        ids.push_back(kBos);
+        const auto rest = bytes_of(after);
+        ids.insert(ids.end(), rest.begin(), rest.end());
+        return ids;
+    };
+    EXPECT_EQ(tokenizer.encode("<s>"), with_bytes("", ""));
+    EXPECT_EQ(tokenizer.encode(".<s> x"), with_bytes(".", " x"));
+    EXPECT_EQ(tokenizer.encode("½<s>—"), with_bytes("½", "—"));  // neither is \\w
+    for (const char* text : {"a<s>", "<s>é", "_<s>", "<s>\u0301", "\u200d<s>", "٣<s>"}) {
+        EXPECT_EQ(tokenizer.encode(text), bytes_of(text)) << text;
+    }
+}
+
+TEST(Tokenizer, NormalizersWithoutParameters) {
+    const auto of = [](const char* type) {
+        return Tokenizer::parse(with("/normalizer", {{"type", type}}).dump()).value();
+    };
+    EXPECT_EQ(of("Strip").encode("\u3000 a b\u2028\n"), bytes_of("a b"));
+    EXPECT_EQ(of("Strip").encode(" \n"), bytes_of(""));
+    EXPECT_EQ(of("NFD").encode("é각"), bytes_of("e\u0301\u1100\u1161\u11a8"));
+    EXPECT_EQ(of("NFC").encode("e\u0301"), bytes_of("é"));
+    EXPECT_EQ(of("NFC").encode("q\u0345\u0323"), bytes_of("q\u0323\u0345"));
+    EXPECT_EQ(of("NFC").encode("q\u0345\u1df9"), bytes_of("q\u0345\u1df9"));  // of Unicode 10
+}
+
 TEST(Tokenizer, RefusesByName) {
     expect_error(with("/normalizer", {{"type", "NFKC"}}), Errc::Unsupported, "the normalizer 'NFKC'");
     expect_error(with("/pre_tokenizer", {{"type", "Punctuation"}}), Errc::Unsupported, "'Punctuation'");
@@ -89,7 +118,6 @@ TEST(Tokenizer, RefusesByName) {
     expect_error(with("/model/type", "Unigram"), Errc::Unsupported, "the model 'Unigram'");
     expect_error(with("/model/dropout", 0.1), Errc::Unsupported, "model.dropout");
     expect_error(with("/model/end_of_word_suffix", "</w>"), Errc::Unsupported, "end_of_word_suffix");
-    expect_error(with("/added_tokens/0/single_word", true), Errc::Unsupported, "single_word");
     expect_error(with("/normalizer", {{"type", "Replace"}, {"pattern", {{"Regex", "x"}}}, {"content", "y"}}),
                  Errc::Unsupported, "normalizer.pattern");
 }

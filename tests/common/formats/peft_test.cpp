@@ -102,6 +102,52 @@ TEST(Peft, AllLinearBecomesTheModulesFound) {
     EXPECT_EQ(read_peft_adapter(folder.path()).value().spec, small_spec());
 }
 
+TEST(Peft, ARegularExpressionOrAChoiceOfLayersBecomesWholePaths) {
+    const std::vector<std::pair<std::string, nlohmann::json>> changes{{"target_modules", ".*(q|v|down)_proj"},
+                                                                      {"layers_to_transform", {0, 2, 10}}};
+    for (const auto& [key, value] : changes) {
+        const TempDir folder;
+        ASSERT_TRUE(write_peft_adapter(folder.path(), small_adapter(), small_spec(), "b").has_value());
+        change_config(folder.path(), key, value);
+        const auto read = read_peft_adapter(folder.path());
+        ASSERT_TRUE(read.has_value()) << read.error().message;
+        ASSERT_EQ(read->spec.target_modules.size(), 9u);
+        EXPECT_EQ(read->spec.target_modules[2], "model.layers.0.mlp.down_proj");
+        ASSERT_TRUE(write_peft_adapter(folder.path(), read->parameters, read->spec, "b").has_value());
+        EXPECT_EQ(read_peft_adapter(folder.path()).value().spec, read->spec);
+    }
+}
+
+// q of layer 2 has rank 3 and alpha 9, every v has alpha 1.
+TEST(Peft, RankAndAlphaOfSingleModulesGoThere) {
+    std::vector<tensor::TensorSpec> tensors;
+    for (const char* layer : {"0", "2"}) {
+        for (const char* module : {"self_attn.q_proj", "self_attn.v_proj"}) {
+            const std::string path = std::string("model.layers.") + layer + "." + module;
+            const std::uint64_t rank = path == "model.layers.2.self_attn.q_proj" ? 3 : 2;
+            tensors.push_back({"base_model.model." + path + ".lora_A.weight", {rank, 5}});
+            tensors.push_back({"base_model.model." + path + ".lora_B.weight", {4, rank}});
+        }
+    }
+    const ParamSet params(Manifest::create(std::move(tensors)).value());
+    LoraSpec spec{2, 4, false, {"q_proj", "v_proj"}};
+    spec.modules = {{"model.layers.0.self_attn.v_proj", 2, 1},
+                    {"model.layers.2.self_attn.q_proj", 3, 9},
+                    {"model.layers.2.self_attn.v_proj", 2, 1}};
+    const TempDir folder;
+    ASSERT_TRUE(write_peft_adapter(folder.path(), params, spec, "b").has_value());
+    const auto config = nlohmann::json::parse(read_file(folder.path() / "adapter_config.json").value());
+    EXPECT_EQ(config["rank_pattern"], (nlohmann::json{{"model.layers.2.self_attn.q_proj", 3}}));
+    EXPECT_EQ(config["alpha_pattern"],
+              (nlohmann::json{{"model.layers.2.self_attn.q_proj", 9}, {"v_proj", 1}}));
+    const LoadedAdapter read = read_peft_adapter(folder.path()).value();
+    EXPECT_EQ(read.spec, spec);
+    const tensor::LoraScales scales(read.spec);
+    EXPECT_EQ(scales.of("model.layers.0.self_attn.q_proj"), 2.0);
+    EXPECT_EQ(scales.of("model.layers.2.self_attn.q_proj"), 3.0);
+    EXPECT_EQ(scales.of("model.layers.2.self_attn.v_proj"), 0.5);
+}
+
 TEST(Peft, RefusesConfigsBeyondPlainLoraByKey) {
     using nlohmann::json;
     struct Case {
@@ -113,13 +159,17 @@ TEST(Peft, RefusesConfigsBeyondPlainLoraByKey) {
                           {"bias", "lora_only", Errc::Unsupported},
                           {"lora_bias", true, Errc::Unsupported},
                           {"modules_to_save", json::array({"lm_head"}), Errc::Unsupported},
-                          {"rank_pattern", {{"q_proj", 4}}, Errc::Unsupported},
-                          {"alpha_pattern", {{"q_proj", 4}}, Errc::Unsupported},
+                          {"rank_pattern", {{"q_proj", 4}}, Errc::ManifestMismatch},
+                          {"rank_pattern", {{"q_proj", 2.5}}, Errc::InvalidFile},
+                          {"rank_pattern", {{"q_proj", 0}}, Errc::InvalidFile},
+                          {"rank_pattern", json::array({4}), Errc::InvalidFile},
+                          {"alpha_pattern", {{"q_proj", "4"}}, Errc::InvalidFile},
+                          {"alpha_pattern", {{"(?<=q_)proj", 4}}, Errc::Unsupported},
                           {"layer_replication", json::array({json::array({0, 1})}), Errc::Unsupported},
                           {"init_lora_weights", "pissa", Errc::Unsupported},
                           {"peft_type", "IA3", Errc::Unsupported},
                           {"peft_type", nullptr, Errc::Unsupported},
-                          {"target_modules", ".*q_proj", Errc::Unsupported},
+                          {"target_modules", "", Errc::InvalidFile},
                           {"target_modules", json::array(), Errc::InvalidFile},
                           {"target_modules", json::array({1}), Errc::InvalidFile},
                           {"target_modules", nullptr, Errc::InvalidFile},
@@ -154,13 +204,15 @@ TEST(Peft, RefusesTensorsThatAreNotPlainLora) {
         Errc code;
     };
     const std::string q = "base_model.model.model.layers.0.self_attn.q_proj.";
-    const Case cases[] = {{q + "lora_magnitude_vector", {3}, Errc::Unsupported},
-                          {"base_model.model.model.embed_tokens.lora_embedding_A", {2, 3}, Errc::Unsupported},
-                          {"base_model.model.lm_head.weight", {3, 2}, Errc::InvalidFile},
-                          {q + "lora_A.weight", {2, 3}, Errc::ManifestMismatch},     // no B
-                          {q + "lora_B.weight", {3, 2, 1}, Errc::ManifestMismatch},  // three dimensions
-                          {".lora_A.weight", {2, 3}, Errc::InvalidFile},
-                          {"base_model.model..lora_A.weight", {2, 3}, Errc::InvalidFile}};
+    const Case cases[] = {
+        {q + "lora_magnitude_vector", {3}, Errc::Unsupported},
+        {"base_model.model.model.embed_tokens.lora_embedding_A", {2, 3}, Errc::Unsupported},
+        {"base_model.model.model.embed_tokens.base_layer.weight", {2, 3}, Errc::Unsupported},
+        {"base_model.model.lm_head.weight", {3, 2}, Errc::InvalidFile},
+        {q + "lora_A.weight", {2, 3}, Errc::ManifestMismatch},     // no B
+        {q + "lora_B.weight", {3, 2, 1}, Errc::ManifestMismatch},  // three dimensions
+        {".lora_A.weight", {2, 3}, Errc::InvalidFile},
+        {"base_model.model..lora_A.weight", {2, 3}, Errc::InvalidFile}};
     for (const Case& bad : cases) {
         const TempDir folder;
         ASSERT_TRUE(write_peft_adapter(folder.path(), small_adapter(), small_spec(), "b").has_value());

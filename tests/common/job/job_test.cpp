@@ -33,6 +33,12 @@ TEST(Job, RefusesWhatCannotWorkTogether) {
               std::string::npos);
     EXPECT_TRUE(refusal("samples_max: 1000000000000\nweighting: uniform\n"));
     EXPECT_FALSE(parse_job("base_model: m\n", "j.yaml"));
+    EXPECT_NE(refusal("base:\n  storage: nf4\nmethod: full\n").error().message.find("base.storage"),
+              std::string::npos);
+    EXPECT_NE(refusal("base:\n  compute: int8\nmethod: full\n").error().message.find("base.compute"),
+              std::string::npos);
+    EXPECT_NE(refusal("base:\n  storage: gptq\n").error().message.find("nf4"), std::string::npos);
+    EXPECT_EQ(refusal("base:\n  storage: nf4\n")->base.storage, tensor::BaseStorage::Nf4);
 }
 
 TEST(Job, LearningRateWarmsUpThenFollowsTheSchedule) {

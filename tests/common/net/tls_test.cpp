@@ -188,6 +188,35 @@ TEST_F(TlsTest, ServerThatPlaysClient) {
     expect_server_refuses(context, "certificate is refused");
 }
 
+// A client that goes on talking, as daemons do after their handshake: the refusal must reach it all the same.
+awaitable<void> talks_on(TlsContext server, TlsContext client, std::optional<Result<Connected>>& refused) {
+    const auto executor = co_await asio::this_coro::executor;
+    auto acceptor = listen_tcp(executor, "127.0.0.1", 0).value();
+    start(executor, accept_one(acceptor, std::move(server)), refused);
+    const auto port = acceptor.local_endpoint().port();
+    auto connected = co_await connect_tls("127.0.0.1", port, std::move(client), "localhost", 10s);
+    EXPECT_TRUE(connected) << to_string(connected.error());
+    Stream& stream = *connected.value().stream;
+    std::array<std::byte, 100> bytes{};
+    for (int i = 0; i < 3; ++i) {
+        const auto written = co_await stream.write_some(bytes);
+        EXPECT_TRUE(written) << "write " << i << ": " << to_string(written.error());
+        (void)co_await sleep_for(20ms);
+    }
+    const auto read = co_await stream.read_some(bytes);
+    EXPECT_EQ(read.error().code, Errc::PeerUntrusted) << to_string(read.error());
+    stream.close();
+    co_await until([&] { return refused.has_value(); });
+}
+
+TEST_F(TlsTest, RefusalReachesAClientThatTalksOn) {
+    std::optional<Result<Connected>> refused;
+    const TlsFiles late = authority_.issue(Role::Client, "late", TestAuthority::expired());
+    run(loop_, talks_on(server(), client(late), refused));
+    ASSERT_FALSE(*refused);
+    EXPECT_EQ(refused->error().code, Errc::PeerUntrusted);
+}
+
 awaitable<void> silent_peer(TlsContext context, std::optional<Result<Connected>>& out) {
     const auto executor = co_await asio::this_coro::executor;
     auto acceptor = listen_tcp(executor, "127.0.0.1", 0).value();

@@ -1,0 +1,20 @@
+// How a frozen base model is held and computed with: said by the job, obeyed by the client.
+#pragma once
+
+#include <cstdint>
+
+namespace fedllm::tensor {
+
+// Of the linear layers; embeddings, norms, biases and the head stay as they are stored.
+enum class BaseStorage : std::uint8_t { AsStored, Bf16, Int8, Nf4, Fp4 };
+
+// Of the products with frozen linear layers: f32, or 8-bit integers with a scale per row.
+enum class BaseCompute : std::uint8_t { Float, Int8 };
+
+struct BaseSpec {
+    BaseStorage storage = BaseStorage::AsStored;
+    BaseCompute compute = BaseCompute::Float;
+    bool operator==(const BaseSpec&) const = default;
+};
+
+}  // namespace fedllm::tensor
