@@ -34,9 +34,10 @@ inline constexpr std::size_t kLanes = hn::MaxLanes(Floats());
 inline constexpr std::size_t kPanelCols = 2 * kLanes;
 // Packing writes whole vectors: this much behind a strip may be overwritten.
 inline constexpr std::size_t kPackSlack = kLanes;
+// While the strips of a tile pass, each asks for its share of the next panel, this much per step of depth.
+inline constexpr std::size_t kAheadStep = kPanelCols > 8 ? kPanelCols / 8 : 1;
 // How far ahead packing asks for its input, whose rows are too far apart for the processor to guess.
 inline constexpr std::size_t kStepsAhead = 16;
-inline constexpr std::size_t kSquaresAhead = 4;
 inline constexpr std::size_t kLineFloats = 16;
 // Most rows that are packed at once, 8 strips or at least 64 rows; and their strips, with tails of 8, 4, 2
 // and 1.
@@ -109,8 +110,7 @@ HWY_INLINE void pack_turned(const float* HWY_RESTRICT from, std::size_t from_str
     const Vector factor = hn::Set(d, scale);
     for (; k + kLanes <= depth; k += kLanes) {
         Vector square[kLanes];
-        const std::size_t later = std::min(k + kSquaresAhead * kLanes, depth - 1);
-        for (std::size_t i = 0; i < kLanes; ++i) hwy::Prefetch(rows[i] + later);
+        for (std::size_t i = 0; i < kLanes; ++i) __builtin_prefetch(rows[i] + count * from_stride + k, 0, 2);
         for (std::size_t i = 0; i < kLanes; ++i) square[i] = hn::Mul(hn::LoadU(d, rows[i] + k), factor);
         turn(square);
         for (std::size_t i = 0; i < kLanes; ++i) hn::StoreU(square[i], d, to + (k + i) * to_stride);
@@ -221,14 +221,19 @@ inline void pack_b(Operand b, std::size_t cols, Depth depth, float* to) {
 
 template <std::size_t kRows, std::size_t kVectors>
 HWY_INLINE void tile(std::size_t depth, const float* HWY_RESTRICT a, const float* HWY_RESTRICT b,
-                     float* HWY_RESTRICT c, std::size_t c_pitch, std::size_t cols, bool accumulate) {
+                     const float* ahead, float* HWY_RESTRICT c, std::size_t c_pitch, std::size_t cols,
+                     bool accumulate) {
     const Floats d;
+    for (std::size_t r = 0; r < kRows; ++r) {
+        for (std::size_t v = 0; v < kVectors; ++v) __builtin_prefetch(c + r * c_pitch + v * kLanes, 1, 3);
+    }
     Vector sums[kRows][kVectors];
     for (std::size_t r = 0; r < kRows; ++r) {
         for (std::size_t v = 0; v < kVectors; ++v) sums[r][v] = hn::Zero(d);
     }
     for (std::size_t k = 0; k < depth; ++k) {
         Vector columns[kVectors];
+        __builtin_prefetch(ahead + k * kAheadStep, 0, 2);
         for (std::size_t v = 0; v < kVectors; ++v) columns[v] = hn::LoadU(d, b + (k * kVectors + v) * kLanes);
         for (std::size_t r = 0; r < kRows; ++r) {
             const Vector row = hn::Set(d, a[k * kRows + r]);
@@ -245,15 +250,17 @@ HWY_INLINE void tile(std::size_t depth, const float* HWY_RESTRICT a, const float
 }
 
 template <std::size_t kVectors>
-HWY_NOINLINE void tile_rows(std::size_t rows, std::size_t depth, const float* a, const float* b, float* c,
-                            std::size_t c_pitch, std::size_t cols, bool accumulate) {
-    if (rows == kStripRows) return tile<kStripRows, kVectors>(depth, a, b, c, c_pitch, cols, accumulate);
+HWY_NOINLINE void tile_rows(std::size_t rows, std::size_t depth, const float* a, const float* b,
+                            const float* ahead, float* c, std::size_t c_pitch, std::size_t cols,
+                            bool accumulate) {
+    if (rows == kStripRows)
+        return tile<kStripRows, kVectors>(depth, a, b, ahead, c, c_pitch, cols, accumulate);
     if constexpr (kStripRows > 8) {
-        if (rows == 8) return tile<8, kVectors>(depth, a, b, c, c_pitch, cols, accumulate);
+        if (rows == 8) return tile<8, kVectors>(depth, a, b, ahead, c, c_pitch, cols, accumulate);
     }
-    if (rows == 4) return tile<4, kVectors>(depth, a, b, c, c_pitch, cols, accumulate);
-    if (rows == 2) return tile<2, kVectors>(depth, a, b, c, c_pitch, cols, accumulate);
-    tile<1, kVectors>(depth, a, b, c, c_pitch, cols, accumulate);
+    if (rows == 4) return tile<4, kVectors>(depth, a, b, ahead, c, c_pitch, cols, accumulate);
+    if (rows == 2) return tile<2, kVectors>(depth, a, b, ahead, c, c_pitch, cols, accumulate);
+    tile<1, kVectors>(depth, a, b, ahead, c, c_pitch, cols, accumulate);
 }
 
 // C (rows x cols) = or += A B, both packed. The panel stays in the first-level cache while the strips pass.
@@ -263,11 +270,13 @@ inline void multiply_packed(std::size_t rows, std::size_t cols, std::size_t dept
         const std::size_t panel = panel_cols(cols - n);
         const std::size_t valid = std::min(panel, cols - n);
         const float* strip_data = a;
+        const float* ahead = b + panel * depth;
         for (std::size_t m = 0; m < rows;) {
             const std::size_t strip = strip_rows(rows - m);
             const auto body = panel == kPanelCols ? tile_rows<2> : tile_rows<1>;
-            body(strip, depth, strip_data, b, c + m * c_pitch + n, c_pitch, valid, accumulate);
+            body(strip, depth, strip_data, b, ahead, c + m * c_pitch + n, c_pitch, valid, accumulate);
             strip_data += strip * depth + kPackSlack;
+            ahead += depth * kAheadStep;
             m += strip;
         }
         b += panel * depth;

@@ -68,24 +68,43 @@ void add(const std::string& name, Body body) {
     benchmark::RegisterBenchmark(name.c_str(), body)->UseRealTime()->MeasureProcessCPUTime();
 }
 
+// A weight stored as one of the types: bits and scales do not matter for time, as long as values are finite.
+struct Stored {
+    Stored(WeightType t, std::size_t r, std::size_t c)
+        : type(t), rows(r), cols(c), bits(r * c * sizeof(float), 0x3C), scales(r * c / 32 + r, 0.01f) {}
+    WeightView view() const { return {bits.data(), type, rows, cols, scales.data(), 64}; }
+    WeightType type;
+    std::size_t rows, cols;
+    std::vector<std::uint8_t> bits;
+    std::vector<float> scales;
+};
+struct Type {
+    WeightType type;
+    const char* name;
+};
+constexpr Type kTypes[] = {{WeightType::F32, "f32"},
+                           {WeightType::BF16, "bf16"},
+                           {WeightType::Int8, "int8"},
+                           {WeightType::NF4, "nf4"}};
+
 void add_matmul(const cases::Matmul& c) {
     const std::string shape = std::to_string(c.m) + "x" + std::to_string(c.k) + "x" + std::to_string(c.n);
     const double flops = 2.0 * static_cast<double>(c.m * c.k * c.n);
-    add("matmul_forward/f32/" + shape, [=](State& state) {
-        Buffer x(c.m, c.k), w(c.n, c.k), y(c.m, c.n);
-        time_work(state, Limit::Fma, flops, [&] { matmul_forward(*pool, x.view(), w.weight(), y.view()); });
-    });
-    add("matmul_forward/bf16/" + shape, [=](State& state) {
-        Buffer x(c.m, c.k), y(c.m, c.n);
-        const std::vector<std::uint16_t> w(c.n * c.k, 0x3F80);
-        const WeightView weight{w.data(), WeightType::BF16, c.n, c.k};
-        time_work(state, Limit::Fma, flops, [&] { matmul_forward(*pool, x.view(), weight, y.view()); });
-    });
-    add("matmul_backward_input/f32/" + shape, [=](State& state) {
-        Buffer dy(c.m, c.n), w(c.n, c.k), dx(c.m, c.k);
-        time_work(state, Limit::Fma, flops,
-                  [&] { matmul_backward_input(*pool, dy.view(), w.weight(), dx.view()); });
-    });
+    for (const Type& type : kTypes) {
+        add(std::string("matmul_forward/") + type.name + "/" + shape, [=](State& state) {
+            Buffer x(c.m, c.k), y(c.m, c.n);
+            const Stored w(type.type, c.n, c.k);
+            time_work(state, Limit::Fma, flops, [&] { matmul_forward(*pool, x.view(), w.view(), y.view()); });
+        });
+    }
+    for (const Type& type : kTypes) {
+        add(std::string("matmul_backward_input/") + type.name + "/" + shape, [=](State& state) {
+            Buffer dy(c.m, c.n), dx(c.m, c.k);
+            const Stored w(type.type, c.n, c.k);
+            time_work(state, Limit::Fma, flops,
+                      [&] { matmul_backward_input(*pool, dy.view(), w.view(), dx.view()); });
+        });
+    }
     add("matmul_backward_weight/f32/" + shape, [=](State& state) {
         Buffer dy(c.m, c.n), x(c.m, c.k), dw(c.n, c.k);
         time_work(state, Limit::Fma, flops,
