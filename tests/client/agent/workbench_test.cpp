@@ -29,8 +29,9 @@ protected:
         task.model_bytes = bytes.size();
         auto versions = VersionStore::open(site_.folder() / "versions").value();
         auto writer = versions.resume(task.model_digest, bytes.size()).value();
-        if (writer.held() < bytes.size())
+        if (writer.held() < bytes.size()) {
             EXPECT_TRUE(writer.append(writer.held(), bytes.subspan(writer.held())));
+        }
         if (!bench_) {
             config_.data.eval_fraction = 0.5;
             auto updates = update::UpdateStore::open(site_.folder() / "updates").value();
