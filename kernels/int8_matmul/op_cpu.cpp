@@ -45,7 +45,13 @@ float QuantizeRow(const float* values, const float* factors, std::size_t count, 
     float absmax;
     std::memcpy(&absmax, std::max_element(each, each + lanes), sizeof absmax);
     const float inverse = 127.0f / absmax;
-    const Vector factor = hn::Set(d, std::isfinite(inverse) ? inverse : 0.0f);
+    if (!std::isfinite(absmax) ||
+        !std::isfinite(inverse)) {  // a row of zeros, or one whose scale makes it NaN
+        std::memset(codes, 0, count);
+        *offset = 0;
+        return absmax / 127.0f;
+    }
+    const Vector factor = hn::Set(d, inverse);
     auto sum = hn::Zero(di);
     HWY_ALIGN std::int8_t last[HWY_MAX_BYTES];
     for (std::size_t i = 0; i < count; i += lanes) {
@@ -204,8 +210,10 @@ void product(ThreadPool& pool, ConstMatrix x, const float* factors, const Int8Pa
 
 Int8Tile plain_int8_tile() {
     return [](const std::int8_t* x, std::size_t x_stride, const std::uint8_t* panel, std::size_t fours,
-              std::int32_t* sums) { HWY_DYNAMIC_DISPATCH(PlainTile)
-                                    (x, x_stride, panel, fours, sums); };
+              std::int32_t* sums) {
+        HWY_DYNAMIC_DISPATCH(PlainTile)
+        (x, x_stride, panel, fours, sums);
+    };
 }
 
 Int8Weight pack_int8(ThreadPool& pool, WeightView from) {
