@@ -14,7 +14,7 @@ RUN cmake -S . -B /build -G Ninja -DCMAKE_BUILD_TYPE=Release -DFEDLLM_TESTS=OFF 
 
 FROM debian:bookworm-slim AS runtime
 RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends \
-        libssl3 libprotobuf32 libyaml-cpp0.7 libprometheus-cpp-core1.0 libsqlite3-0 libspdlog1.10 libfmt9 libhwy1 \
+        libssl3 libcurl4 ca-certificates libprotobuf32 libyaml-cpp0.7 libprometheus-cpp-core1.0 libsqlite3-0 libspdlog1.10 libfmt9 libhwy1 \
     && rm -rf /var/lib/apt/lists/* \
     && install -d -o 65532 -g 65532 -m 0700 /var/lib/fedllm
 VOLUME /var/lib/fedllm

@@ -1,5 +1,8 @@
 #include "client/agent/client_config.hpp"
 
+#include <filesystem>
+
+#include "common/hub/cache.hpp"
 #include "common/protocol/limits.hpp"
 
 namespace fedllm::client::agent {
@@ -53,7 +56,8 @@ Table<ClientConfig> make_table() {
             "state_directory", [](auto& c) -> auto& { return c.state_directory; },
             "received model versions and finished updates, so that a restart repeats nothing"),
         field<C>("models", [](auto& c) -> auto& { return c.models; },
-                 "base models by the name that jobs use, each a Hugging Face folder", {.required = true}),
+                 "base models by the name that jobs use: a Hugging Face folder, or ORG/NAME once pulled",
+                 {.required = true}),
         field<C>("data.path", [](auto& c) -> auto& { return c.data.path; },
                  "this site's training examples, JSON lines; they never leave this machine",
                  {.required = true}),
@@ -68,6 +72,10 @@ Table<ClientConfig> make_table() {
                  "larger model versions are declined before a byte is fetched", {.min = 1}),
         field<C>("versions_kept", [](auto& c) -> auto& { return c.versions_kept; },
                  "model versions kept on disk; older ones are removed", {.min = 1, .max = 1000}),
+        field<C>(
+            "memory_max", [](auto& c) -> auto& { return c.memory_max; },
+            "jobs that would take more memory are declined; 0: what this machine and its control group "
+            "have"),
     };
     config::append(table, config::prefixed<C>(
                               "log", service::log_table(), [](auto& c) -> auto& { return c.log; }));
@@ -115,7 +123,12 @@ void make_absolute(ClientConfig& config, const Path& folder) {
                        &config.data.path, &config.data.eval_path}) {
         from_folder(*path);
     }
-    for (auto& [name, path] : config.models) from_folder(path);
+    // An id of the hub's cache stays one, unless a folder of that name is there.
+    for (auto& [name, path] : config.models) {
+        std::error_code ignored;
+        if (hub::is_model_id(path.string()) && !std::filesystem::exists(folder / path, ignored)) continue;
+        from_folder(path);
+    }
 }
 
 }  // namespace

@@ -64,7 +64,7 @@ Result<std::vector<TokenizedRow>> read_rows(const Path& path, const Tokenizer& t
             return make_error(Errc::TooLarge, place + ": the line has " + format_bytes(line.size()) +
                                                   ", at most " + format_bytes(kLineBytesMax) + " are read");
         }
-        FEDLLM_TRY(const Row row, parse_row(line, place));
+        FEDLLM_TRY(const Row row, parse_row(line, place, tokenizer.chat_template()));
         BuiltRow built = build_examples(row, tokenizer, options);
         if (built.truncated) ++stats.rows_truncated;
         if (built.examples.empty()) {

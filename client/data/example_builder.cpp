@@ -52,22 +52,32 @@ Example window(const Labelled& text, std::size_t begin, std::size_t end) {
     return example;
 }
 
+// The last id is predicted and predicts nothing.
+void append_windows(const Labelled& text, std::size_t length, std::vector<Example>& examples) {
+    for (std::size_t begin = 0; begin + 1 < text.ids.size(); begin += length) {
+        Example example = window(text, begin, std::min(begin + length, text.ids.size() - 1));
+        const bool learns = std::any_of(example.targets.begin(), example.targets.end(),
+                                        [](std::int32_t target) { return target != kIgnoreIndex; });
+        if (learns) examples.push_back(std::move(example));
+    }
+}
+
 }  // namespace
 
 BuiltRow build_examples(const Row& row, const Tokenizer& tokenizer, const DatasetOptions& options) {
     BuiltRow built;
-    if (row.segments.empty()) return built;
-    Labelled text = tokenize(row, tokenizer, options);
-    if (!row.cut_into_windows) {
-        const bool has_bos = options.prepend_bos && tokenizer.bos();
-        built.truncated = shorten(text, options.sequence_length + 1, has_bos ? 1 : 0);
+    std::vector<Labelled> texts;
+    if (!row.segments.empty()) texts.push_back(tokenize(row, tokenizer, options));
+    for (const auto& chat : row.chats) {
+        auto marked = tokenizer.encode_marked(chat.text, chat.learned);
+        texts.push_back({std::move(marked.ids), std::move(marked.marked)});
     }
-    // The last id is predicted and predicts nothing.
-    for (std::size_t begin = 0; begin + 1 < text.ids.size(); begin += options.sequence_length) {
-        Example example = window(text, begin, std::min(begin + options.sequence_length, text.ids.size() - 1));
-        const bool learns = std::any_of(example.targets.begin(), example.targets.end(),
-                                        [](std::int32_t target) { return target != kIgnoreIndex; });
-        if (learns) built.examples.push_back(std::move(example));
+    for (auto& text : texts) {
+        if (!row.cut_into_windows) {
+            const bool has_bos = !text.ids.empty() && tokenizer.bos() == text.ids.front();
+            if (shorten(text, options.sequence_length + 1, has_bos ? 1 : 0)) built.truncated = true;
+        }
+        append_windows(text, options.sequence_length, built.examples);
     }
     return built;
 }

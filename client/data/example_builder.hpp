@@ -17,6 +17,9 @@ struct BuiltRow {
 // Segments are tokenized one by one, as a prompt is when the model is used: what is learned then never
 // depends on how a prompt's last and an answer's first character would have merged.
 //
+// A chat's text is tokenized whole, its template having written all special tokens; a token is learned if any
+// part of it is the assistant's.
+//
 // Text is cut into windows; each token is predicted once. A prompt with its answer is one example: too long,
 // it loses the left of what comes before the first learned token (the BOS stays), then the right of the
 // answer.

@@ -9,7 +9,7 @@ namespace fedllm::client::data {
 namespace {
 
 constexpr std::string_view kForms = R"({"text"}, {"prompt","completion"}, {"instruction","input"?,"output"} )"
-                                    R"(or {"messages":[{"role","content"}]})";
+                                    R"(or {"messages":[{"role","content"}],"tools"?})";
 
 Error bad_row(const std::string& place, const std::string& what) {
     return make_error(Errc::InvalidData, place + ": " + what);
@@ -23,12 +23,6 @@ Row answer_row(std::string prompt, std::string answer) {
     row.segments.push_back({std::move(prompt), Learn::No});
     row.segments.push_back({std::move(answer), Learn::Yes, /*ends_turn=*/true});
     return row;
-}
-
-std::string instruction_prompt(const std::string& instruction, const std::string& input) {
-    std::string prompt = "### Instruction:\n" + instruction + "\n\n";
-    if (!input.empty()) prompt += "### Input:\n" + input + "\n\n";
-    return prompt + "### Response:\n";
 }
 
 Result<Row> text_row(const JsonField& row) {
@@ -72,6 +66,15 @@ Result<Row> messages_row(const JsonField& row) {
     return result;
 }
 
+// Parsed again: only here the order of keys matters, which templates print.
+Result<Row> chat_row(std::string_view line, const Result<ChatTemplate>& chat_template) {
+    if (!chat_template) return chat_template.error();
+    FEDLLM_TRY(const auto conversation, Conversation::parse(nlohmann::ordered_json::parse(line)));
+    Row row;
+    FEDLLM_TRY(row.chats, chat_texts(conversation, *chat_template));
+    return row;
+}
+
 struct Form {
     std::string_view key;
     std::string_view other_key;
@@ -96,7 +99,14 @@ std::string list_keys(const Json& object) {
 
 }  // namespace
 
-Result<Row> parse_row(std::string_view line, const std::string& place) {
+std::string instruction_prompt(const std::string& instruction, const std::string& input) {
+    std::string prompt = "### Instruction:\n" + instruction + "\n\n";
+    if (!input.empty()) prompt += "### Input:\n" + input + "\n\n";
+    return prompt + "### Response:\n";
+}
+
+Result<Row> parse_row(std::string_view line, const std::string& place,
+                      const Result<ChatTemplate>* chat_template) {
     FEDLLM_TRY(const Json json, parse_json_line(line, place));
     if (!json.is_object()) {
         return bad_row(place, "expected an object, found " + std::string(json.type_name()) + "; a row is " +
@@ -114,7 +124,8 @@ Result<Row> parse_row(std::string_view line, const std::string& place) {
     if (!form) {
         return bad_row(place, "the keys are " + list_keys(json) + "; a row is " + std::string(kForms));
     }
-    auto row = form->parse(JsonField(json, ""));
+    auto row = chat_template && form->parse == messages_row ? chat_row(line, *chat_template)
+                                                            : form->parse(JsonField(json, ""));
     if (!row) return as_bad_row(place, row.error());
     return row;
 }

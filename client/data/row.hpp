@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "client/data/chat_row.hpp"
 #include "common/base/result.hpp"
 
 namespace fedllm::client::data {
@@ -20,6 +21,7 @@ struct Segment {
 
 struct Row {
     std::vector<Segment> segments;
+    std::vector<ChatText> chats;    // instead of segments: texts to tokenize whole
     bool cut_into_windows = false;  // too long: several examples, rather than one that is shortened
 };
 
@@ -28,8 +30,14 @@ struct Row {
 //   {"prompt", "completion"}                 the completion is learned
 //   {"instruction", "input"?, "output"}      the output is learned, after "### Instruction:" and "### Input:"
 //   blocks
-//   {"messages": [{"role", "content"}, ..]}  "role: content" lines; what the assistant says is learned
-// `place` is "file:line". A row with nothing to learn (an empty text or answer) has no segments.
-Result<Row> parse_row(std::string_view line, const std::string& place);
+//   {"messages": [{"role", "content"}, ..], "tools"?}  the model's chat template, or without one
+//   "role: content" lines; what the assistant says is learned
+// `place` is "file:line". A row with nothing to learn (an empty text or answer) has no segments or chats.
+// `chat_template`: null where the model has none; an error in it is the row's, if the row needs it.
+Result<Row> parse_row(std::string_view line, const std::string& place,
+                      const Result<ChatTemplate>* chat_template = nullptr);
+
+// What a model reads before the output of the third form; `input` may be empty.
+std::string instruction_prompt(const std::string& instruction, const std::string& input);
 
 }  // namespace fedllm::client::data

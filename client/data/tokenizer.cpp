@@ -3,31 +3,11 @@
 #include <algorithm>
 #include <utility>
 
-#include "client/data/added_tokens.hpp"
-#include "client/data/bpe_model.hpp"
-#include "client/data/decoder.hpp"
 #include "client/data/json_fields.hpp"
-#include "client/data/normalizer.hpp"
-#include "client/data/post_processor.hpp"
-#include "client/data/pre_tokenizer.hpp"
+#include "client/data/tokenizer_parts.hpp"
 #include "client/data/unicode.hpp"
 
 namespace fedllm::client::data {
-
-// The stages of encoding, in order, and the decoder.
-struct Tokenizer::Parts {
-    AddedTokens added;
-    Normalizer normalizer;
-    PreTokenizer pre_tokenizer;
-    BpeModel model;
-    PostProcessor post_processor;
-    Decoder decoder;
-
-    const std::string* token_of(std::int32_t id) const {
-        const std::string* token = added.token_of(id);
-        return token ? token : model.token_of(id);
-    }
-};
 
 Tokenizer::Tokenizer(std::unique_ptr<const Parts> parts) : parts_(std::move(parts)) {
     const auto& around = parts_->post_processor;
@@ -72,6 +52,11 @@ Result<Tokenizer> Tokenizer::load(const Path& path) {
 Result<Tokenizer> Tokenizer::load_folder(const Path& folder) {
     FEDLLM_TRY(auto tokenizer, load(folder / "tokenizer.json"));
     FEDLLM_TRY_VOID(tokenizer.read_special_tokens(folder));
+    auto chat = ChatTemplate::load_folder(folder);
+    if (!chat)
+        tokenizer.chat_template_ = std::make_unique<const Result<ChatTemplate>>(chat.error());
+    else if (*chat)
+        tokenizer.chat_template_ = std::make_unique<const Result<ChatTemplate>>(std::move(**chat));
     return tokenizer;
 }
 

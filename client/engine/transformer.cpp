@@ -65,7 +65,13 @@ void Transformer::lay_out(Carver& carver) {
     const std::size_t m = limits_.rows * limits_.tokens_per_row;
     const bool trained = network_.binding().trained();
     layers_.resize(trained ? std::max<std::size_t>(1, config.layers - first_trained_) : 1);
-    for (LayerBuffers& layer : layers_) lay_out_layer(carver, layer);
+    LayerBuffers shared;
+    if (limits_.keep == Keep::LayerInputs) lay_out_layer(carver, shared);
+    for (LayerBuffers& layer : layers_) {
+        layer = shared;
+        if (limits_.keep == Keep::Activations) lay_out_layer(carver, layer);
+        lay_out_kept(carver, layer);
+    }
     head_ = {carver.take(m * config.hidden),
              carver.take(m * config.hidden),
              carver.take(m * config.hidden),
@@ -84,7 +90,7 @@ void Transformer::lay_out(Carver& carver) {
 void Transformer::lay_out_layer(Carver& carver, LayerBuffers& layer) {
     const model::ModelConfig& config = network_.config();
     const std::size_t m = limits_.rows * limits_.tokens_per_row;
-    for (float** rows : {&layer.input, &layer.normed, &layer.middle, &layer.normed_mlp}) {
+    for (float** rows : {&layer.normed, &layer.middle, &layer.normed_mlp}) {
         *rows = carver.take(m * config.hidden);
     }
     layer.stats = carver.take(2 * m);
@@ -99,9 +105,15 @@ void Transformer::lay_out_layer(Carver& carver, LayerBuffers& layer) {
     if (network_.has(kGate)) layer.gate = carver.take(m * config.intermediate);
     layer.up = carver.take(m * config.intermediate);
     layer.act = carver.take(m * config.intermediate);
-    for (std::size_t part = 0; part < kParts; ++part) {
+    for (std::size_t part = 0; part < kDown; ++part) {
         layer.lora[part] = carver.take(m * network_.rank(static_cast<Part>(part)));
     }
+}
+
+void Transformer::lay_out_kept(Carver& carver, LayerBuffers& layer) {
+    const std::size_t m = limits_.rows * limits_.tokens_per_row;
+    layer.input = carver.take(m * network_.config().hidden);
+    layer.lora[kDown] = carver.take(m * network_.rank(kDown));
 }
 
 // Layers below the first trained one run through the buffers of that one, each overwriting the one before.
@@ -152,6 +164,7 @@ Result<StepResult> Transformer::forward_backward(const BatchView& batch, const t
     backward_head(step);
     for (std::size_t layer = network_.config().layers; layer-- > first_trained_;) {
         const Needs need = needs(layer);
+        recompute(step, layer);
         backward_mlp(step, layer, need);
         if (need.middle) backward_attention(step, layer, need);
     }
@@ -280,8 +293,16 @@ void Transformer::forward_attention(const Step& step, std::size_t layer) {
     add_rows(*pool_, input, middle);
 }
 
-// output = middle + down(act), act = silu(gate) * up or gelu(up).
+// output = middle + down(act).
 void Transformer::forward_mlp(const Step& step, std::size_t layer, Matrix output) {
+    forward_activation(step, layer);
+    const LayerBuffers& b = buffers(layer);
+    project(step, layer, kDown, ConstMatrix(b.act, step.tokens, network_.config().intermediate), output);
+    add_rows(*pool_, ConstMatrix(b.middle, step.tokens, output.cols), output);
+}
+
+// act = silu(gate) * up or gelu(up).
+void Transformer::forward_activation(const Step& step, std::size_t layer) {
     const model::ModelConfig& config = network_.config();
     LayerBuffers& b = buffers(layer);
     const ConstMatrix middle(b.middle, step.tokens, config.hidden);
@@ -293,8 +314,13 @@ void Transformer::forward_mlp(const Step& step, std::size_t layer, Matrix output
     if (network_.has(kGate)) project(step, layer, kGate, normed, gate);
     project(step, layer, kUp, normed, up);
     activation_forward(*pool_, config.family->activation, gate, up, act);
-    project(step, layer, kDown, act, output);
-    add_rows(*pool_, middle, output);
+}
+
+// The activations of a layer of which only the input was kept. The last layer's are still there.
+void Transformer::recompute(const Step& step, std::size_t layer) {
+    if (limits_.keep == Keep::Activations || layer + 1 == network_.config().layers) return;
+    forward_attention(step, layer);
+    forward_activation(step, layer);
 }
 
 // Only tokens with a target reach the head: prompts and padding cost no row of vocabulary width.

@@ -28,10 +28,15 @@ struct BatchView {
     BatchView slice(std::size_t first, std::size_t count) const;
 };
 
+// What the forward pass keeps for the backward pass: all activations, or of each layer its input, from which
+// the backward pass computes the rest again (the same bits).
+enum class Keep { Activations, LayerInputs };
+
 // The largest micro-batch that will come: buffers are laid out for it.
 struct Limits {
     std::size_t rows = 1;
     std::size_t tokens_per_row = 0;
+    Keep keep = Keep::Activations;
 };
 
 struct StepResult {
@@ -62,10 +67,12 @@ public:
                         std::span<const std::int32_t> places, kernels::Matrix out);
 
     const Network& network() const { return network_; }
+    const Limits& limits() const { return limits_; }
 
 private:
     // Kept from forward to backward, one set per layer that the backward pass visits; the layers below share
-    // one. Parts that the family lacks have no room.
+    // one. With Keep::LayerInputs all share one but for `input` and the few numbers of lora[kDown], without
+    // which the widest product would be computed again. Parts that the family lacks have no room.
     struct LayerBuffers {
         float* input = nullptr;                    // (M,C) the residual stream before the layer
         float* normed = nullptr;                   // (M,C)
@@ -108,6 +115,7 @@ private:
     Transformer(kernels::ThreadPool* pool, Network network, Limits limits);
     void lay_out(Carver& carver);
     void lay_out_layer(Carver& carver, LayerBuffers& layer);
+    void lay_out_kept(Carver& carver, LayerBuffers& layer);
     Result<void> check(const BatchView& batch, const tensor::ParamSet& params) const;
     LayerBuffers& buffers(std::size_t layer);
     Needs needs(std::size_t layer) const;
@@ -120,6 +128,8 @@ private:
     QkvViews attention_inputs(std::size_t layer, std::size_t rows);
     void forward_attention(const Step& step, std::size_t layer);
     void forward_mlp(const Step& step, std::size_t layer, kernels::Matrix output);
+    void forward_activation(const Step& step, std::size_t layer);
+    void recompute(const Step& step, std::size_t layer);
     void gather_counted(const Step& step);
     void normalise_head(const Step& step);
     double head_losses(const Step& step, float gradient_scale);

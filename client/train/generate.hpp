@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -17,9 +18,13 @@ struct GenerateOptions {
     std::size_t new_tokens_max = 100;
     double temperature = 0;  // 0: always the likeliest token
     std::size_t top_k = 0;   // sample among the k likeliest; 0: among all
+    double top_p = 1;        // and of those among the likeliest that make up this share of the probability
     std::uint64_t seed = 1;
     std::vector<std::int32_t> stop;  // tokens that end the text; not part of the answer
 };
+
+// Is told each token as it is drawn, and says whether to go on. A token it stops at is part of the answer.
+using OnToken = std::function<bool(std::int32_t)>;
 
 // The tokens that follow `prompt` (at least one token, with BOS where the model wants one). Ends early at a
 // stop token or when the model's context is full. The same options give the same tokens on every machine with
@@ -27,6 +32,6 @@ struct GenerateOptions {
 Result<std::vector<std::int32_t>> generate(kernels::ThreadPool& pool, const engine::Network& network,
                                            const tensor::ParamSet& params,
                                            std::span<const std::int32_t> prompt,
-                                           const GenerateOptions& options);
+                                           const GenerateOptions& options, const OnToken& on_token = {});
 
 }  // namespace fedllm::client::train

@@ -66,6 +66,7 @@ public:
 
     const tensor::Manifest& manifest() const { return gradients_.manifest(); }  // of what is trained
     const engine::Network& network() const { return transformer_.network(); }
+    const engine::Limits& limits() const { return transformer_.limits(); }  // of a micro-batch
 
     // Steps that train() will take with these examples.
     std::uint64_t steps(std::span<const data::Example> examples) const;

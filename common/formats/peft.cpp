@@ -190,26 +190,27 @@ Result<ParamSet> read_values(const SafetensorsFile& file, const Manifest& manife
 
 Json config_json(const LoraSpec& spec, const Manifest& manifest, std::string_view base_model_name) {
     const auto patterns = module_patterns(module_paths(manifest.tensors()), spec);
-    return {{"peft_type", "LORA"},
-            {"task_type", "CAUSAL_LM"},
-            {"base_model_name_or_path", base_model_name},
-            {"r", spec.rank},
-            {"lora_alpha", json_number(spec.alpha)},
-            {"use_rslora", spec.rslora},
-            {"target_modules", spec.target_modules},
-            {"lora_dropout", 0.0},
-            {"bias", "none"},
-            {"fan_in_fan_out", false},
-            {"inference_mode", true},
-            {"init_lora_weights", true},
-            {"modules_to_save", nullptr},
-            {"use_dora", false},
-            {"rank_pattern", patterns.rank},
-            {"alpha_pattern", patterns.alpha},
-            {"layers_to_transform", nullptr},
-            {"layers_pattern", nullptr},
-            {"revision", nullptr},
-            {"auto_mapping", nullptr}};
+    return {
+        {"peft_type", "LORA"},
+        {"task_type", "CAUSAL_LM"},
+        {"base_model_name_or_path", base_model_name},
+        {"r", spec.rank},
+        {"lora_alpha", json_number(spec.alpha)},
+        {"use_rslora", spec.rslora},
+        {"target_modules", spec.target_modules},
+        {"lora_dropout", 0.0},
+        {"bias", "none"},
+        {"fan_in_fan_out", std::any_of(spec.target_modules.begin(), spec.target_modules.end(), is_conv1d)},
+        {"inference_mode", true},
+        {"init_lora_weights", true},
+        {"modules_to_save", nullptr},
+        {"use_dora", false},
+        {"rank_pattern", patterns.rank},
+        {"alpha_pattern", patterns.alpha},
+        {"layers_to_transform", nullptr},
+        {"layers_pattern", nullptr},
+        {"revision", nullptr},
+        {"auto_mapping", nullptr}};
 }
 
 }  // namespace

@@ -17,8 +17,11 @@ using tensor::TensorSpec;
 constexpr std::string_view kPrefix = "base_model.model.";
 constexpr std::string_view kSuffixA = ".lora_A.weight";
 constexpr std::string_view kSuffixB = ".lora_B.weight";
-constexpr std::array<std::string_view, 7> kOrder{"q_proj",    "k_proj",  "v_proj",   "o_proj",
-                                                 "gate_proj", "up_proj", "down_proj"};
+// Ends of module paths, in the order of a layer.
+constexpr std::array<std::string_view, 11> kOrder{"q_proj", "k_proj",      "v_proj",    "c_attn",
+                                                  "o_proj", "attn.c_proj", "gate_proj", "up_proj",
+                                                  "c_fc",   "down_proj",   "mlp.c_proj"};
+constexpr std::array<std::string_view, 3> kConv1d{"c_attn", "c_proj", "c_fc"};  // GPT-2's
 
 std::string_view last_part(std::string_view module) { return module.substr(module.rfind('.') + 1); }
 
@@ -42,7 +45,8 @@ SortKey sort_key(std::string_view name) {
         before = module.substr(0, digit);
         std::from_chars(module.data() + digit, module.data() + module.size(), layer);
     }
-    const auto* const place = std::find(kOrder.begin(), kOrder.end(), last_part(module));
+    const auto* const place = std::find_if(kOrder.begin(), kOrder.end(),
+                                           [&](std::string_view end) { return matches(module, end); });
     const auto projection = static_cast<std::size_t>(place - kOrder.begin());
     return {digit == module.npos ? std::string_view() : before, layer, projection, module, !parsed.is_a};
 }
@@ -59,6 +63,10 @@ Result<AdapterName> parse_adapter_name(std::string_view name) {
     if (name.find("lora_embedding_") != name.npos) {
         return fail(Errc::Unsupported, "LoRA on embeddings is not supported, only on linear layers");
     }
+    if (name.find(".base_layer.") != name.npos) {
+        return fail(Errc::Unsupported,
+                    "a weight of the base model in an adapter, as for LoRA on embeddings, is not supported");
+    }
     const bool is_a = name.ends_with(kSuffixA);
     if (name.starts_with(kPrefix) && (is_a || name.ends_with(kSuffixB))) {
         const auto module = name.substr(kPrefix.size());
@@ -74,6 +82,10 @@ Result<AdapterName> parse_adapter_name(std::string_view name) {
 void sort_adapter_tensors(std::vector<TensorSpec>& tensors) {
     std::sort(tensors.begin(), tensors.end(),
               [](const TensorSpec& a, const TensorSpec& b) { return sort_key(a.name) < sort_key(b.name); });
+}
+
+bool is_conv1d(std::string_view module) {
+    return std::find(kConv1d.begin(), kConv1d.end(), last_part(module)) != kConv1d.end();
 }
 
 std::vector<std::string> module_names(std::span<const TensorSpec> tensors) {

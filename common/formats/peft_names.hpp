@@ -21,9 +21,13 @@ struct AdapterName {
 // InvalidFile, or Unsupported for PEFT names that are not plain LoRA on a linear layer.
 Result<AdapterName> parse_adapter_name(std::string_view name);
 
-// Sorts by layer number, projection (q, k, v, o, gate, up, down, then others by name), A before B. Names must
-// parse.
+// Sorts by layer number, projection (q, k, v, o, gate, up, down and GPT-2's, then others by name), A before
+// B. Names must parse.
 void sort_adapter_tensors(std::vector<tensor::TensorSpec>& tensors);
+
+// Whether the base layer keeps its weight as (in, out), which PEFT calls fan_in_fan_out. A and B do not
+// differ.
+bool is_conv1d(std::string_view module);
 
 // The last parts of the module paths, each once, in the order they come. Names must parse.
 std::vector<std::string> module_names(std::span<const tensor::TensorSpec> tensors);

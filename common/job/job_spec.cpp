@@ -99,6 +99,10 @@ Table<JobSpec> make_table() {
         field<C>(
             "train.packing", [](auto& c) -> auto& { return c.train.packing; },
             "put several short examples in one row, without letting them see each other"),
+        field<C>(
+            "train.checkpointing", [](auto& c) -> auto& { return c.train.checkpointing; },
+            "activations kept for the backward pass: all, or each layer's input, from which the rest is "
+            "computed again: a fraction of the memory, about a third more time"),
     };
     config::append(
         table, config::prefixed<C>(

@@ -17,6 +17,7 @@ namespace fedllm::job {
 enum class Method { Lora, Full };           // what is trained: adapters over a frozen base, or all weights
 enum class Weighting { Samples, Uniform };  // FedAvg's n_k, or 1
 enum class Schedule { Constant, Cosine };   // of the learning rate, over all rounds together, after warm-up
+enum class Checkpointing { None, Layers };  // activations: keep all, or each layer's input and compute again
 using CodecName = codec::CodecId;           // how an update is encoded
 
 struct OptimizerSpec {  // AdamW; fresh moments each round, as in FedAvg
@@ -36,6 +37,7 @@ struct TrainSpec {
     std::uint32_t batch_rows = 8;   // sequences per step
     std::uint32_t sequence_length = 256;
     bool packing = true;  // several short examples share a row, without seeing each other
+    Checkpointing checkpointing = Checkpointing::None;
     OptimizerSpec optimizer;
     bool operator==(const TrainSpec&) const = default;
 };
@@ -97,6 +99,11 @@ template <>
 struct fedllm::config::EnumNames<fedllm::job::Schedule> {
     static constexpr std::array<std::pair<job::Schedule, std::string_view>, 2> rows{
         {{job::Schedule::Constant, "constant"}, {job::Schedule::Cosine, "cosine"}}};
+};
+template <>
+struct fedllm::config::EnumNames<fedllm::job::Checkpointing> {
+    static constexpr std::array<std::pair<job::Checkpointing, std::string_view>, 2> rows{
+        {{job::Checkpointing::None, "none"}, {job::Checkpointing::Layers, "layers"}}};
 };
 template <>
 struct fedllm::config::EnumNames<fedllm::job::CodecName> {

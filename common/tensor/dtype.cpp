@@ -54,4 +54,20 @@ float f16_to_f32(std::uint16_t bits) {
     return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
 }
 
+std::uint16_t f32_to_f16(float value) {
+    const auto bits = std::bit_cast<std::uint32_t>(value);
+    const auto sign = static_cast<std::uint16_t>((bits >> 16) & 0x8000u);
+    const float magnitude = std::abs(value);
+    std::uint32_t half = 0x7E00u;  // NaN
+    if (magnitude >= 65520.0f) {
+        half = 0x7C00u;
+    } else if (magnitude < 0x1p-14f) {
+        half = static_cast<std::uint32_t>(std::nearbyint(magnitude * 0x1p24f));
+    } else if (!std::isnan(value)) {
+        const std::uint32_t rest = bits & 0x7FFFFFFFu;
+        half = ((rest + 0xFFFu + ((rest >> 13) & 1u)) >> 13) - (112u << 10);
+    }
+    return static_cast<std::uint16_t>(sign | half);
+}
+
 }  // namespace fedllm::tensor

@@ -23,6 +23,8 @@ inline std::uint16_t f32_to_bf16(float value) {
     if (std::isnan(value)) return static_cast<std::uint16_t>((bits >> 16) | 0x0040u);
     return static_cast<std::uint16_t>((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
 }
-float f16_to_f32(std::uint16_t bits);  // IEEE 754 binary16, subnormals included
+// IEEE 754 binary16, subnormals included; rounding to nearest, ties to even, infinity from 65520 on.
+float f16_to_f32(std::uint16_t bits);
+std::uint16_t f32_to_f16(float value);
 
 }  // namespace fedllm::tensor

@@ -263,9 +263,17 @@ HWY_NOINLINE void tile_rows(std::size_t rows, std::size_t depth, const float* a,
     tile<1, kVectors>(depth, a, b, ahead, c, c_pitch, cols, accumulate);
 }
 
-// C (rows x cols) = or += A B, both packed. The panel stays in the first-level cache while the strips pass.
-inline void multiply_packed(std::size_t rows, std::size_t cols, std::size_t depth, const float* a,
-                            const float* b, float* c, std::size_t c_pitch, bool accumulate) {
+// Steps of depth that matter; elsewhere A or B is zero, or the output is not wanted.
+struct Range {
+    std::size_t begin, end;
+};
+
+// C (rows x cols) = or += A B, both packed. The panel stays in the caches while the strips pass. `range_of`
+// says for rows [m, m + rows) and columns [n, n + cols) which steps to sum; where none, C is left as it is.
+template <class RangeOf>
+HWY_INLINE void multiply_packed(std::size_t rows, std::size_t cols, std::size_t depth, const float* a,
+                                const float* b, float* c, std::size_t c_pitch, bool accumulate,
+                                RangeOf&& range_of) {
     for (std::size_t n = 0; n < cols;) {
         const std::size_t panel = panel_cols(cols - n);
         const std::size_t valid = std::min(panel, cols - n);
@@ -273,8 +281,12 @@ inline void multiply_packed(std::size_t rows, std::size_t cols, std::size_t dept
         const float* ahead = b + panel * depth;
         for (std::size_t m = 0; m < rows;) {
             const std::size_t strip = strip_rows(rows - m);
+            const Range range = range_of(m, strip, n, valid);
             const auto body = panel == kPanelCols ? tile_rows<2> : tile_rows<1>;
-            body(strip, depth, strip_data, b, ahead, c + m * c_pitch + n, c_pitch, valid, accumulate);
+            if (range.begin < range.end || depth == 0) {  // without depth, zeros are written
+                body(strip, range.end - range.begin, strip_data + range.begin * strip,
+                     b + range.begin * panel, ahead, c + m * c_pitch + n, c_pitch, valid, accumulate);
+            }
             strip_data += strip * depth + kPackSlack;
             ahead += depth * kAheadStep;
             m += strip;
@@ -282,6 +294,14 @@ inline void multiply_packed(std::size_t rows, std::size_t cols, std::size_t dept
         b += panel * depth;
         n += panel;
     }
+}
+
+inline void multiply_packed(std::size_t rows, std::size_t cols, std::size_t depth, const float* a,
+                            const float* b, float* c, std::size_t c_pitch, bool accumulate) {
+    multiply_packed(rows, cols, depth, a, b, c, c_pitch, accumulate,
+                    [depth](std::size_t, std::size_t, std::size_t, std::size_t) {
+                        return Range{0, depth};
+                    });
 }
 
 }  // namespace HWY_NAMESPACE

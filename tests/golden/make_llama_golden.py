@@ -35,7 +35,7 @@ import tempfile
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 ALL_LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 IGNORE = -100
@@ -76,14 +76,14 @@ def write_model(folder, spec):
 
 
 def load_model(folder):
-    return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).double().train()
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).double().train()
 
 
-def write_adapter(model_folder, name, modules, rslora, seed):
+def write_adapter(model_folder, name, modules, rslora, seed, **more):
     torch.manual_seed(seed)
     config = LoraConfig(r=4, lora_alpha=8, target_modules=modules, use_rslora=rslora, lora_dropout=0.0,
-                        task_type="CAUSAL_LM")
-    model = get_peft_model(LlamaForCausalLM.from_pretrained(model_folder, dtype=torch.float32), config)
+                        task_type="CAUSAL_LM", **more)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32), config)
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
             if "lora_B" in parameter_name:
@@ -95,7 +95,7 @@ def write_adapter(model_folder, name, modules, rslora, seed):
     # PEFT saves target modules from a set, whose order changes from run to run.
     config_path = adapter_folder / "adapter_config.json"
     content = json.loads(config_path.read_text())
-    content["target_modules"].sort(key=ALL_LINEARS.index)
+    content["target_modules"].sort(key=modules.index)
     config_path.write_text(json.dumps(content, indent=2, sort_keys=True))
 
 
@@ -153,31 +153,39 @@ def write_golden(root):
                                               is_trainable=True).double()
             expected |= run(run_name, model, tokens, labels, with_gradients=True)
         expected |= run("full", load_model(folder), tokens, labels, with_gradients=name != "long_rope")
-        stored = {key: value.to(torch.float32 if value.is_floating_point() else torch.int32).contiguous()
-                  for key, value in expected.items()}
-        save_file(stored, folder / "expected.safetensors")
+        save_expected(folder, expected)
+
+
+def save_expected(folder, expected):
+    stored = {key: value.to(torch.float32 if value.is_floating_point() else torch.int32).contiguous()
+              for key, value in expected.items()}
+    save_file(stored, folder / "expected.safetensors")
 
 
 def same_content(a, b):
     """Configs name library versions and safetensors written elsewhere may order keys differently: compare values."""
     if filecmp.cmp(a, b, shallow=False):
         return True
+    if a.suffix == ".json":
+        left, right = json.loads(a.read_text()), json.loads(b.read_text())
+        return all(left.get(k) == right.get(k) for k in left.keys() | right.keys() if not k.endswith("_version"))
     if a.suffix != ".safetensors":
         return False
     left, right = load_file(a), load_file(b)
     return left.keys() == right.keys() and all(torch.allclose(left[k], right[k], rtol=1e-5, atol=1e-6) for k in left)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def main(description, name, write):
+    """Fills tests/golden/<name> by write(folder), or compares it with a fresh run."""
+    parser = argparse.ArgumentParser(description=description.split("\n")[0])
     parser.add_argument("--check", action="store_true", help="compare with the files there are, write nothing")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    target = pathlib.Path(__file__).resolve().parent / "llama"
+    target = pathlib.Path(__file__).resolve().parent / name
     with tempfile.TemporaryDirectory() as temporary:
-        fresh = pathlib.Path(temporary) / "llama"
-        write_golden(fresh)
+        fresh = pathlib.Path(temporary) / name
+        write(fresh)
         files = sorted(p.relative_to(fresh) for p in fresh.rglob("*") if p.is_file())
         if not arguments.check:
             shutil.rmtree(target, ignore_errors=True)
@@ -190,4 +198,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, "llama", write_golden)

@@ -1,15 +1,14 @@
-// fedllm job submit|list|show, export: what an operator asks of the server.
+// fedllm job submit|list|show: what an operator asks of the server.
 #include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <memory>
 #include <thread>
 
-#include "client/model/manifests.hpp"
 #include "common/base/text.hpp"
 #include "common/crypto/secure_rng.hpp"
 #include "common/formats/param_set_file.hpp"
-#include "common/formats/peft.hpp"
+#include "common/hub/cache.hpp"
 #include "tools/cli/commands.hpp"
 #include "tools/cli/output.hpp"
 #include "tools/federation/operator_link.hpp"
@@ -43,7 +42,8 @@ Result<std::string> initial_version(const client::model::BaseModel& model, const
 Result<void> submit(const std::string& recipe, const std::string& model_folder, const std::string& hub,
                     bool json) {
     FEDLLM_TRY(job::JobSpec job, job::load_job(recipe));
-    FEDLLM_TRY(const auto model, client::model::BaseModel::load(model_folder));
+    FEDLLM_TRY(const Path folder, fedllm::hub::find_model(model_folder));
+    FEDLLM_TRY(const auto model, client::model::BaseModel::load(folder));
     job.base_fingerprint = model.fingerprint();
     FEDLLM_TRY(const std::string initial, initial_version(model, job));
     FEDLLM_TRY(const auto link, connect(hub));
@@ -238,32 +238,6 @@ Result<void> list(const std::string& hub, bool json) {
     return {};
 }
 
-// -----------------------------------------------------------------------------------------------------------
-// export
-
-Result<void> export_job(const std::string& id, const std::string& out, const std::string& digest,
-                        const std::string& hub, bool json) {
-    FEDLLM_TRY(const auto link, connect(hub));
-    FEDLLM_TRY(const auto report, link->show_job(JobId(id)));
-    FEDLLM_TRY(const auto job, job::parse_job(report.job(), "job " + id));
-    const std::string version = digest.empty() ? report.summary().model_digest() : digest;
-    FEDLLM_TRY(const auto bytes, link->fetch(version));
-    FEDLLM_TRY_VOID(make_directories(out));
-    const Path file =
-        Path(out) / (job.method == job::Method::Lora ? "adapter_model.safetensors" : "model.safetensors");
-    FEDLLM_TRY_VOID(write_file_atomically(file, bytes));
-    if (job.method == job::Method::Lora) {
-        FEDLLM_TRY(const auto params, formats::read_param_set(file));
-        FEDLLM_TRY_VOID(formats::write_peft_adapter(out, params, job.lora, job.base_model));
-    }
-    if (json) {
-        std::printf("%s\n", Json{{"job", id}, {"version", version}, {"path", out}}.dump(2).c_str());
-    } else {
-        std::printf("%s: version %.12s of %s\n", out.c_str(), version.c_str(), id.c_str());
-    }
-    return {};
-}
-
 }  // namespace
 
 void add_job(CLI::App& app, Chosen& chosen) {
@@ -277,7 +251,7 @@ void add_job(CLI::App& app, Chosen& chosen) {
     auto* submit_command = job->add_subcommand("submit", "Submit a job file; prints the job's id");
     submit_command->footer("The base model is read here for its shapes and its fingerprint; it is not sent.");
     submit_command->add_option("recipe", *text, "job file, such as configs/recipes/demo.yaml")->required();
-    submit_command->add_option("--model", *model, "folder of the base model (Hugging Face layout)")
+    submit_command->add_option("--model", *model, "base model: a folder, or ORG/NAME of the hub's cache")
         ->required();
     submit_command->callback(
         [=, &chosen] { chosen.run = [=, &chosen] { return submit(*text, *model, *hub, chosen.json); }; });
@@ -295,22 +269,6 @@ void add_job(CLI::App& app, Chosen& chosen) {
     for (auto* command : {submit_command, list_command, show_command}) {
         command->add_option("--dir", *hub, "folder that 'fedllm init' made")->capture_default_str();
     }
-}
-
-void add_export(CLI::App& app, Chosen& chosen) {
-    auto hub = std::make_shared<std::string>("hub");
-    auto id = std::make_shared<std::string>();
-    auto out = std::make_shared<std::string>();
-    auto digest = std::make_shared<std::string>();
-    auto* command =
-        app.add_subcommand("export", "Fetch what a job has trained: a PEFT adapter, or whole weights");
-    command->add_option("job", *id, "id of the job")->required();
-    command->add_option("--out", *out, "folder to write")->required();
-    command->add_option("--version", *digest, "another version's digest (default: the latest)");
-    command->add_option("--dir", *hub, "folder that 'fedllm init' made")->capture_default_str();
-    command->callback([=, &chosen] {
-        chosen.run = [=, &chosen] { return export_job(*id, *out, *digest, *hub, chosen.json); };
-    });
 }
 
 }  // namespace fedllm::tools::cli

@@ -30,7 +30,8 @@ Result<T> OperatorLink::run(awaitable<Result<T>> work) {
                             result = std::move(done);
                         });
     io_.restart();
-    while (!result && io_.run_one() > 0) {}  // not run(): a deadline's timer may outlive what it watched
+    while (!result && io_.run_one() > 0) {
+    }  // not run(): a deadline's timer may outlive what it watched
     return std::move(*result);
 }
 

@@ -1,9 +1,11 @@
 // A base model, its tokenizer and perhaps an adapter, opened for commands that work on this machine alone.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "client/data/dataset.hpp"
@@ -22,6 +24,14 @@ struct Trainable {
     tensor::LoraSpec lora;
     tensor::ParamSet params;
 };
+
+// A continued text, and why it ended: "eos" (the model's own end), "stop" (a stop string) or "length".
+struct Generated {
+    std::string text;
+    std::size_t tokens = 0;
+    std::string ended;
+};
+using OnText = std::function<void(std::string_view)>;
 
 // Lifecycle: unmovable, because trainers point into it. Concurrency: one thread calls; the pool does the
 // work.
@@ -42,15 +52,29 @@ public:
     // Mean loss over every row of a JSONL file.
     Result<client::train::EvalOutcome> evaluate(const Trainable& what, const Path& data,
                                                 std::uint32_t sequence_length);
-    Result<std::string> generate(const Trainable& what, const std::string& prompt,
-                                 client::train::GenerateOptions options);
+    // Ends at the model's end tokens and before the first of `stops`. `on_text` is told the text piece by
+    // piece as it comes, whole characters only.
+    Result<Generated> generate(const Trainable& what, const std::string& prompt,
+                               client::train::GenerateOptions options, std::vector<std::string> stops = {},
+                               const OnText& on_text = {});
+    // The same from tokens: those of chat_prompt().
+    Result<Generated> continue_tokens(const Trainable& what, const std::vector<std::int32_t>& ids,
+                                      client::train::GenerateOptions options,
+                                      std::vector<std::string> stops = {}, const OnText& on_text = {});
+    // A user's message (and a system's, if not empty), written by the model's chat template.
+    Result<std::vector<std::int32_t>> chat_prompt(const std::string& system, const std::string& user) const;
 
 private:
-    Workspace(client::model::BaseModel model, client::data::Tokenizer tokenizer, unsigned threads)
-        : model_(std::move(model)), tokenizer_(std::move(tokenizer)), pool_(threads) {}
+    Workspace(client::model::BaseModel model, client::data::Tokenizer tokenizer,
+              std::vector<std::int32_t> end_tokens, unsigned threads)
+        : model_(std::move(model)),
+          tokenizer_(std::move(tokenizer)),
+          end_tokens_(std::move(end_tokens)),
+          pool_(threads) {}
 
     client::model::BaseModel model_;
     client::data::Tokenizer tokenizer_;
+    std::vector<std::int32_t> end_tokens_;
     kernels::ThreadPool pool_;
 };
 

@@ -2,10 +2,15 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
+
+#include "tests/support/temp_dir.hpp"
+
 namespace fedllm::client::agent {
 namespace {
 
-const std::string kLeast = "server:\n  host: hub\nmodels:\n  demo: models/demo\ndata:\n  path: train.jsonl\n";
+const std::string kLeast =
+    "server:\n  host: hub\nmodels:\n  demo: bases/models/demo\ndata:\n  path: train.jsonl\n";
 
 std::string error_of(const std::string& yaml) {
     const auto config = parse_client_config(yaml, "client.yaml", "/site");
@@ -24,11 +29,20 @@ TEST(ClientConfig, NeedsServerModelsAndData) {
               std::string::npos);
 }
 
+TEST(ClientConfig, AModelMayBeAnIdOfTheHub) {
+    const std::string yaml = "server:\n  host: hub\nmodels:\n  demo: org/name\ndata:\n  path: train.jsonl\n";
+    EXPECT_EQ(parse_client_config(yaml, "client.yaml", "/site")->models.at("demo"), "org/name");
+    const test::TempDir site;  // unless a folder of that name is there
+    std::filesystem::create_directories(site.path() / "org/name");
+    EXPECT_EQ(parse_client_config(yaml, "client.yaml", site.path())->models.at("demo"),
+              site.path() / "org/name");
+}
+
 TEST(ClientConfig, RelativePathsStartAtTheFile) {
     const auto config =
         parse_client_config(kLeast + "tls:\n  ca: ../ca.crt\n  key: /keys/k\n", "client.yaml", "/site");
     ASSERT_TRUE(config) << config.error().message;
-    EXPECT_EQ(config->models.at("demo"), "/site/models/demo");
+    EXPECT_EQ(config->models.at("demo"), "/site/bases/models/demo");
     EXPECT_EQ(config->data.path, "/site/train.jsonl");
     EXPECT_EQ(config->data.eval_path, "") << "absent stays absent";
     EXPECT_EQ(config->tls.ca, "/ca.crt");

@@ -112,6 +112,12 @@ TEST_P(TransformerCase, AStepAllocatesNothing) {
     const auto result = transformer.forward_backward(batch.view(), params, gradients, 1.0F);
     EXPECT_EQ(testing::allocations(), before);
     EXPECT_TRUE(result.has_value());
+    Transformer again =
+        Transformer::create(pool, *network, {batch.rows, batch.tokens_per_row, Keep::LayerInputs}).value();
+    const std::size_t start = testing::allocations();
+    const auto recomputed = again.forward_backward(batch.view(), params, gradients, 1.0F);
+    EXPECT_EQ(testing::allocations(), start);
+    EXPECT_TRUE(recomputed.has_value());
 }
 
 TEST_P(TransformerCase, GradientsAccumulateAndScale) {
@@ -194,9 +200,10 @@ protected:
         }
         return set;
     }
-    ParamSet gradients_of(const ParamSet& params, const model::ModelWeights& weights) {
+    ParamSet gradients_of(const ParamSet& params, const model::ModelWeights& weights,
+                          Keep keep = Keep::Activations) {
         auto network = Network::create(config, weights, params.manifest()).value();
-        auto transformer = Transformer::create(pool, std::move(network), {2, 19}).value();
+        auto transformer = Transformer::create(pool, std::move(network), {2, 19, keep}).value();
         ParamSet gradients(params.manifest());
         (void)transformer.forward_backward(batch.view(), params, gradients, 1.0F).value();
         return gradients;
@@ -219,6 +226,7 @@ TEST_F(Partial, StoppingEarlyChangesNoGradient) {
         {"model.embed_tokens.weight"}};
     for (const auto& names : choices) {
         const ParamSet some = gradients_of(chosen(names), model::weights_of(config, base));
+        EXPECT_TRUE(some == gradients_of(chosen(names), model::weights_of(config, base), Keep::LayerInputs));
         for (std::size_t i = 0; i < names.size(); ++i) {
             const auto expected = all.tensor(*all.manifest().find(names[i]));
             const auto actual = some.tensor(i);

@@ -2,8 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
+#include <set>
 
 #include "client/model/manifests.hpp"
 #include "tests/support/safetensors_bytes.hpp"
@@ -232,6 +235,120 @@ TEST(BaseModel, FingerprintFollowsContentNotFolder) {
     ModelConfig context = tiny(true);  // how long inputs may be does not change what is computed
     context.context = 32;
     EXPECT_EQ(base, fingerprint(context, parameters, WeightsFormat::F32));
+}
+
+// Pinned: servers and clients of different versions compare it.
+TEST(BaseModel, FingerprintOfAPlainModelStays) {
+    EXPECT_EQ(BaseModel::load("tests/golden/llama/gqa").value().fingerprint(),
+              "fab69b136c253c3474da2b35e9a85d0d9350bcbf834d9a15e979de1077ba05c8");
+}
+
+TEST(BaseModel, FingerprintNamesWhatChangesTheComputation) {
+    std::set<std::string> seen;
+    const auto add = [&](const ModelConfig& config) {
+        const TempDir folder;
+        ASSERT_TRUE(write_model_folder(folder.path(), config, initial_full(config, 5), WeightsFormat::F32)
+                        .has_value());
+        seen.insert(BaseModel::load(folder.path()).value().fingerprint());
+    };
+    ModelConfig config = tiny(true);
+    config.attention_bias = false;
+    add(config);
+    config.family = find_family("mistral");
+    config.window = 3;
+    add(config);
+    config.window = 4;
+    add(config);
+    config.family = find_family("qwen2");
+    add(config);
+    config.window_from = 1;
+    add(config);
+    config = tiny(true);
+    config.rope_scaling = {RopeScaling::Kind::Linear, 2.0};
+    add(config);
+    config.rope_scaling.factor = 4.0;
+    add(config);
+    config.rope_scaling = {RopeScaling::Kind::Llama3, 4.0, 1.0, 4.0, 8};
+    add(config);
+    config.rope_scaling.original_context = 12;
+    add(config);
+    EXPECT_EQ(seen.size(), 9u);
+}
+
+// The golden GPT-2 with one list of tensors tampered with.
+Result<BaseModel> load_gpt2(const Tamper& tamper) {
+    const TempDir folder;
+    const Path golden = "tests/golden/families/gpt2";
+    std::filesystem::copy_file(golden / "config.json", folder.path() / "config.json");
+    const auto file = formats::SafetensorsFile::open(golden / "model.safetensors").value();
+    std::vector<TensorToWrite> tensors;
+    for (const auto& info : file.tensors())
+        tensors.push_back({info.name, info.dtype, info.shape, info.bytes});
+    tamper(tensors);
+    EXPECT_TRUE(formats::write_safetensors(folder.path() / "model.safetensors", tensors).has_value());
+    return BaseModel::load(folder.path());
+}
+
+TEST(BaseModel, Gpt2WithoutThePrefixAndWithMaskBuffersIsTheSameModel) {
+    const std::vector<float> mask(16);
+    const BaseModel plain = load_gpt2([](auto&) {}).value();
+    const BaseModel hub =
+        load_gpt2([&](auto& tensors) {
+            for (auto& tensor : tensors) tensor.name = tensor.name.substr(std::strlen("transformer."));
+            for (const char* name : {"h.0.attn.bias", "h.1.attn.masked_bias"}) {
+                tensors.push_back({name, DType::F32, {1, 1, 4, 4}, std::as_bytes(std::span(mask))});
+            }
+        }).value();
+    EXPECT_EQ(hub.fingerprint(), plain.fingerprint());
+    EXPECT_EQ(full_parameters(hub), full_parameters(plain));
+}
+
+// Conv1D: as the file has it in training, turned for the kernels.
+TEST(BaseModel, Gpt2LinearWeightsAreTurned) {
+    const BaseModel model = load_gpt2([](auto&) {}).value();
+    const auto parameters = full_parameters(model);
+    const auto file =
+        parameters.tensor(parameters.manifest().find("transformer.h.1.mlp.c_fc.weight").value());
+    const auto& up = model.weights().at(kUp, 1).weight;
+    EXPECT_EQ(up.rows, 96u);
+    EXPECT_EQ(up.cols, 24u);
+    for (std::size_t out = 0; out < 96; ++out) {
+        for (std::size_t in = 0; in < 24; ++in) {
+            ASSERT_EQ(static_cast<const float*>(up.data)[out * 24 + in], file[in * 96 + out]);
+        }
+    }
+    const TempDir folder;
+    ASSERT_TRUE(
+        write_model_folder(folder.path(), model.config(), parameters, WeightsFormat::BF16).has_value());
+    const BaseModel narrow = BaseModel::load(folder.path()).value();
+    const auto& half = narrow.weights().at(kUp, 1).weight;
+    EXPECT_EQ(half.type, kernels::WeightType::BF16);
+    EXPECT_EQ(static_cast<const std::uint16_t*>(half.data)[24 * 5 + 3],
+              tensor::f32_to_bf16(file[3 * 96 + 5]));
+}
+
+TEST(BaseModel, Gpt2MayLackTheBiasOfQkvAndNothingElse) {
+    const std::string bias = "transformer.h.0.attn.c_attn.bias", other = "transformer.h.0.attn.c_proj.bias";
+    const auto without = [](const std::string& name) {
+        return [name](auto& tensors) {
+            std::erase_if(tensors, [&](const TensorToWrite& tensor) { return tensor.name == name; });
+        };
+    };
+    const BaseModel model = load_gpt2(without(bias)).value();
+    const auto& zeros = model.weights().at(kQkv).bias;
+    EXPECT_EQ(zeros.size(), 72u);
+    EXPECT_TRUE(std::all_of(zeros.begin(), zeros.end(), [](float value) { return value == 0; }));
+    const auto parameters = full_parameters(model);
+    EXPECT_EQ(parameters.tensor(parameters.manifest().find(bias).value())[5], 0.0F);
+    const auto refused = load_gpt2(without(other));
+    ASSERT_FALSE(refused.has_value());
+    EXPECT_NE(refused.error().message.find(other), std::string::npos) << refused.error().message;
+    const auto turned = load_gpt2([](auto& tensors) {
+        auto& weight = named(tensors, "transformer.h.0.attn.c_attn.weight");
+        std::swap(weight.shape[0], weight.shape[1]);
+    });
+    ASSERT_FALSE(turned.has_value());
+    EXPECT_NE(turned.error().message.find("[24, 72]"), std::string::npos) << turned.error().message;
 }
 
 TEST(BaseModel, WritingRefusesParametersOfAnotherModel) {

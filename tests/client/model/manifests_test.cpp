@@ -15,6 +15,8 @@ using tensor::LoraSpec;
 using tensor::Manifest;
 
 const std::string kGolden = "tests/golden/llama/";
+const auto kModels = {"llama/gqa",        "llama/tied_bias", "llama/long_rope", "families/llama3",
+                      "families/mistral", "families/qwen2",  "families/qwen3",  "families/gpt2"};
 
 std::vector<std::string> texts(const Manifest& manifest) {
     std::vector<std::string> result;
@@ -30,9 +32,10 @@ double deviation(std::span<const float> values) {
 
 // transformers wrote these files: same names, same shapes, no more and no less.
 TEST(Manifests, FullManifestHasTheTensorsOfTransformersFiles) {
-    for (const char* model : {"gqa", "tied_bias", "long_rope"}) {
-        const auto config = read_model_config(kGolden + model).value();
-        const auto files = formats::SafetensorsFolder::open(kGolden + model).value();
+    for (const char* model : kModels) {
+        const Path folder = Path("tests/golden") / model;
+        const auto config = read_model_config(folder).value();
+        const auto files = formats::SafetensorsFolder::open(folder).value();
         const Manifest manifest = full_manifest(config);
         EXPECT_EQ(manifest.tensors().size(), files.tensor_count()) << model;
         for (const auto& spec : manifest.tensors()) {
@@ -45,10 +48,12 @@ TEST(Manifests, FullManifestHasTheTensorsOfTransformersFiles) {
 
 // The same for adapters, and the reader restores our order.
 TEST(Manifests, LoraManifestIsThatOfPeftsFiles) {
-    for (const char* model : {"gqa", "tied_bias", "long_rope"}) {
-        const auto config = read_model_config(kGolden + model).value();
-        for (const char* adapter : {"/adapter_all", "/adapter_qv"}) {
-            const auto read = formats::read_peft_adapter(kGolden + model + adapter).value();
+    for (const char* model : kModels) {
+        const Path folder = Path("tests/golden") / model;
+        const auto config = read_model_config(folder).value();
+        for (const char* adapter : {"adapter_all", "adapter_qv", "adapter_attn"}) {
+            if (!std::filesystem::exists(folder / adapter)) continue;
+            const auto read = formats::read_peft_adapter(folder / adapter).value();
             const auto manifest = lora_manifest(config, read.spec).value();
             EXPECT_EQ(tensor::difference(manifest, read.parameters.manifest()), "") << model << adapter;
         }

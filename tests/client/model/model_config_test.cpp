@@ -139,6 +139,137 @@ TEST(ModelConfig, RefusesWhatTheEngineDoesNotComputeAndNamesTheField) {
     }
 }
 
+json scaled(json scaling) {
+    scaling.update({{"factor", 8.0}, {"low_freq_factor", 1.0}, {"high_freq_factor", 4.0}}, true);
+    return with("rope_scaling", scaling);
+}
+
+TEST(ModelConfig, ReadsScaledRope) {
+    const auto linear = parse(with("rope_scaling", {{"type", "linear"}, {"factor", 2.5}})).value();
+    EXPECT_EQ(linear.rope_scaling, (RopeScaling{.kind = RopeScaling::Kind::Linear, .factor = 2.5}));
+    const RopeScaling expected{RopeScaling::Kind::Llama3, 8.0, 1.0, 4.0, 512};
+    const json llama3 = scaled({{"rope_type", "llama3"}, {"original_max_position_embeddings", 512}});
+    EXPECT_EQ(parse(llama3).value().rope_scaling, expected);
+    // As transformers: the context where the original one is not given, and the outer field before the inner.
+    EXPECT_EQ(parse(scaled({{"rope_type", "llama3"}})).value().rope_scaling.original_context, 2048u);
+    json outer = llama3;
+    outer["original_max_position_embeddings"] = 256;
+    EXPECT_EQ(parse(outer).value().rope_scaling.original_context, 256u);
+    EXPECT_EQ(parse_model_config(model_config_json(parse(llama3).value(), "float32"), "x").value(),
+              parse(llama3).value());
+
+    for (const char* key : {"factor", "low_freq_factor", "high_freq_factor"}) {
+        json lacking = llama3;
+        lacking["rope_scaling"].erase(key);
+        const auto result = parse(lacking);
+        ASSERT_FALSE(result.has_value()) << key;
+        EXPECT_NE(result.error().message.find(std::string("'") + key + "' is missing"), std::string::npos)
+            << result.error().message;
+    }
+    json crossed = llama3;
+    crossed["rope_scaling"]["low_freq_factor"] = 4.0;
+    EXPECT_EQ(parse(crossed).error().code, Errc::InvalidModel);
+    EXPECT_EQ(parse(with("rope_parameters", {{"full_attention", {{"rope_type", "default"}}}})).error().code,
+              Errc::Unsupported);
+}
+
+json of_family(const char* type) {
+    json family = small();
+    family["model_type"] = type;
+    return family;
+}
+
+TEST(ModelConfig, ReadsWindowsAsEachFamilyMeansThem) {
+    json mistral = of_family("mistral");
+    EXPECT_EQ(parse(mistral).value().window, 4096u);  // MistralConfig's default
+    mistral["sliding_window"] = 7;
+    EXPECT_EQ(parse(mistral).value().window_of(0), 7u);
+    mistral["sliding_window"] = nullptr;
+    EXPECT_EQ(parse(mistral).value().window, 0u);
+
+    for (const char* type : {"qwen2", "qwen3"}) {
+        json qwen = of_family(type);
+        qwen.update({{"sliding_window", 9}, {"max_window_layers", 3}});
+        EXPECT_EQ(parse(qwen).value().window, 0u) << "use_sliding_window is false unless given";
+        qwen["use_sliding_window"] = true;
+        const ModelConfig config = parse(qwen).value();
+        EXPECT_EQ(config.window_of(2), 0u);
+        EXPECT_EQ(config.window_of(3), 9u);
+        EXPECT_EQ(parse_model_config(model_config_json(config, "float32"), "x").value(), config);
+        qwen.erase("sliding_window");
+        EXPECT_EQ(parse(qwen).value().window, 4096u);
+        qwen.erase("max_window_layers");
+        EXPECT_EQ(parse(qwen).value().window, 0u) << "from layer 28, and there are 5";
+
+        const std::string full = "full_attention", sliding = "sliding_attention";
+        qwen["layer_types"] = {full, full, sliding, sliding, sliding};
+        EXPECT_EQ(parse(qwen).value().window_from, 2u);
+        qwen["layer_types"] = {full, sliding, full, sliding, sliding};
+        EXPECT_EQ(parse(qwen).error().code, Errc::Unsupported);
+        qwen["layer_types"] = {full, sliding};
+        EXPECT_EQ(parse(qwen).error().code, Errc::Unsupported);
+        qwen["layer_types"] = {full, full, full, full, sliding};
+        qwen["use_sliding_window"] = false;
+        EXPECT_EQ(parse(qwen).error().code, Errc::InvalidModel);
+    }
+}
+
+TEST(ModelConfig, QwenHasTransformersDefaults) {
+    json two = of_family("qwen2");
+    EXPECT_EQ(parse(two).value().head_size, 8u);
+    EXPECT_EQ(parse(two).value().context, 32768u);
+    EXPECT_EQ(parse(two).value().eos, std::nullopt);
+    two["attention_bias"] = true;  // means nothing to it
+    EXPECT_FALSE(parse(two).value().attention_bias);
+    json three = of_family("qwen3");
+    EXPECT_EQ(parse(three).value().head_size, 128u);
+    three["attention_bias"] = true;
+    EXPECT_TRUE(parse(three).value().attention_bias);
+}
+
+json gpt2() {
+    return {{"model_type", "gpt2"}, {"n_embd", 24}, {"n_layer", 2}, {"n_head", 3}, {"vocab_size", 60000}};
+}
+
+TEST(ModelConfig, ReadsGpt2) {
+    const ModelConfig config = parse(gpt2()).value();
+    EXPECT_EQ(config.family->model_type, "gpt2");
+    EXPECT_EQ(config.kv_heads, 3u);
+    EXPECT_EQ(config.head_size, 8u);
+    EXPECT_EQ(config.intermediate, 96u);
+    EXPECT_EQ(config.context, 1024u);
+    EXPECT_EQ(config.norm_epsilon, 1e-5F);
+    EXPECT_TRUE(config.tied_head);
+    EXPECT_EQ(config.eos, 50256);
+    EXPECT_EQ(parse_model_config(model_config_json(config, "float32"), "x").value(), config);
+
+    json other = gpt2();
+    other.update({{"n_inner", 50}, {"n_positions", 11}, {"vocab_size", 3}, {"tie_word_embeddings", false}});
+    EXPECT_EQ(parse(other).value().intermediate, 50u);
+    EXPECT_EQ(parse(other).value().context, 11u);
+    EXPECT_EQ(parse(other).value().eos, std::nullopt) << "there is no token 50256";
+    EXPECT_FALSE(parse(other).value().tied_head);
+
+    const Refused cases[] = {
+        {"n_embd", 25, Errc::InvalidModel, "multiple of n_head"},
+        {"n_embd", nullptr, Errc::InvalidModel, "missing"},
+        {"activation_function", "gelu", Errc::Unsupported, "'gelu_new' and 'gelu_pytorch_tanh'"},
+        {"scale_attn_weights", false, Errc::Unsupported, "must be true"},
+        {"scale_attn_by_inverse_layer_idx", true, Errc::Unsupported, "must be false"},
+        {"add_cross_attention", true, Errc::Unsupported, "must be false"},
+        {"architectures", json::array({"GPT2Model"}), Errc::Unsupported, "GPT2LMHeadModel"}};
+    for (const Refused& refused : cases) {
+        json changed = gpt2();
+        changed[refused.key] = refused.value;
+        const auto result = parse(changed);
+        ASSERT_FALSE(result.has_value()) << refused.key;
+        EXPECT_EQ(result.error().code, refused.code) << result.error().message;
+        EXPECT_TRUE(result.error().message.starts_with("m/config.json: '" + refused.key))
+            << result.error().message;
+        EXPECT_NE(result.error().message.find(refused.words), std::string::npos) << result.error().message;
+    }
+}
+
 TEST(ModelConfig, RefusesMoreParametersThanCanBeCounted) {
     json huge = small();
     huge.update({{"hidden_size", 65536}, {"intermediate_size", 1 << 20}, {"num_hidden_layers", 1024}});

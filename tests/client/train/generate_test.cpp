@@ -92,6 +92,58 @@ TEST_F(Generate, FrequenciesAreThoseOfTheSoftmax) {
     EXPECT_EQ(all, kDraws);
 }
 
+// The nucleus is the fewest likeliest tokens whose probabilities reach top_p, within top_k where both are
+// given; of those, the frequencies are the softmax's.
+TEST_F(Generate, TheNucleusHasTheLikeliestTokens) {
+    auto decoder = engine::Decoder::create(pool, network, 8).value();
+    const auto logits = decoder.append(prompt, params).value();
+    std::vector<std::size_t> order(config.vocab);
+    std::iota(order.begin(), order.end(), 0);
+    std::sort(order.begin(), order.end(),
+              [&](std::size_t a, std::size_t b) { return logits[a] > logits[b]; });
+    for (const std::size_t top_k : {std::size_t{0}, std::size_t{6}}) {
+        const std::size_t among = top_k == 0 ? config.vocab : top_k;
+        double sum = 0;
+        for (std::size_t i = 0; i < among; ++i) sum += std::exp(logits[order[i]] - logits[order[0]]);
+        std::size_t kept = 0;
+        double reached = 0;
+        while (reached < 0.6 * sum) reached += std::exp(logits[order[kept++]] - logits[order[0]]);
+        ASSERT_GT(kept, 1U);
+        constexpr int kDraws = 2000;
+        std::vector<int> counts(config.vocab);
+        for (std::uint64_t seed = 0; seed < kDraws; ++seed) {
+            const auto text = run({.new_tokens_max = 1,
+                                   .temperature = 1,
+                                   .top_k = top_k,
+                                   .top_p = 0.6,
+                                   .seed = seed,
+                                   .stop = {}});
+            ++counts[static_cast<std::size_t>(text[0])];
+        }
+        int all = 0;
+        for (std::size_t i = 0; i < kept; ++i) {
+            const double p = std::exp(logits[order[i]] - logits[order[0]]) / reached;
+            EXPECT_NEAR(counts[order[i]], kDraws * p, 4.5 * std::sqrt(kDraws * p * (1 - p)) + 1) << i;
+            all += counts[order[i]];
+        }
+        EXPECT_EQ(all, kDraws) << top_k;
+    }
+    EXPECT_EQ(run({.new_tokens_max = 20, .temperature = 2, .top_p = 0, .stop = {}}),
+              run({.new_tokens_max = 20, .stop = {}}));
+}
+
+TEST_F(Generate, TellsEachTokenAndEndsWhenAsked) {
+    const auto greedy = run({.new_tokens_max = 20, .stop = {}});
+    std::vector<std::int32_t> told;
+    const auto text =
+        generate(pool, network, params, prompt, {.new_tokens_max = 20, .stop = {}}, [&](std::int32_t token) {
+            told.push_back(token);
+            return told.size() < 7;
+        });
+    EXPECT_EQ(told, std::vector<std::int32_t>(greedy.begin(), greedy.begin() + 7));
+    EXPECT_EQ(text.value(), told);
+}
+
 TEST_F(Generate, EndsAtStopTokensAndAtTheContext) {
     const auto greedy = run({.new_tokens_max = 20, .stop = {}});
     const std::int32_t stop = greedy[6];

@@ -3,10 +3,12 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <nlohmann/json.hpp>
 #include <optional>
 
 #include "client/data/tokenizer.hpp"
+#include "client/engine/block.hpp"
 #include "client/engine/transformer.hpp"
 #include "client/model/base_model.hpp"
 #include "client/train/generate.hpp"
@@ -114,6 +116,96 @@ TEST_P(RealModel, LossOnRealStories) {
         tokens += result.tokens;
     }
     EXPECT_NEAR(loss / static_cast<double>(tokens), loss_of_transformers(GetParam()), 1e-3);
+}
+
+std::vector<float> floats_of_base64(const std::string& text) {
+    static const std::string kDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    std::string bytes;
+    std::uint32_t bits = 0;
+    int count = 0;
+    for (const char c : text) {
+        if (c == '=') break;
+        bits = bits << 6 | static_cast<std::uint32_t>(kDigits.find(c));
+        count += 6;
+        if (count < 8) continue;
+        count -= 8;
+        bytes.push_back(static_cast<char>(bits >> count & 0xff));
+    }
+    std::vector<float> floats(bytes.size() / sizeof(float));
+    std::memcpy(floats.data(), bytes.data(), floats.size() * sizeof(float));
+    return floats;
+}
+
+// A GPT-2 with a head of its own. The file has lost the biases of c_attn, with which the partial results were
+// computed: those are compared operation by operation, and the logits by what they choose.
+class Sorter : public ::testing::Test {
+protected:
+    void SetUp() override {
+        const Path folder = assets() / "models/gpt-nano-sort";
+        if (!std::filesystem::exists(folder)) {
+            GTEST_SKIP() << "no " << folder << ": set FEDLLM_ASSETS to the folder of shared assets";
+        }
+        partials = json::parse(read_file(folder / "gpt-nano-sort-t0-partials.json").value());
+        base.emplace(model::BaseModel::load(folder).value());
+        network.emplace(engine::Network::create(base->config(), base->weights(), {}).value());
+    }
+    std::vector<float> partial(const char* name) const { return floats_of_base64(partials[name]["data"]); }
+
+    json partials;
+    kernels::ThreadPool pool{2};
+    std::optional<model::BaseModel> base;
+    std::optional<engine::Network> network;
+};
+
+TEST_F(Sorter, NormAndActivationGiveThePartialResults) {
+    std::vector<float> x = partial("x"), fc = partial("fc");
+    std::vector<float> normed(x.size()), gelu(fc.size()), stats(66);
+    const auto norm = network->norm(0, model::kInputNorm, nullptr, nullptr);
+    engine::norm_forward(pool, norm, {x.data(), 33, 48}, {normed.data(), 33, 48}, stats.data());
+    engine::activation_forward(pool, base->config().family->activation, {}, {fc.data(), 33, 192},
+                               {gelu.data(), 33, 192});
+    const auto wanted_normed = partial("ln1"), wanted_gelu = partial("gelu");
+    for (std::size_t i = 0; i < normed.size(); ++i) ASSERT_NEAR(normed[i], wanted_normed[i], 2e-6);
+    for (std::size_t i = 0; i < gelu.size(); ++i) ASSERT_NEAR(gelu[i], wanted_gelu[i], 1e-6);
+}
+
+TEST_F(Sorter, ChoosesWhatTheReferenceChooses) {
+    std::vector<std::int32_t> tokens, positions, places;
+    const std::vector<std::int32_t> first_key(33), targets(33, kernels::kIgnoreIndex);
+    for (const float id : partial("idx")) {
+        places.push_back(static_cast<std::int32_t>(tokens.size()));
+        positions.push_back(static_cast<std::int32_t>(tokens.size() % 11));
+        tokens.push_back(static_cast<std::int32_t>(id));
+    }
+    ASSERT_EQ(tokens.size(), 33u);
+    auto transformer = engine::Transformer::create(pool, *network, {3, 11}).value();
+    std::vector<float> logits(99);
+    transformer.logits({3, 11, tokens, targets, positions, first_key}, {}, places, {logits.data(), 33, 3})
+        .value();
+    const auto wanted = partial("lm_head");
+    for (std::size_t row = 0; row < 99; row += 3) {
+        const auto choice = [row](const std::vector<float>& all) {
+            const auto at = all.begin() + static_cast<std::ptrdiff_t>(row);
+            return std::max_element(at, at + 3) - at;
+        };
+        EXPECT_EQ(choice(logits), choice(wanted)) << row / 3;
+    }
+    EXPECT_NEAR(logits[0], 8.226174, 1e-5);  // transformers, with biases of 0
+    EXPECT_NEAR(logits[98], 7.7983747, 1e-5);
+}
+
+TEST_F(Sorter, Sorts) {
+    GenerateOptions options;
+    options.new_tokens_max = 6;
+    for (std::size_t code = 0; code < 729; code += 7) {
+        std::vector<std::int32_t> letters;
+        for (std::size_t rest = code; letters.size() < 6; rest /= 3) {
+            letters.push_back(static_cast<std::int32_t>(rest % 3));
+        }
+        const auto answer = generate(pool, *network, {}, letters, options).value();
+        std::sort(letters.begin(), letters.end());
+        EXPECT_EQ(answer, letters);
+    }
 }
 
 }  // namespace

@@ -18,7 +18,7 @@ namespace {
 using data::Example;
 using tensor::ParamSet;
 
-const Path kGolden = "tests/golden/llama";
+const Path kGolden = "tests/golden";
 
 job::JobSpec tiny_job(std::uint32_t sequence_length) {
     job::JobSpec job;
@@ -83,11 +83,14 @@ protected:
         std::memcpy(out.data(), expected.find(name)->bytes.data() + first * 4, count * 4);
         return out;
     }
-    job::JobSpec job(std::size_t length) const {
+    job::JobSpec job_of(std::size_t length) const {
         job::JobSpec spec = tiny_job(static_cast<std::uint32_t>(length));
         spec.method = run == "full" ? job::Method::Full : job::Method::Lora;
+        if (base.config().family->model_type == "gpt2") {
+            spec.lora.target_modules = {"c_attn", "c_proj", "c_fc"};
+        }
         if (run == "qv") spec.lora.target_modules = {"q_proj", "v_proj"};
-        spec.lora.rslora = run == "qv" && std::string_view(GetParam().model) == "long_rope";
+        spec.lora.rslora = run == "qv" && std::string_view(GetParam().model) == "llama/long_rope";
         spec.train.local_steps = 10;
         return spec;
     }
@@ -104,18 +107,25 @@ protected:
 };
 
 INSTANTIATE_TEST_SUITE_P(Models, GoldenSteps,
-                         ::testing::Values(Case{"gqa", "all"}, Case{"gqa", "qv"}, Case{"gqa", "full"},
-                                           Case{"tied_bias", "all"}, Case{"tied_bias", "qv"},
-                                           Case{"tied_bias", "full"}, Case{"long_rope", "all"},
-                                           Case{"long_rope", "qv"}, Case{"long_rope", "full"}),
+                         ::testing::Values(Case{"llama/gqa", "all"}, Case{"llama/gqa", "qv"},
+                                           Case{"llama/gqa", "full"}, Case{"llama/tied_bias", "all"},
+                                           Case{"llama/tied_bias", "qv"}, Case{"llama/tied_bias", "full"},
+                                           Case{"llama/long_rope", "all"}, Case{"llama/long_rope", "qv"},
+                                           Case{"llama/long_rope", "full"}, Case{"families/llama3", "all"},
+                                           Case{"families/mistral", "all"}, Case{"families/qwen2", "all"},
+                                           Case{"families/qwen2", "full"}, Case{"families/qwen3", "all"},
+                                           Case{"families/qwen3", "full"}, Case{"families/gpt2", "all"},
+                                           Case{"families/gpt2", "full"}),
                          [](const auto& tested) {
-                             return std::string(tested.param.model) + "_" + tested.param.run;
+                             std::string name = std::string(tested.param.model) + "_" + tested.param.run;
+                             std::replace(name.begin(), name.end(), '/', '_');
+                             return name;
                          });
 
 TEST_P(GoldenSteps, TenStepsFollowTheReference) {
     kernels::ThreadPool pool(2);
     const auto rows = examples();
-    auto trainer = Trainer::create(base, job(rows[0].tokens.size()), pool).value();
+    auto trainer = Trainer::create(base, job_of(rows[0].tokens.size()), pool).value();
     ParamSet params = start(trainer->manifest());
     const auto losses = values("steps.loss");
     const auto norms = values("steps.grad_norm");
@@ -130,11 +140,27 @@ TEST_P(GoldenSteps, TenStepsFollowTheReference) {
     EXPECT_NEAR(trainer->evaluate(params, rows).value().mean(), losses[10], 1e-4 * losses[10]);
 }
 
+// The job's choice reaches the engine: less memory, the same bits.
+TEST_P(GoldenSteps, CheckpointingChangesNoBit) {
+    kernels::ThreadPool pool(2);
+    const auto rows = examples();
+    job::JobSpec spec = job_of(rows[0].tokens.size());
+    std::vector<ParamSet> ends;
+    for (const auto choice : {job::Checkpointing::None, job::Checkpointing::Layers}) {
+        spec.train.checkpointing = choice;
+        auto trainer = Trainer::create(base, spec, pool).value();
+        EXPECT_EQ(trainer->limits().keep == engine::Keep::LayerInputs, choice == job::Checkpointing::Layers);
+        ends.push_back(start(trainer->manifest()));
+        ASSERT_TRUE(trainer->train(ends.back(), rows, {.seed = 1}, nullptr).has_value());
+    }
+    EXPECT_TRUE(ends[0] == ends[1]);
+}
+
 // ---- Our own promises, on the smallest golden model.
 
 class TrainerTest : public ::testing::Test {
 protected:
-    model::BaseModel base = model::BaseModel::load(kGolden / "gqa").value();
+    model::BaseModel base = model::BaseModel::load(kGolden / "llama/gqa").value();
     std::vector<Example> examples = counting(40, 3);
     kernels::ThreadPool pool{2};
     job::JobSpec job = tiny_job(32);

@@ -204,13 +204,15 @@ TEST(Peft, RefusesTensorsThatAreNotPlainLora) {
         Errc code;
     };
     const std::string q = "base_model.model.model.layers.0.self_attn.q_proj.";
-    const Case cases[] = {{q + "lora_magnitude_vector", {3}, Errc::Unsupported},
-                          {"base_model.model.model.embed_tokens.lora_embedding_A", {2, 3}, Errc::Unsupported},
-                          {"base_model.model.lm_head.weight", {3, 2}, Errc::InvalidFile},
-                          {q + "lora_A.weight", {2, 3}, Errc::ManifestMismatch},     // no B
-                          {q + "lora_B.weight", {3, 2, 1}, Errc::ManifestMismatch},  // three dimensions
-                          {".lora_A.weight", {2, 3}, Errc::InvalidFile},
-                          {"base_model.model..lora_A.weight", {2, 3}, Errc::InvalidFile}};
+    const Case cases[] = {
+        {q + "lora_magnitude_vector", {3}, Errc::Unsupported},
+        {"base_model.model.model.embed_tokens.lora_embedding_A", {2, 3}, Errc::Unsupported},
+        {"base_model.model.model.embed_tokens.base_layer.weight", {2, 3}, Errc::Unsupported},
+        {"base_model.model.lm_head.weight", {3, 2}, Errc::InvalidFile},
+        {q + "lora_A.weight", {2, 3}, Errc::ManifestMismatch},     // no B
+        {q + "lora_B.weight", {3, 2, 1}, Errc::ManifestMismatch},  // three dimensions
+        {".lora_A.weight", {2, 3}, Errc::InvalidFile},
+        {"base_model.model..lora_A.weight", {2, 3}, Errc::InvalidFile}};
     for (const Case& bad : cases) {
         const TempDir folder;
         ASSERT_TRUE(write_peft_adapter(folder.path(), small_adapter(), small_spec(), "b").has_value());
@@ -282,6 +284,8 @@ TEST(Peft, ReadsAnAdapterOfAnotherArchitecture) {
 
     const TempDir copy;
     ASSERT_TRUE(write_peft_adapter(copy.path(), adapter->parameters, adapter->spec, "gpt2").has_value());
+    const auto config = nlohmann::json::parse(read_file(copy.path() / "adapter_config.json").value());
+    EXPECT_EQ(config["fan_in_fan_out"], true);
     EXPECT_EQ(read_peft_adapter(copy.path()).value().parameters, adapter->parameters);
 }
 

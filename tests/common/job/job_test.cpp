@@ -14,6 +14,7 @@ TEST(Job, CanonicalTextReadsBackEqual) {
     job.method = Method::Full;
     job.train.optimizer.learning_rate = 3e-4;
     job.train.optimizer.schedule = Schedule::Cosine;
+    job.train.checkpointing = Checkpointing::Layers;
     job.lora.target_modules = {"q_proj"};
     const auto again = parse_job(print_job(job), "printed");
     ASSERT_TRUE(again) << to_string(again.error());

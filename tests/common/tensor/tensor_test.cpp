@@ -41,6 +41,21 @@ TEST(F16, WidensEveryKindOfNumber) {
     EXPECT_TRUE(std::signbit(f16_to_f32(0x8000)));
     EXPECT_TRUE(std::isinf(f16_to_f32(0x7C00)));
     EXPECT_TRUE(std::isnan(f16_to_f32(0x7E00)));
+    for (std::uint32_t bits = 0; bits < 0x10000; ++bits) {
+        const float value = f16_to_f32(static_cast<std::uint16_t>(bits));
+        if (std::isnan(value)) continue;
+        EXPECT_EQ(f32_to_f16(value), bits);
+    }
+    EXPECT_TRUE(std::isnan(f16_to_f32(f32_to_f16(std::numeric_limits<float>::quiet_NaN()))));
+    EXPECT_EQ(f32_to_f16(1.0f + 0x1p-11f), 0x3C00);  // tie: down to even
+    EXPECT_EQ(f32_to_f16(1.0f + 0x3p-11f), 0x3C02);  // tie: up to even
+    EXPECT_EQ(f32_to_f16(1.0f + 0x1.01p-11f), 0x3C01);
+    EXPECT_EQ(f32_to_f16(65519.0f), 0x7BFF);
+    EXPECT_EQ(f32_to_f16(-65520.0f), 0xFC00);
+    EXPECT_EQ(f32_to_f16(0x1p-25f), 0);  // tie between 0 and the smallest: to even
+    EXPECT_EQ(f32_to_f16(0x1.8p-24f), 2);
+    EXPECT_EQ(f32_to_f16(-0x1.ff8p-15f), 0x83FF);
+    EXPECT_EQ(f32_to_f16(0x1.fffp-15f), 0x0400);  // rounds up out of the subnormals
 }
 
 TEST(Manifest, LaysTensorsOutInOrder) {
