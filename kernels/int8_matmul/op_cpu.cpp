@@ -45,7 +45,13 @@ float QuantizeRow(const float* values, const float* factors, std::size_t count, 
     float absmax;
     std::memcpy(&absmax, std::max_element(each, each + lanes), sizeof absmax);
     const float inverse = 127.0f / absmax;
-    const Vector factor = hn::Set(d, std::isfinite(inverse) ? inverse : 0.0f);
+    if (!std::isfinite(absmax) ||
+        !std::isfinite(inverse)) {  // a row of zeros, or one whose scale makes it NaN
+        std::memset(codes, 0, count);
+        *offset = 0;
+        return absmax / 127.0f;
+    }
+    const Vector factor = hn::Set(d, inverse);
     auto sum = hn::Zero(di);
     HWY_ALIGN std::int8_t last[HWY_MAX_BYTES];
     for (std::size_t i = 0; i < count; i += lanes) {
