@@ -29,6 +29,7 @@ int main(int argc, char** argv) {
     tools::cli::add_eval(app, chosen);
     tools::cli::add_generate(app, chosen);
     tools::cli::add_pull(app, chosen);
+    tools::cli::add_check(app, chosen);
     tools::cli::add_tokenizer(app, chosen);
     tools::cli::add_config(app, chosen);
     CLI11_PARSE(app, argc, argv);

@@ -72,6 +72,10 @@ Table<ClientConfig> make_table() {
                  "larger model versions are declined before a byte is fetched", {.min = 1}),
         field<C>("versions_kept", [](auto& c) -> auto& { return c.versions_kept; },
                  "model versions kept on disk; older ones are removed", {.min = 1, .max = 1000}),
+        field<C>(
+            "memory_max", [](auto& c) -> auto& { return c.memory_max; },
+            "jobs that would take more memory are declined; 0: what this machine and its control group "
+            "have"),
     };
     config::append(table, config::prefixed<C>(
                               "log", service::log_table(), [](auto& c) -> auto& { return c.log; }));

@@ -41,6 +41,7 @@ struct ClientConfig {
     std::uint32_t threads = 0;  // 0: one per core
     config::ByteCount version_bytes_max{std::uint64_t{64} << 30};
     std::uint32_t versions_kept = 3;
+    config::ByteCount memory_max{0};  // 0: what the machine has
     service::LogConfig log;
     Policy policy;
     bool operator==(const ClientConfig&) const = default;

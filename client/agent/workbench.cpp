@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <utility>
 
+#include "client/train/memory_plan.hpp"
 #include "client/update/builder.hpp"
 #include "common/base/clock.hpp"
+#include "common/base/memory.hpp"
 #include "common/base/philox.hpp"
 #include "common/formats/param_set_file.hpp"
 #include "common/hub/cache.hpp"
@@ -44,7 +46,7 @@ Result<Workbench::Resident> Workbench::load_resident(const Path& folder) {
                                                   std::to_string(model.config().vocab) + " embeddings");
     }
     std::string fingerprint = model.fingerprint();
-    return Resident{std::move(model), std::move(tokenizer), std::move(fingerprint), {}, {}};
+    return Resident{std::move(model), std::move(tokenizer), std::move(fingerprint), folder, {}, {}};
 }
 
 Result<const model::BaseModel*> Workbench::model_for(const job::JobSpec& job, Resident& resident) const {
@@ -52,7 +54,7 @@ Result<const model::BaseModel*> Workbench::model_for(const job::JobSpec& job, Re
     if (resident.held && resident.held_as == job.base) return &*resident.held;
     resident.held.reset();  // before the next one takes its memory
     const double started = monotonic_seconds();
-    FEDLLM_TRY(resident.held, model::BaseModel::load(config_.models.at(job.base_model), job.base));
+    FEDLLM_TRY(resident.held, model::BaseModel::load(resident.folder, job.base));
     resident.held_as = job.base;
     log::info("base model converted", {{"name", job.base_model}, {"seconds", monotonic_seconds() - started}});
     return &*resident.held;
@@ -78,6 +80,20 @@ Result<std::unique_ptr<Workbench>> Workbench::open(const ClientConfig& config, V
     return bench;
 }
 
+// Better refused by the numbers than ended by the system in the middle of a round.
+Result<void> Workbench::check_memory(const job::JobSpec& job, const model::BaseModel& model) const {
+    FEDLLM_TRY(const train::MemoryPlan plan, train::plan_memory(model, job, config_.threads));
+    const std::size_t machine = memory_limit();
+    const std::size_t own = config_.memory_max.bytes;
+    const std::size_t limit = own == 0 || machine == 0 ? std::max(own, machine) : std::min(own, machine);
+    if (const auto fits = train::check_fits(plan, limit); limit > 0 && !fits) {
+        return make_error(Errc::PolicyRefused, fits.error().message);
+    }
+    log::info("memory planned",
+              {{"bytes", plan.total()}, {"limit", limit}, {"rows_at_once", plan.micro_rows}});
+    return {};
+}
+
 Result<Workbench::Bench*> Workbench::bench_for(const Task& task) {
     if (bench_ && bench_->job_id == task.job_id && bench_->job == task.job) return bench_.get();
     bench_.reset();  // before the next one takes its memory
@@ -87,6 +103,7 @@ Result<Workbench::Bench*> Workbench::bench_for(const Task& task) {
     }
     Resident& resident = found->second;
     FEDLLM_TRY_VOID(check_base(task.job, resident.fingerprint));
+    FEDLLM_TRY_VOID(check_memory(task.job, resident.model));
     FEDLLM_TRY(const model::BaseModel* const model, model_for(task.job, resident));
     data::DatasetOptions options;
     options.sequence_length = task.job.train.sequence_length;

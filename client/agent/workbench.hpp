@@ -46,6 +46,7 @@ private:
         model::BaseModel model;
         data::Tokenizer tokenizer;
         std::string fingerprint;  // of the files
+        Path folder;
         // The same model as a job wants it held, if not as it is stored. One at a time: it has memory of its
         // own.
         tensor::BaseSpec held_as;
@@ -66,6 +67,7 @@ private:
 
     static Result<Resident> load_resident(const Path& folder);
     Result<const model::BaseModel*> model_for(const job::JobSpec& job, Resident& resident) const;
+    Result<void> check_memory(const job::JobSpec& job, const model::BaseModel& model) const;
     Result<Bench*> bench_for(const Task& task);
     Result<update::Evaluation> evaluate(const tensor::ParamSet& params);
     Result<update::Claim> train(const Task& task, const ClientId& client, const Report& report,

@@ -326,6 +326,28 @@ std::string BaseModel::fingerprint() const {
     return crypto::to_hex(hash.finish());
 }
 
+bool BaseModel::is_quantized() const {
+    return std::any_of(used_.begin(), used_.end(), [](const auto& tensors) { return tensors.size() > 1; });
+}
+
+std::size_t BaseModel::bytes_held_as(const tensor::BaseSpec& base) const {
+    const std::vector<ModelTensor> places = model_tensors(config_);
+    std::size_t bytes = 0;
+    for (std::size_t i = 0; i < views_.size(); ++i) {
+        const WeightView& view = views_[i];
+        const bool linear = is_linear(places[i].part) && !places[i].is_bias;
+        const bool plain = used_[i].size() < 2;
+        if (linear && base.compute == tensor::BaseCompute::Int8) {
+            bytes += kernels::int8_weight_bytes(view.rows, view.cols);
+        } else if (linear && plain && base.storage != tensor::BaseStorage::AsStored) {
+            bytes += kernels::bytes_of(held_type(base.storage), view.rows, view.cols);
+        } else {
+            bytes += kernels::bytes_of(view.type, view.rows, view.cols, view.block);
+        }
+    }
+    return bytes;
+}
+
 tensor::ParamSet full_parameters(const BaseModel& model) {
     tensor::ParamSet parameters(full_manifest(model.config()));
     kernels::ThreadPool pool;

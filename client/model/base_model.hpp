@@ -43,6 +43,11 @@ public:
     // in milliseconds, not a forger: sampling leaves bytes unread. Sharding does not change it.
     std::string fingerprint() const;
 
+    // Bytes of its weights if `base` were how they are held, for planning; where the files are quantised,
+    // they stay as they are.
+    std::size_t bytes_held_as(const tensor::BaseSpec& base) const;
+    bool is_quantized() const;  // some tensor of the files is
+
 private:
     friend class WeightLoader;
     friend tensor::ParamSet full_parameters(const BaseModel& model);

@@ -136,7 +136,8 @@ Result<std::size_t> first_sliding(const Fields& fields, const Json& kinds, std::
 }
 
 Result<void> read_window(const Fields& fields, ModelConfig& config) {
-    constexpr std::size_t kAbsentMeans = 4096, kWindowMax = std::size_t{1} << 31;  // as in both families
+    constexpr std::size_t kAbsentMeans = 4096,
+                          kWindowMax = (std::size_t{1} << 31) - 1;  // as in both families
     const Window rule = config.family->window;
     if (rule == Window::None) {
         if (!fields.find("sliding_window")) return {};

@@ -5,9 +5,8 @@
 #include <string>
 #include <utility>
 
-#include "client/model/manifests.hpp"
+#include "client/train/memory_plan.hpp"
 #include "common/base/clock.hpp"
-#include "common/base/text.hpp"
 #include "kernels/adamw/op.hpp"
 
 namespace fedllm::client::train {
@@ -18,25 +17,8 @@ using engine::BatchView;
 using engine::Limits;
 using engine::StepResult;
 
-constexpr std::size_t kRowBytesMax = std::size_t{64} << 30;
-
 BatchView view_of(const Batch& batch) {
     return {batch.rows, batch.tokens_per_row, batch.tokens, batch.targets, batch.positions, batch.first_key};
-}
-
-// The largest number of rows whose buffers fit.
-Result<Limits> choose_limits(const engine::Network& network, const job::TrainSpec& train) {
-    Limits limits{train.batch_rows, train.sequence_length,
-                  train.checkpointing == job::Checkpointing::Layers ? engine::Keep::LayerInputs
-                                                                    : engine::Keep::Activations};
-    const auto bytes_of = [&] { return engine::Transformer::buffer_bytes(network, limits); };
-    while (limits.rows > 1 && bytes_of() > Trainer::kBufferBytesMax) --limits.rows;
-    const std::size_t bytes = bytes_of();
-    if (bytes <= kRowBytesMax) return limits;
-    return make_error(Errc::TooLarge, "one row of train.sequence_length " +
-                                          std::to_string(train.sequence_length) + " needs " +
-                                          format_bytes(bytes) +
-                                          " of buffers; make it shorter, or set train.checkpointing: layers");
 }
 
 // Documents with something to learn; padding has none.
@@ -81,12 +63,7 @@ Result<std::unique_ptr<Trainer>> Trainer::create(const model::BaseModel& model, 
                               " exceeds the model's context of " + std::to_string(config.context) +
                               " tokens");
     }
-    tensor::Manifest manifest;
-    if (job.method == job::Method::Full) {
-        manifest = model::full_manifest(config);
-    } else {
-        FEDLLM_TRY(manifest, model::lora_manifest(config, job.lora));
-    }
+    FEDLLM_TRY(tensor::Manifest manifest, trained_manifest(config, job));
     FEDLLM_TRY(engine::Network network, engine::Network::create(config, model.weights(), manifest, job.lora));
     FEDLLM_TRY(const Limits limits, choose_limits(network, job.train));
     FEDLLM_TRY(auto transformer, engine::Transformer::create(pool, std::move(network), limits));

@@ -32,7 +32,8 @@ Value loop_attribute(const Loop& loop, std::string_view name) {
 }
 
 // items[index], Python's way; null beyond the ends.
-const Value* at_index(const std::vector<Value>& items, std::int64_t index) {
+template <class Item>
+const Item* at_index(const std::vector<Item>& items, std::int64_t index) {
     const auto size = static_cast<std::int64_t>(items.size());
     if (index < 0) index += size;
     return index < 0 || index >= size ? nullptr : &items[static_cast<std::size_t>(index)];
@@ -66,10 +67,8 @@ Result<Value> item_of(const Value& value, const Value& key) {
     } else if (key.integer() && (value.text() || value.sequence())) {
         if (const auto* text = value.text()) {
             const auto characters = text_characters(*text);
-            std::vector<Value> items(characters.size());
-            std::transform(characters.begin(), characters.end(), items.begin(),
-                           [](auto character) { return Value(std::string(character)); });
-            return or_undefined(at_index(items, *key.integer()), name);
+            const auto* character = at_index(characters, *key.integer());
+            return character ? Value(std::string(*character)) : Value(Undefined{"item " + name});
         }
         if (value.sequence()->kind > SequenceKind::Range) {
             return make_error(Errc::Unsupported,

@@ -1,5 +1,6 @@
 #include "common/jinja/expression_parser.hpp"
 
+#include <algorithm>
 #include <charconv>
 #include <utility>
 
@@ -26,7 +27,7 @@ bool ExpressionParser::skip_name(std::string_view name) {
 }
 
 Result<void> ExpressionParser::expect(std::string_view op) {
-    if (!skip(op)) return unexpected("'" + std::string(op) + "'");
+    if (!skip(op)) return unexpected(std::string("'").append(op).append("'"));
     return {};
 }
 
@@ -61,6 +62,19 @@ ExpressionParser::Node ExpressionParser::make(Kind kind, int line, std::string n
     return node;
 }
 
+// Chains (a + b + c, a.b.c) are parsed by loops, but make trees that are walked and freed by recursion.
+Result<ExpressionPtr> ExpressionParser::finish(Node node) {
+    for (const auto& child : node->children) {
+        if (child) node->depth = std::max(node->depth, child->depth + 1);
+    }
+    if (node->depth > kTreeDepthMax) {
+        return template_error(
+            Errc::TooLarge, node->line,
+            "an expression has more than " + std::to_string(kTreeDepthMax) + " parts in a row");
+    }
+    return ExpressionPtr(std::move(node));
+}
+
 Result<ExpressionPtr> ExpressionParser::expression() {
     const Nested nested(depth_);
     FEDLLM_TRY_VOID(check_depth());
@@ -75,7 +89,7 @@ Result<ExpressionPtr> ExpressionParser::expression() {
         node->children.push_back(std::move(value));
         node->children.push_back(std::move(condition));
         node->children.push_back(std::move(otherwise));
-        value = std::move(node);
+        FEDLLM_TRY(value, finish(std::move(node)));
     }
     return value;
 }
@@ -94,7 +108,7 @@ Result<ExpressionPtr> ExpressionParser::tuple() {
         FEDLLM_TRY(auto next, expression());
         node->children.push_back(std::move(next));
     }
-    return ExpressionPtr(std::move(node));
+    return finish(std::move(node));
 }
 
 Result<ExpressionPtr> ExpressionParser::disjunction() {
@@ -104,7 +118,7 @@ Result<ExpressionPtr> ExpressionParser::disjunction() {
         FEDLLM_TRY(auto right, conjunction());
         node->children.push_back(std::move(left));
         node->children.push_back(std::move(right));
-        left = std::move(node);
+        FEDLLM_TRY(left, finish(std::move(node)));
     }
     return left;
 }
@@ -116,7 +130,7 @@ Result<ExpressionPtr> ExpressionParser::conjunction() {
         FEDLLM_TRY(auto right, negation());
         node->children.push_back(std::move(left));
         node->children.push_back(std::move(right));
-        left = std::move(node);
+        FEDLLM_TRY(left, finish(std::move(node)));
     }
     return left;
 }
@@ -128,7 +142,7 @@ Result<ExpressionPtr> ExpressionParser::negation() {
     auto node = make(Kind::Not, take().line);
     FEDLLM_TRY(auto operand, negation());
     node->children.push_back(std::move(operand));
-    return ExpressionPtr(std::move(node));
+    return finish(std::move(node));
 }
 
 Result<ExpressionPtr> ExpressionParser::comparison() {
@@ -151,7 +165,7 @@ Result<ExpressionPtr> ExpressionParser::comparison() {
         node->children.push_back(std::move(next));
     }
     if (node->names.empty()) return std::move(node->children.front());
-    return ExpressionPtr(std::move(node));
+    return finish(std::move(node));
 }
 
 Result<ExpressionPtr> ExpressionParser::left_to_right(Operand operand,
@@ -166,7 +180,7 @@ Result<ExpressionPtr> ExpressionParser::left_to_right(Operand operand,
         FEDLLM_TRY(auto right, (this->*operand)());
         node->children.push_back(std::move(left));
         node->children.push_back(std::move(right));
-        left = std::move(node);
+        FEDLLM_TRY(left, finish(std::move(node)));
     }
 }
 
@@ -183,7 +197,7 @@ Result<ExpressionPtr> ExpressionParser::concatenation() {
         FEDLLM_TRY(auto next, product());
         node->children.push_back(std::move(next));
     }
-    return ExpressionPtr(std::move(node));
+    return finish(std::move(node));
 }
 
 Result<ExpressionPtr> ExpressionParser::product() {
@@ -207,7 +221,7 @@ Result<ExpressionPtr> ExpressionParser::unary(bool with_filters) {
         if (sign.text == "-") {
             auto node = make(Kind::Negate, sign.line);
             node->children.push_back(std::move(operand));
-            operand = std::move(node);
+            FEDLLM_TRY(operand, finish(std::move(node)));
         }
     } else {
         FEDLLM_TRY(operand, primary());
@@ -227,14 +241,14 @@ Result<ExpressionPtr> ExpressionParser::primary() {
             node->value = Value(false);
         else if (name.text != "none" && name.text != "None")
             node->kind = Kind::Variable;
-        return ExpressionPtr(std::move(node));
+        return finish(std::move(node));
     }
     if (next.kind == Token::Kind::String) {
         auto node = make(Kind::Constant, next.line);
         std::string text;
         while (token().kind == Token::Kind::String) text += take().text;
         node->value = Value(std::move(text));
-        return ExpressionPtr(std::move(node));
+        return finish(std::move(node));
     }
     if (next.kind == Token::Kind::Integer || next.kind == Token::Kind::Real) return number();
     if (sees("(")) return parenthesis();
@@ -257,12 +271,12 @@ Result<ExpressionPtr> ExpressionParser::number() {
                               "the number " + token.text + " is beyond 64 bits");
     }
     node->value = whole ? Value(integer) : Value(real);
-    return ExpressionPtr(std::move(node));
+    return finish(std::move(node));
 }
 
 Result<ExpressionPtr> ExpressionParser::parenthesis() {
     const int line = take().line;
-    if (skip(")")) return ExpressionPtr(make(Kind::Tuple, line));
+    if (skip(")")) return finish(make(Kind::Tuple, line));
     FEDLLM_TRY(auto inside, tuple());
     FEDLLM_TRY_VOID(expect(")"));
     return inside;
@@ -276,7 +290,7 @@ Result<ExpressionPtr> ExpressionParser::list() {
         FEDLLM_TRY(auto item, expression());
         node->children.push_back(std::move(item));
     }
-    return ExpressionPtr(std::move(node));
+    return finish(std::move(node));
 }
 
 Result<ExpressionPtr> ExpressionParser::dict() {
@@ -290,7 +304,7 @@ Result<ExpressionPtr> ExpressionParser::dict() {
         node->children.push_back(std::move(key));
         node->children.push_back(std::move(value));
     }
-    return ExpressionPtr(std::move(node));
+    return finish(std::move(node));
 }
 
 Result<ExpressionPtr> ExpressionParser::postfix(ExpressionPtr operand) {
@@ -314,12 +328,12 @@ Result<ExpressionPtr> ExpressionParser::attribute(ExpressionPtr operand) {
         auto node = make(Kind::Item, line);
         node->children.push_back(std::move(operand));
         node->children.push_back(std::move(index));
-        return ExpressionPtr(std::move(node));
+        return finish(std::move(node));
     }
     FEDLLM_TRY(auto name, expect_name("an attribute's name"));
     auto node = make(Kind::Attribute, line, std::move(name));
     node->children.push_back(std::move(operand));
-    return ExpressionPtr(std::move(node));
+    return finish(std::move(node));
 }
 
 Result<ExpressionPtr> ExpressionParser::subscript(ExpressionPtr operand) {
@@ -341,7 +355,7 @@ Result<ExpressionPtr> ExpressionParser::subscript(ExpressionPtr operand) {
     if (node->children.size() > 4) return error("a slice has at most three parts");
     if (node->kind == Kind::Slice) node->children.resize(4);
     FEDLLM_TRY_VOID(expect("]"));
-    return ExpressionPtr(std::move(node));
+    return finish(std::move(node));
 }
 
 Result<ExpressionPtr> ExpressionParser::filters(ExpressionPtr operand) {
@@ -364,7 +378,7 @@ Result<ExpressionPtr> ExpressionParser::filter(ExpressionPtr operand) {
     auto node = make(Kind::Filter, line, std::move(name));
     node->children.push_back(std::move(operand));
     if (sees("(")) FEDLLM_TRY_VOID(arguments(*node));
-    return ExpressionPtr(std::move(node));
+    return finish(std::move(node));
 }
 
 Result<ExpressionPtr> ExpressionParser::test(ExpressionPtr operand) {
@@ -384,17 +398,18 @@ Result<ExpressionPtr> ExpressionParser::test(ExpressionPtr operand) {
         FEDLLM_TRY(argument, postfix(std::move(argument)));
         node->children.push_back(std::move(argument));
     }
-    if (!negated) return ExpressionPtr(std::move(node));
+    if (!negated) return finish(std::move(node));
     auto outer = make(Kind::Not, line);
-    outer->children.push_back(std::move(node));
-    return ExpressionPtr(std::move(outer));
+    FEDLLM_TRY(auto inner, finish(std::move(node)));
+    outer->children.push_back(std::move(inner));
+    return finish(std::move(outer));
 }
 
 Result<ExpressionPtr> ExpressionParser::call(ExpressionPtr operand) {
     auto node = make(Kind::Call, token().line);
     node->children.push_back(std::move(operand));
     FEDLLM_TRY_VOID(arguments(*node));
-    return ExpressionPtr(std::move(node));
+    return finish(std::move(node));
 }
 
 Result<void> ExpressionParser::arguments(Expression& node) {

@@ -76,6 +76,7 @@ private:
     using Operand = Result<ExpressionPtr> (ExpressionParser::*)();
     Result<ExpressionPtr> left_to_right(Operand operand, std::initializer_list<std::string_view> operators);
 
+    static Result<ExpressionPtr> finish(Node node);
     static Node make(Kind kind, int line, std::string name = {});
 
     std::vector<Token> tokens_;

@@ -173,7 +173,7 @@ constexpr std::int64_t kIndentMax = 16;
 Result<void> read_indent(const Value& value, Style& style) {
     if (value.is_none()) return {};
     style.lines = true;
-    style.item_separator = ",";
+    style.item_separator.assign(1, ',');
     if (const auto* text = value.text()) {
         style.indent = text->substr(0, static_cast<std::size_t>(kIndentMax));
         if (style.indent == *text) return {};

@@ -36,11 +36,11 @@ std::string_view methods_of(const Value& value) {
 
 std::size_t place_of(const Value& value, std::string_view name) {
     if (name.find_first_of(" |") != std::string_view::npos) return std::string_view::npos;
-    return methods_of(value).find(" " + std::string(name) + " ");
+    return methods_of(value).find(std::string(" ").append(name).append(" "));
 }
 
 Error wrong(std::string_view method, const std::string& what) {
-    return make_error(Errc::InvalidData, "." + std::string(method) + "(): " + what);
+    return make_error(Errc::InvalidData, std::string(".").append(method).append("(): ").append(what));
 }
 
 // The argument as text, or `fallback` where it is absent or none.

@@ -11,7 +11,8 @@
 namespace fedllm::jinja {
 
 inline constexpr std::size_t kSourceBytesMax = std::size_t{1} << 20;
-inline constexpr int kSyntaxDepthMax = 100;
+inline constexpr int kSyntaxDepthMax = 100;  // of what is nested in the text
+inline constexpr int kTreeDepthMax = 300;    // and of expressions as trees
 
 Result<Block> parse(std::string_view source);
 

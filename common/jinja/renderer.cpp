@@ -10,6 +10,8 @@ namespace fedllm::jinja {
 namespace {
 
 constexpr int kMacroDepthMax = 40;
+constexpr int kDepthMax =
+    600;  // statements and expressions inside each other, through macros too: a stack of 2 MiB
 
 // The error of a builtin, with the line it was called from.
 Error at_line(int line, const Error& error) { return template_error(error.code, line, error.message); }
@@ -48,8 +50,14 @@ Result<Renderer::Flow> Renderer::execute(const Block& block) {
 }
 
 Result<Renderer::Flow> Renderer::execute(const Statement& statement) {
+    FEDLLM_TRY_VOID(descend(statement.line));
+    auto flow = execute_kind(statement);
+    --depth_;
+    return flow;
+}
+
+Result<Renderer::Flow> Renderer::execute_kind(const Statement& statement) {
     using Kind = Statement::Kind;
-    FEDLLM_TRY_VOID(at_line(statement.line, budget_.step(1)));
     switch (statement.kind) {
         case Kind::Data: FEDLLM_TRY_VOID(print(statement.text, statement.line)); break;
         case Kind::Output: {
@@ -193,9 +201,17 @@ Result<void> Renderer::spend(const Value& value, int line) {
     return at_line(line, budget_.step(value.weight() / 256));
 }
 
+Result<void> Renderer::descend(int line) {
+    if (++depth_ > kDepthMax) {
+        return template_error(Errc::TooLarge, line, "statements and macros are nested too deeply");
+    }
+    return at_line(line, budget_.step(1));
+}
+
 Result<Value> Renderer::evaluate(const Expression& node) {
-    FEDLLM_TRY_VOID(at_line(node.line, budget_.step(1)));
+    FEDLLM_TRY_VOID(descend(node.line));
     FEDLLM_TRY(Value value, evaluate_kind(node));
+    --depth_;
     if (node.kind >= Expression::Kind::Slice || node.kind == Expression::Kind::List) {
         if (value.text()) FEDLLM_TRY_VOID(at_line(node.line, budget_.charge(value.text()->size())));
         if (value.sequence()) {
@@ -222,6 +238,7 @@ Result<Value> Renderer::evaluate_kind(const Expression& node) {
         case Kind::Item: {
             FEDLLM_TRY(const Value owner, child(0));
             FEDLLM_TRY(const Value key, child(1));
+            if (owner.text()) FEDLLM_TRY_VOID(spend(owner, node.line));
             return at_line(node.line, item_of(owner, key));
         }
         case Kind::Slice: return slice(node);

@@ -29,6 +29,7 @@ private:
 
     Result<Flow> execute(const Block& block);
     Result<Flow> execute(const Statement& statement);
+    Result<Flow> execute_kind(const Statement& statement);
     Result<Flow> if_chain(const Statement& statement);
     Result<Flow> for_loop(const Statement& statement);
     Result<std::shared_ptr<const Sequence>> loop_items(const Statement& statement);
@@ -39,6 +40,7 @@ private:
     Result<std::string> capture(const Block& block);
     Result<void> print(std::string_view text, int line);
 
+    Result<void> descend(int line);
     Result<Value> evaluate(const Expression& node);
     Result<Value> evaluate_kind(const Expression& node);
     Result<Value> variable(const Expression& node) const;
@@ -63,6 +65,7 @@ private:
     std::string* out_;
     Rendered rendered_;
     int macro_depth_ = 0;
+    int depth_ = 0;  // of recursion
     // Namespaces may hold each other; they are emptied at the end, so that none keeps another alive.
     std::vector<std::shared_ptr<Namespace>> namespaces_;
 };

@@ -36,6 +36,7 @@ struct Expression {
     };
     Kind kind = Kind::Constant;
     int line = 0;
+    int depth = 0;  // of the tree below
     std::string name;
     Value value;
     std::vector<ExpressionPtr> children;

@@ -85,6 +85,8 @@ const Value* Mapping::find(const Value& key) const {
 
 namespace {
 
+constexpr std::size_t kOtherKeysMax = 1000;  // they are looked for one by one
+
 // What a container adds up to.
 struct Extent {
     std::size_t depth = 0;
@@ -124,6 +126,9 @@ Result<Value> make_mapping(std::vector<std::pair<Value, Value>> entries) {
         if (const Value* known = result.find(key)) {
             *const_cast<Value*>(known) = std::move(value);
             continue;
+        }
+        if (!key.text() && result.entries.size() - result.index.size() >= kOtherKeysMax) {
+            return make_error(Errc::TooLarge, "a dict has too many keys that are no strings");
         }
         if (const auto* name = key.text()) result.index.emplace(*name, result.entries.size());
         result.entries.emplace_back(std::move(key), std::move(value));
@@ -256,7 +261,7 @@ std::string quoted(std::string_view text) {  // repr(str)
         else if (character == "\t")
             out += "\\t";
         else if (character == "\\" || character[0] == quote)
-            out += "\\" + std::string(character);
+            (out += '\\') += character;
         else if (is_printable(c))
             out += character;
         else

@@ -100,8 +100,20 @@ void ThreadPool::State::worker_main(float* own_scratch) {
     }
 }
 
+namespace {
+
+unsigned count_of(unsigned threads) {
+    return threads == 0 ? std::max(1u, std::thread::hardware_concurrency()) : threads;
+}
+
+}  // namespace
+
+std::size_t ThreadPool::scratch_bytes(unsigned threads) {
+    return sizeof(float) * (kSharedScratchFloats + count_of(threads) * kThreadScratchFloats);
+}
+
 ThreadPool::ThreadPool(unsigned threads) : state_(std::make_unique<State>()) {
-    if (threads == 0) threads = std::max(1u, std::thread::hardware_concurrency());
+    threads = count_of(threads);
     FEDLLM_CHECK(threads < kInsideMask, "too many threads for one pool");
     for (unsigned i = 0; i < threads; ++i) state_->scratch.push_back(allocate(kThreadScratchFloats));
     state_->workers.reserve(threads - 1);

@@ -39,6 +39,9 @@ public:
     static constexpr std::size_t kThreadScratchFloats = 256 * 1024;
     static constexpr std::size_t kSharedScratchFloats = 512 * 1024;
 
+    // Bytes that a pool of so many threads (0: one per available core) takes.
+    static std::size_t scratch_bytes(unsigned threads);
+
 private:
     using Call = void (*)(void* context, std::size_t index);
     void run(std::size_t count, Call call, void* context);

@@ -52,6 +52,19 @@ struct WeightView {
     std::size_t block = 64;         // elements per scale of NF4 and FP4, a power of two from 32 to 4096
 };
 
+// Bytes of a weight's codes and scales.
+inline std::size_t bytes_of(WeightType type, std::size_t rows, std::size_t cols, std::size_t block = 64) {
+    const std::size_t elements = rows * cols;
+    switch (type) {
+        case WeightType::F32: return elements * sizeof(float);
+        case WeightType::BF16: return elements * 2;
+        case WeightType::Int8: return elements + rows * sizeof(float);
+        case WeightType::NF4:
+        case WeightType::FP4: return (elements + 1) / 2 + (elements + block - 1) / block * sizeof(float);
+    }
+    return 0;
+}
+
 enum class Write { Overwrite, Accumulate };
 
 }  // namespace fedllm::kernels

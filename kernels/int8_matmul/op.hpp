@@ -38,6 +38,9 @@ constexpr bool fits_int8_matmul(std::size_t rows, std::size_t cols) {
     return rows > 0 && cols > 0 && rows <= kInt8DepthMax && cols <= kInt8DepthMax;
 }
 
+// Bytes that pack_int8() makes of a weight (N,K).
+std::size_t int8_weight_bytes(std::size_t rows, std::size_t cols);
+
 // Quantises by rows, from any type; fits_int8_matmul(rows, cols) is the caller's to check. Scales tell of
 // values that are not finite.
 Int8Weight pack_int8(ThreadPool& pool, WeightView from);  // (N,K)

@@ -116,9 +116,12 @@ constexpr std::size_t round_up(std::size_t value, std::size_t step) {
 
 std::size_t panel_bytes(std::size_t depth) { return round_up(depth, 4) * kInt8TileCols; }
 
+std::size_t panels_bytes(std::size_t outputs, std::size_t depth) {
+    return round_up(outputs, kInt8TileCols) / kInt8TileCols * panel_bytes(depth);
+}
+
 Int8Panels empty_panels(std::size_t outputs, std::size_t depth) {
-    const std::size_t panels = round_up(outputs, kInt8TileCols) / kInt8TileCols;
-    return {outputs, depth, std::vector<std::uint8_t>(panels * panel_bytes(depth))};
+    return {outputs, depth, std::vector<std::uint8_t>(panels_bytes(outputs, depth))};
 }
 
 std::uint8_t& code_at(Int8Panels& panels, std::size_t output, std::size_t k) {
@@ -204,8 +207,14 @@ void product(ThreadPool& pool, ConstMatrix x, const float* factors, const Int8Pa
 
 Int8Tile plain_int8_tile() {
     return [](const std::int8_t* x, std::size_t x_stride, const std::uint8_t* panel, std::size_t fours,
-              std::int32_t* sums) { HWY_DYNAMIC_DISPATCH(PlainTile)
-                                    (x, x_stride, panel, fours, sums); };
+              std::int32_t* sums) {
+        HWY_DYNAMIC_DISPATCH(PlainTile)
+        (x, x_stride, panel, fours, sums);
+    };
+}
+
+std::size_t int8_weight_bytes(std::size_t rows, std::size_t cols) {
+    return panels_bytes(rows, cols) + panels_bytes(cols, rows) + rows * sizeof(float);
 }
 
 Int8Weight pack_int8(ThreadPool& pool, WeightView from) {

@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,7 @@
 #include "common/base/philox.hpp"
 #include "common/tensor/dtype.hpp"
 #include "kernels/adamw/op.hpp"
+#include "kernels/int8_matmul/op.hpp"
 #include "kernels/quantize/op.hpp"
 #include "tests/bench/machine_limits.hpp"
 
@@ -36,6 +38,7 @@ struct Case {
     std::size_t hidden, layers, heads, kv_heads, intermediate, vocab, rows, tokens;
     std::uint32_t rank;                                   // 0: full-parameter training
     kernels::WeightType base = kernels::WeightType::F32;  // of the linear layers
+    bool integers = false;                                // base.compute: int8
 };
 
 const std::vector<Case> kCases{
@@ -45,6 +48,8 @@ const std::vector<Case> kCases{
     {"SmolLM2-135M, LoRA r16, bf16 base", 576, 30, 9, 3, 1536, 49152, 4, 256, 16, kernels::WeightType::BF16},
     {"SmolLM2-135M, LoRA r16, int8 base", 576, 30, 9, 3, 1536, 49152, 4, 256, 16, kernels::WeightType::Int8},
     {"SmolLM2-135M, LoRA r16, NF4 base", 576, 30, 9, 3, 1536, 49152, 4, 256, 16, kernels::WeightType::NF4},
+    {"SmolLM2-135M, LoRA r16, int8 compute", 576, 30, 9, 3, 1536, 49152, 4, 256, 16,
+     kernels::WeightType::Int8, true},
 };
 
 model::ModelConfig config_of(const Case& c) {
@@ -94,6 +99,7 @@ double operations(const Case& c, const model::ModelConfig& config) {
 struct Base {
     std::vector<std::vector<std::uint8_t>> bytes;
     std::vector<std::vector<float>> scales;
+    std::vector<std::unique_ptr<kernels::Int8Weight>> integers;
     model::ModelWeights weights;
 };
 
@@ -127,6 +133,19 @@ kernels::WeightView stored(kernels::ThreadPool& pool, Base& base, const kernels:
     return view;
 }
 
+// As BaseModel does.
+void pack_integers(kernels::ThreadPool& pool, Base& base) {
+    for (auto& layer : base.weights.layers) {
+        for (std::size_t part = 0; part < layer.size(); ++part) {
+            if (!model::is_linear(static_cast<model::Part>(part)) || layer[part].weight.data == nullptr)
+                continue;
+            base.integers.push_back(
+                std::make_unique<kernels::Int8Weight>(kernels::pack_int8(pool, layer[part].weight)));
+            layer[part].integers = base.integers.back().get();
+        }
+    }
+}
+
 Base base_of(const Case& c, const model::ModelConfig& config, kernels::ThreadPool& pool) {
     using kernels::WeightType;
     Base base;
@@ -143,6 +162,7 @@ Base base_of(const Case& c, const model::ModelConfig& config, kernels::ThreadPoo
         views.push_back(stored(pool, base, from, vector ? WeightType::F32 : linear ? c.base : table));
     }
     base.weights = model::arrange(config, views);
+    if (c.integers) pack_integers(pool, base);
     return base;
 }
 

@@ -23,13 +23,13 @@ def main():
         import torch
         from peft import PeftModel
         from safetensors.torch import load_file
-        from transformers import LlamaForCausalLM
+        from transformers import AutoModelForCausalLM
     except ImportError as error:
         print(f"skipped: {error}")
         return 77
 
     ours = load_file(arguments.logits)
-    base = LlamaForCausalLM.from_pretrained(arguments.model, dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32)
     before = {name for name, _ in base.named_parameters()}
     model = PeftModel.from_pretrained(base, arguments.adapter).eval()
     loaded = load_file(arguments.adapter + "/adapter_model.safetensors")

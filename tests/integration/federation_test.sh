@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Whole federations of real processes over real TLS: the promises a user relies on.
-#   federation_test.sh BIN_DIR CASE      CASE: determinism | client_killed | server_killed | refusals | observability | tools
+#   federation_test.sh BIN_DIR CASE      CASE: determinism | client_killed | server_killed | refusals | observability | tools | memory
 # BIN_DIR is a build folder. Prints what it sees; ends with status 0 only if every promise held.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -312,6 +312,46 @@ tools() {
     refused "already" "$fedllm" init --dir "$hub" --host localhost
     chmod 0644 "$hub/operator.key"
     refused "operator.key.*chmod" "$fedllm" job list --dir "$hub"
+}
+
+# What `fedllm check` predicts for a job is what a client then takes, and a client with less refuses by the numbers.
+memory() {
+    sites=(ash)
+    prepare memory 1
+    mkdir "$work/model"
+    cat >"$work/config.json" <<END
+{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 512, "num_hidden_layers": 6,
+ "num_attention_heads": 8, "num_key_value_heads": 4, "intermediate_size": 1408, "vocab_size": 4096,
+ "max_position_embeddings": 256, "tie_word_embeddings": true, "rms_norm_eps": 1e-5}
+END
+    sed -e 's/^lora:.*/method: full/' -e 's/^rounds:.*/rounds: 1/' -e 's/local_steps: 12/local_steps: 1/' \
+        "$hub/job.yaml" >"$work/full.yaml"
+    "$fedllm" train "$work/full.yaml" --config "$work/config.json" --tokenizer "$base/tokenizer.json" \
+        --data "$hub/ash/data.jsonl" --out "$work/model" --quiet
+    sed -i -e 's/_per_round: 3/_per_round: 1/' -e 's/^rounds:.*/rounds: 1/' -e 's/local_steps: 12/local_steps: 2/' \
+        -e 's/batch_rows: 4/batch_rows: 8/' -e 's/sequence_length: 64/sequence_length: 256/' "$hub/job.yaml"
+    sed -i "s|^models:.*|models: {demo-base: $work/model}|" "$hub/ash/client.yaml"
+    predicted=$("$fedllm" check "$work/model" "$hub/job.yaml" --threads 1 --json |
+        sed -n 's/.*"total_bytes": \([0-9]*\).*/\1/p' | head -n 1)
+    start_server
+    start_client ash
+    "$fedllm" job submit "$hub/job.yaml" --model "$work/model" --dir "$hub" >/dev/null
+    finish
+    taken=$(($(sed -n 's/^VmHWM:[^0-9]*\([0-9]*\) kB/\1/p' "/proc/${pids[ash]}/status") * 1024))
+    stop_all
+    echo "predicted $predicted bytes, taken $taken"
+    [ $((predicted * 10)) -gt $((taken * 9)) ] && [ $((predicted * 10)) -lt $((taken * 11)) ] ||
+        fail "predicted $predicted bytes, taken $taken: more than a tenth apart"
+    if "$fedllm" check "$work/model" "$hub/job.yaml" --memory-gib 0.1 >"$work/said" 2>&1; then
+        fail "a job that cannot fit passed the check"
+    fi
+    grep -q "the job needs" "$work/said" || fail "check said: $(cat "$work/said")"
+    echo "memory_max: 100 MiB" >>"$hub/ash/client.yaml"
+    start_server
+    start_client ash
+    "$fedllm" job submit "$hub/job.yaml" --model "$work/model" --dir "$hub" >/dev/null
+    wait_until 60 "the refusal" grep -q "the job needs" "$hub/ash.log"
+    stop_all
 }
 
 "$case_name"

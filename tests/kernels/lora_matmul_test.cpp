@@ -98,6 +98,33 @@ TEST(LoraMatmulInput, GradientIsOptional) {
     EXPECT_EQ(db.storage(), full.db.storage());
 }
 
+// Over a base of zeros the adapter alone is all there is; ds, da and db never see the base.
+TEST(LoraAdd, IsTheProductWithoutItsBase) {
+    const Inputs in(cases::kLora[2]);
+    ThreadPool pool(2);
+    const Grid zeros(in.w.rounded.rows(), in.w.rounded.cols(), /*padding=*/0);
+    const Outputs full = run(pool, in, Write::Overwrite);
+    Grid s(in.x.rows(), in.a.rows()), ds = s, y(in.x.rows(), in.b.rows()), y_want = y;
+    Grid dx(in.x.rows(), in.x.cols()), dx_want = dx, da(in.a.rows(), in.a.cols()),
+                                       db(in.b.rows(), in.b.cols());
+    da.fill(1.0f);
+    db.fill(1.0f);
+    lora_add_forward(pool, in.x.view(), in.lora(), s.view(), y.view());
+    lora_add_backward(pool, in.dy.view(), in.x.view(), in.lora(), s.view(), ds.view(), dx.view(),
+                      {da.view(), db.view()});
+    EXPECT_EQ(s.storage(), full.s.storage());
+    EXPECT_EQ(ds.storage(), full.ds.storage());
+    EXPECT_EQ(da.storage(), full.da.storage());
+    EXPECT_EQ(db.storage(), full.db.storage());
+    lora_matmul_forward(pool, in.x.view(), zeros.weight(), in.lora(), s.view(), y_want.view());
+    lora_matmul_backward(pool, in.dy.view(), in.x.view(), zeros.weight(), in.lora(), s.view(), ds.view(),
+                         dx_want.view(), {da.view(), db.view()});
+    for (std::size_t i = 0; i < y.rows(); ++i) {
+        for (std::size_t n = 0; n < y.cols(); ++n) ASSERT_FLOAT_EQ(y.at(i, n), y_want.at(i, n));
+        for (std::size_t k = 0; k < dx.cols(); ++k) ASSERT_FLOAT_EQ(dx.at(i, k), dx_want.at(i, k));
+    }
+}
+
 TEST(LoraOracle, GradientsAreFiniteDifferences) {
     const Inputs in(cases::Lora{3, 4, 5, 2});
     const Dense x = in.x.dense(), w = in.w.rounded.dense(), dy = in.dy.dense();

@@ -172,5 +172,34 @@ TEST_P(Golden, DecoderGivesTheLastLogits) {
     }
 }
 
+// GPT-2 has no position beyond its table, and a Conv1D layer one way to be trained.
+TEST(Gpt2, RefusesWhatItCannotCompute) {
+    const auto model = model::BaseModel::load("tests/golden/families/gpt2").value();
+    kernels::ThreadPool pool(1);
+    const auto network = Network::create(model.config(), model.weights(), {}).value();
+    const auto too_long = Transformer::create(pool, network, {1, 33});
+    ASSERT_FALSE(too_long);
+    EXPECT_EQ(too_long.error().code, Errc::InvalidArgument);
+    EXPECT_TRUE(Transformer::create(pool, network, {1, 32}));
+
+    Decoder decoder = Decoder::create(pool, network, 40).value();
+    const std::vector<std::int32_t> tokens(32, 3);
+    EXPECT_EQ(decoder.append(std::vector<std::int32_t>(33, 3), {}).error().code, Errc::TooLarge);
+    ASSERT_TRUE(decoder.append(tokens, {}));
+    EXPECT_EQ(decoder.append(std::span(tokens).first(1), {}).error().code, Errc::TooLarge);
+
+    const std::string layer = "transformer.h.1.mlp.c_fc";
+    const auto both = tensor::Manifest::create({{layer + ".weight", {24, 96}},
+                                                {"base_model.model." + layer + ".lora_A.weight", {2, 24}},
+                                                {"base_model.model." + layer + ".lora_B.weight", {96, 2}}});
+    const auto refused = Network::create(model.config(), model.weights(), both.value());
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, Errc::Unsupported);
+    EXPECT_NE(refused.error().message.find(layer), std::string::npos) << refused.error().message;
+    const auto turned = tensor::Manifest::create({{layer + ".weight", {96, 24}}});
+    EXPECT_EQ(Network::create(model.config(), model.weights(), turned.value()).error().code,
+              Errc::ManifestMismatch);
+}
+
 }  // namespace
 }  // namespace fedllm::client::engine

@@ -9,6 +9,7 @@
 
 #include "common/base/files.hpp"
 #include "common/base/ids.hpp"
+#include "common/base/memory.hpp"
 #include "common/base/philox.hpp"
 #include "common/base/text.hpp"
 #include "tests/support/temp_dir.hpp"
@@ -114,6 +115,31 @@ TEST(Files, ErrorsNameTheFile) {
     EXPECT_EQ(read_file(dir.path() / "big", 99).error().code, Errc::TooLarge);
     EXPECT_EQ(read_file(dir.path()).error().code, Errc::InvalidFile);
     EXPECT_FALSE(write_file_atomically("/proc/nowhere/file", "x"));
+}
+
+// A machine with 8 GiB free, in a group that may hold 3 GiB, of which 2 are held, half of them pages of
+// files.
+TEST(Memory, IsWhatTheMachineAndTheControlGroupsLeave) {
+    const test::TempDir dir;
+    const Path proc = dir.path() / "proc", groups = dir.path() / "groups", inner = groups / "outer/inner";
+    ASSERT_TRUE(make_directories(proc / "self"));
+    ASSERT_TRUE(make_directories(inner));
+    const auto write = [](const Path& file, const char* text) {
+        ASSERT_TRUE(write_file_atomically(file, std::string_view(text)));
+    };
+    EXPECT_EQ(memory_limit(proc, groups), 0u) << "a system that does not tell";
+    write(proc / "meminfo", "MemTotal:  16777216 kB\nMemAvailable:    8388608 kB\n");
+    write(proc / "self/status", "VmRSS:\t 2048 kB\nRssAnon:\t    1024 kB\n");
+    constexpr std::size_t kMib = std::size_t{1} << 20;
+    EXPECT_EQ(memory_limit(proc, groups), 8193 * kMib);
+    write(proc / "self/cgroup", "9:name=systemd:/\n0::/outer/inner\n");
+    write(inner / "memory.max", "max\n");
+    EXPECT_EQ(memory_limit(proc, groups), 8193 * kMib);
+    write(groups / "outer/memory.max", "3221225472\n");
+    write(groups / "outer/memory.current", "2147483648\n");
+    write(groups / "outer/memory.stat", "anon 1073741824\nfile 1073741824\n");
+    EXPECT_EQ(memory_limit(proc, groups), (2048 + 1) * kMib);
+    EXPECT_GT(memory_limit(), 64 * kMib) << "of this machine";
 }
 
 TEST(Text, FindsTheNearestNameButNotAFarOne) {

@@ -73,6 +73,14 @@ TEST(Template, HostileOnesAreStopped) {
     big("{{ " + nested("[", "", "]", 100000) + " }}");
     big("{{ " + nested("not ", "1", "", 100000) + " }}");
     big("{{ " + nested("-", "1", "", 100000) + " }}");
+    for (const char* part : {"+1", ".a", "|list", " and 1", " if 1", "[0]", "()", " is defined", "*1"}) {
+        big("{{ 1" + nested(part, "", "", 100000) + " }}");
+    }
+    big("{% macro m(n) %}{{ (((((((((((((((((m(n))))))))))))))))))" + nested("+1", "", "", 200) +
+        " }}{% endmacro %}{{ m(1) }}");
+    std::string keys;
+    for (int i = 0; i < 50000; ++i) keys += std::to_string(i) + ": 1, ";
+    big("{{ {" + keys + "} }}");
     big(nested("{% if 1 %}", "", "{% endif %}", 20000));
     big(std::string((std::size_t{1} << 20) + 1, ' '));
     big("{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}");

@@ -1,0 +1,65 @@
+// The workbench holds a base as each job wants it.
+#include "client/agent/workbench.hpp"
+
+#include <gtest/gtest.h>
+
+#include "common/crypto/sha256.hpp"
+#include "tests/client/agent/site.hpp"
+
+namespace fedllm::client::agent {
+namespace {
+
+using tensor::BaseCompute;
+using tensor::BaseSpec;
+using tensor::BaseStorage;
+
+class WorkbenchTest : public ::testing::Test {
+protected:
+    // The loss of the job's first version over the site's held-out rows.
+    double loss(const BaseSpec& base) {
+        Task task;
+        task.id = TaskId("t");
+        task.kind = TaskKind::Evaluate;
+        task.job_id = JobId("j");
+        task.job = site_.job();
+        task.job.base = base;
+        const std::string version = site_.version(task.job);
+        const auto bytes = std::as_bytes(std::span(version.data(), version.size()));
+        task.model_digest = crypto::to_hex(crypto::sha256(version));
+        task.model_bytes = bytes.size();
+        auto versions = VersionStore::open(site_.folder() / "versions").value();
+        auto writer = versions.resume(task.model_digest, bytes.size()).value();
+        if (writer.held() < bytes.size()) {
+            EXPECT_TRUE(writer.append(writer.held(), bytes.subspan(writer.held())));
+        }
+        if (!bench_) {
+            config_.data.eval_fraction = 0.5;
+            auto updates = update::UpdateStore::open(site_.folder() / "updates").value();
+            bench_ = Workbench::open(config_, std::move(versions), std::move(updates)).value();
+        }
+        const Event event = bench_->work(task, ClientId("c"), [](const Progress&) {}, {});
+        const auto* evaluated = std::get_if<Evaluated>(&event);
+        EXPECT_NE(evaluated, nullptr);
+        if (evaluated == nullptr) return 0;
+        return evaluated->evaluation.loss_sum / static_cast<double>(evaluated->evaluation.tokens);
+    }
+
+    Site site_;
+    ClientConfig config_ = site_.config();
+    std::unique_ptr<Workbench> bench_;
+};
+
+TEST_F(WorkbenchTest, HoldsTheBaseAsEachJobWants) {
+    const double plain = loss({});
+    const double four_bits = loss({BaseStorage::Nf4});
+    const double integers = loss({BaseStorage::AsStored, BaseCompute::Int8});
+    EXPECT_NE(plain, four_bits);
+    EXPECT_NE(plain, integers);
+    EXPECT_NEAR(plain, four_bits, 0.2);
+    EXPECT_NEAR(plain, integers, 0.05);
+    EXPECT_EQ(four_bits, loss({BaseStorage::Nf4}));
+    EXPECT_EQ(plain, loss({}));
+}
+
+}  // namespace
+}  // namespace fedllm::client::agent
