@@ -36,7 +36,8 @@ using AdaptedByTensor = std::map<std::string, Adapted, std::less<>>;
 
 bool is_float(DType dtype) { return dtype == DType::F32 || dtype == DType::F16 || dtype == DType::BF16; }
 
-// Modules by the name of the base tensor they change. Files of GPT-2 come with and without "transformer.".
+// Modules by the name of the base tensor they change. Files of an inner model lack the first part of the
+// names, "transformer." or "model.".
 Result<AdaptedByTensor> adapted_tensors(const LoadedAdapter& adapter, const SafetensorsFolder& base) {
     constexpr std::string_view kPrefix = "base_model.model.";
     constexpr std::string_view kSuffix = ".lora_A.weight";
@@ -48,7 +49,7 @@ Result<AdaptedByTensor> adapted_tensors(const LoadedAdapter& adapter, const Safe
         const std::string module =
             spec.name.substr(kPrefix.size(), spec.name.size() - kPrefix.size() - kSuffix.size());
         std::string name = module + ".weight";
-        if (!base.find(name) && name.starts_with("transformer.")) name.erase(0, 12);
+        if (!base.find(name)) name.erase(0, name.find('.') + 1);
         if (!base.find(name)) {
             return make_error(Errc::ManifestMismatch,
                               "the adapter changes " + module + ", and the base model has no such tensor");
