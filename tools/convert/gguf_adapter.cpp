@@ -44,7 +44,7 @@ constexpr std::array kModules{
 
 std::optional<Architecture> architecture_of(const ModelConfig& config) {
     for (const Architecture& known : kArchitectures) {
-        if (known.model_type == config.model_type) return known;
+        if (known.model_type == config.family->model_type) return known;
     }
     return std::nullopt;
 }
@@ -146,7 +146,7 @@ Result<void> write_gguf_adapter(const Path& path, const formats::LoadedAdapter& 
     const auto architecture = architecture_of(config);
     if (!architecture) {
         return make_error(Errc::Unsupported, path.string() + ": adapters of model type '" +
-                                                 config.model_type +
+                                                 std::string(config.family->model_type) +
                                                  "' have no GGUF form here; llama, mistral, qwen2, qwen3 and "
                                                  "gpt2 have");
     }

@@ -130,7 +130,7 @@ TEST_F(GgufAdapter, HasLlamaCppsKeysAndNames) {
 // llama.cpp turns neighbours (2j, 2j+1) where Hugging Face turns (j, j + D/2).
 TEST_F(GgufAdapter, RowsOfQAndKArePermutedForLlamaAlone) {
     for (const char* type : {"llama", "qwen2"}) {
-        config.model_type = type;
+        config.family = client::model::find_family(type);
         const GgufFile file = written();
         EXPECT_EQ(file.texts.at("general.architecture"), type);
         for (const auto& [module, name, heads] :
@@ -201,9 +201,11 @@ TEST_F(GgufAdapter, RefusesWhatHasNoName) {
     const auto code = [&] {
         return write_gguf_adapter(folder.path() / "b.gguf", adapter, config, {}).error().code;
     };
-    config.model_type = "mamba";
+    client::model::Family other = client::model::llama();
+    other.model_type = "mamba";
+    config.family = &other;
     EXPECT_EQ(code(), Errc::Unsupported);
-    config.model_type = "llama";
+    config.family = &client::model::llama();
     config.kv_heads = 1;
     EXPECT_EQ(code(), Errc::ManifestMismatch);
     adapter.parameters = tensor::ParamSet(
