@@ -3,6 +3,8 @@
 #
 #   tests/run.sh               the default suite (release build)
 #   tests/run.sh --sanitizers  the unit suites again under ASan+UBSan and under TSan (adds about half an hour)
+#   tests/run.sh --peers       then compare with PyTorch, transformers, peft, bitsandbytes, tokenizers, llama.cpp and the
+#                              hub's client, from PyPI, in a virtual environment of gigabytes (tests/peers)
 #   tests/run.sh --no-install  never touch packages
 #
 # FEDLLM_ASSETS (default ../shared/assets) holds real models and tokenizers for some tests; they say so and skip
@@ -12,11 +14,13 @@ cd "$(dirname "$0")/.."
 
 install=yes
 sanitizers=no
+peers=no
 for argument in "$@"; do
     case "$argument" in
         --sanitizers) sanitizers=yes ;;
+        --peers) peers=yes ;;
         --no-install) install=no ;;
-        --help | -h) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        --help | -h) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
         *) echo "tests/run.sh: unknown option '$argument'; see --help" >&2; exit 2 ;;
     esac
 done
@@ -44,4 +48,24 @@ if [ "$sanitizers" = yes ]; then
     # The whole-system runs are about processes and time; the sanitizers watch the code beneath them.
     suite asan
     suite tsan
+fi
+if [ "$peers" = yes ]; then
+    python=${FEDLLM_PEERS_PYTHON:-build/peers/bin/python}
+    if [ ! -x "$python" ]; then
+        [ "$install" = no ] || fedllm_install python3-venv
+        python3 -m venv build/peers
+        build/peers/bin/pip install --quiet -r tests/peers/requirements.txt
+    fi
+    failed=""
+    for peer in tests/peers/*_peer.py; do
+        echo "== $peer"
+        status=0
+        "$python" "$peer" build/release || status=$?
+        case $status in
+            0) ;;
+            77) echo "skipped: $peer" ;;
+            *) failed="$failed $peer" ;;
+        esac
+    done
+    [ -z "$failed" ] || { echo "different from their peers:$failed" >&2; exit 1; }
 fi
