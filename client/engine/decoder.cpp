@@ -115,8 +115,8 @@ Result<std::span<const float>> Decoder::append(std::span<const std::int32_t> tok
     const Matrix normed(buffers_.normed, 1, config.hidden);
     const ConstMatrix last(buffers_.stream + (last_rows - 1) * config.hidden, 1, config.hidden);
     norm_forward(*pool_, network_.final_norm(values, nullptr), last, normed, buffers_.stats);
-    kernels::matmul_forward(*pool_, normed, network_.head(values, nullptr).weight,
-                            Matrix(buffers_.logits, 1, config.vocab));
+    linear_forward(*pool_, network_.head(values, nullptr), normed, {},
+                   Matrix(buffers_.logits, 1, config.vocab));
     return std::span<const float>(buffers_.logits, config.vocab);
 }
 

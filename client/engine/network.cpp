@@ -119,6 +119,7 @@ Linear Network::head(const float* params, float* gradients) const {
     Linear linear;
     linear.weight = table(part, params);
     linear.weight_gradient = table_gradient(part, gradients);
+    if (binding_.at(part).weight == kAbsent) linear.integers = base_.at(model::kHead).integers;
     return linear;
 }
 
@@ -169,7 +170,7 @@ void linear_forward(kernels::ThreadPool& pool, const Linear& linear, kernels::Co
 void linear_backward(kernels::ThreadPool& pool, const Linear& linear, kernels::ConstMatrix dy,
                      kernels::ConstMatrix x, kernels::ConstMatrix s, Matrix ds, Matrix dx,
                      kernels::Write dx_write) {
-    if (linear.integers != nullptr) {
+    if (linear.integers != nullptr && linear.integers->has_backward()) {
         if (dx.data != nullptr) kernels::int8_matmul_backward_input(pool, dy, *linear.integers, dx, dx_write);
         if (linear.has_lora())
             kernels::lora_add_backward(pool, dy, x, linear.lora, s, ds, dx, linear.lora_gradient);

@@ -196,7 +196,7 @@ Result<void> Transformer::logits(const BatchView& batch, const tensor::ParamSet&
                 Matrix(head_.input, counted_, hidden));
     normalise_head(step);
     const Linear head = network_.head(step.params, nullptr);
-    kernels::matmul_forward(*pool_, ConstMatrix(head_.normed, counted_, hidden), head.weight, out);
+    linear_forward(*pool_, head, ConstMatrix(head_.normed, counted_, hidden), {}, out);
     counted_ = 0;
     return {};
 }
@@ -353,7 +353,7 @@ double Transformer::head_losses(const Step& step, float gradient_scale) {
         const Matrix logits(head_.logits, rows, network_.config().vocab);
         const std::span targets(targets_.data() + first, rows);
         const std::span losses(head_.losses + first, rows);
-        kernels::matmul_forward(*pool_, normed, head.weight, logits);
+        linear_forward(*pool_, head, normed, {}, logits);
         if (step.gradients == nullptr) {
             kernels::cross_entropy_forward(*pool_, logits, targets, losses);
             continue;

@@ -179,20 +179,23 @@ private:
     // Once all is known to be in order. What was packed is not read again, so its pages are let go.
     Result<void> pack_integers() {
         const auto places = model_tensors(model_.config_);
+        const Part head = model_.config_.tied_head ? kEmbedding : kHead;
         for (std::size_t i = 0; i < places.size(); ++i) {
-            if (!is_linear(places[i].part) || places[i].is_bias) continue;
+            const bool is_head = places[i].part == head;
+            if (!(is_linear(places[i].part) || is_head) || places[i].is_bias) continue;
+            const auto use = is_head ? kernels::Int8Use::Forward : kernels::Int8Use::Both;
             const WeightView& view = model_.views_[i];
             const TensorInfo& tensor = *model_.used_[i].front();
-            if (!kernels::fits_int8_matmul(view.rows, view.cols)) {
+            if (!kernels::fits_int8_matmul(view.rows, view.cols, use)) {
                 return error(tensor, "is too long on a side for base.compute: int8, which adds up to " +
                                          std::to_string(kernels::kInt8DepthMax) + " products");
             }
-            auto packed = std::make_unique<kernels::Int8Weight>(kernels::pack_int8(pool(), view));
+            auto packed = std::make_unique<kernels::Int8Weight>(kernels::pack_int8(pool(), view, use));
             if (!all_finite(packed->scales)) {
                 return error(tensor, "has a value that is not finite and cannot be quantised");
             }
-            release_pages(tensor.bytes);
-            model_.weights_.at(places[i].part, places[i].layer).integers = packed.get();
+            if (!is_head) release_pages(tensor.bytes);
+            model_.weights_.at(is_head ? kHead : places[i].part, places[i].layer).integers = packed.get();
             model_.integers_.push_back(std::move(packed));
         }
         return {};
@@ -337,9 +340,15 @@ std::size_t BaseModel::bytes_held_as(const tensor::BaseSpec& base) const {
         const WeightView& view = views_[i];
         const bool linear = is_linear(places[i].part) && !places[i].is_bias;
         const bool plain = used_[i].size() < 2;
-        if (linear && base.compute == tensor::BaseCompute::Int8) {
-            bytes += kernels::int8_weight_bytes(view.rows, view.cols);
-        } else if (linear && plain && base.storage != tensor::BaseStorage::AsStored) {
+        const bool head = places[i].part == (config_.tied_head ? kEmbedding : kHead);
+        const bool integers = base.compute == tensor::BaseCompute::Int8;
+        if (integers && linear) bytes += kernels::int8_weight_bytes(view.rows, view.cols);
+        if (integers && head) {
+            bytes += kernels::int8_weight_bytes(view.rows, view.cols, kernels::Int8Use::Forward);
+        }
+        // Of a stored layer that is computed with in integers the pages are let go.
+        if (integers && linear && plain && base.storage == tensor::BaseStorage::AsStored) continue;
+        if (linear && plain && base.storage != tensor::BaseStorage::AsStored) {
             bytes += kernels::bytes_of(held_type(base.storage), view.rows, view.cols);
         } else {
             bytes += kernels::bytes_of(view.type, view.rows, view.cols, view.block);

@@ -8,7 +8,8 @@ namespace fedllm::tensor {
 // Of the linear layers; embeddings, norms, biases and the head stay as they are stored.
 enum class BaseStorage : std::uint8_t { AsStored, Bf16, Int8, Nf4, Fp4 };
 
-// Of the products with frozen linear layers: f32, or 8-bit integers with a scale per row.
+// Of the products with frozen linear layers, and of the head's logits: f32, or 8-bit integers with a scale
+// per row.
 enum class BaseCompute : std::uint8_t { Float, Int8 };
 
 struct BaseSpec {

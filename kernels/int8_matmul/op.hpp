@@ -27,23 +27,31 @@ struct Int8Panels {
     std::vector<std::uint8_t> codes;  // + 128
 };
 
-// Two bytes and a little per element. Lifecycle: a value, made once.
+// Which products a weight is packed for: a byte and a little per element and direction. The head is packed
+// for the forward product alone: the gradient of a softmax holds values too far apart for one scale per row.
+enum class Int8Use { Both, Forward };
+
+// Lifecycle: a value, made once.
 struct Int8Weight {
     Int8Panels forward;         // outputs N, depth K
-    Int8Panels backward;        // outputs K, depth N
+    Int8Panels backward;        // outputs K, depth N; empty if packed for the forward product alone
     std::vector<float> scales;  // (N)
+
+    bool has_backward() const { return !backward.codes.empty(); }
 };
 
-constexpr bool fits_int8_matmul(std::size_t rows, std::size_t cols) {
-    return rows > 0 && cols > 0 && rows <= kInt8DepthMax && cols <= kInt8DepthMax;
+constexpr bool fits_int8_matmul(std::size_t rows, std::size_t cols, Int8Use use = Int8Use::Both) {
+    return rows > 0 && cols > 0 && cols <= kInt8DepthMax &&
+           (use == Int8Use::Forward || rows <= kInt8DepthMax);
 }
 
 // Bytes that pack_int8() makes of a weight (N,K).
-std::size_t int8_weight_bytes(std::size_t rows, std::size_t cols);
+std::size_t int8_weight_bytes(std::size_t rows, std::size_t cols, Int8Use use = Int8Use::Both);
 
-// Quantises by rows, from any type; fits_int8_matmul(rows, cols) is the caller's to check. Scales tell of
+// Quantises by rows, from any type; fits_int8_matmul() is the caller's to check. Scales tell of
 // values that are not finite.
-Int8Weight pack_int8(ThreadPool& pool, WeightView from);  // (N,K)
+Int8Weight pack_int8(ThreadPool& pool, WeightView from,  // (N,K)
+                     Int8Use use = Int8Use::Both);
 
 // y = x w^T, or y += x w^T.
 void int8_matmul_forward(ThreadPool& pool, ConstMatrix x,  // (M,K)

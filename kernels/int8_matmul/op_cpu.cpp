@@ -122,6 +122,9 @@ constexpr std::size_t round_up(std::size_t value, std::size_t step) {
 
 std::size_t panel_bytes(std::size_t depth) { return round_up(depth, 4) * kInt8TileCols; }
 
+constexpr std::size_t kRowsPerSlab = 1024;  // whole panels
+static_assert(kRowsPerSlab % kInt8TileCols == 0);
+
 std::size_t panels_bytes(std::size_t outputs, std::size_t depth) {
     return round_up(outputs, kInt8TileCols) / kInt8TileCols * panel_bytes(depth);
 }
@@ -219,30 +222,43 @@ Int8Tile plain_int8_tile() {
     };
 }
 
-std::size_t int8_weight_bytes(std::size_t rows, std::size_t cols) {
-    return panels_bytes(rows, cols) + panels_bytes(cols, rows) + rows * sizeof(float);
+std::size_t int8_weight_bytes(std::size_t rows, std::size_t cols, Int8Use use) {
+    return panels_bytes(rows, cols) + (use == Int8Use::Both ? panels_bytes(cols, rows) : 0) +
+           rows * sizeof(float);
 }
 
-Int8Weight pack_int8(ThreadPool& pool, WeightView from) {
-    FEDLLM_CHECK(fits_int8_matmul(from.rows, from.cols), "pack_int8: a weight that fits");
-    Int8Weight weight{empty_panels(from.rows, from.cols), empty_panels(from.cols, from.rows),
-                      std::vector<float>(from.rows)};
-    const std::size_t elements = from.rows * from.cols;
-    std::vector<float> values(elements);
-    std::vector<std::int8_t> codes(elements);
-    dequantize(pool, from, values);
-    quantize_int8(pool, {values.data(), WeightType::F32, from.rows, from.cols}, codes, weight.scales);
-    for (float& scale : weight.scales) scale /= 127.0f;
-    pool.parallel_for(round_up(from.rows, kInt8TileCols) / kInt8TileCols, [&](std::size_t panel) {
-        const std::size_t end = std::min(from.rows, (panel + 1) * kInt8TileCols);
-        for (std::size_t n = panel * kInt8TileCols; n < end; ++n) {
-            for (std::size_t k = 0; k < from.cols; ++k) {
-                const int code = codes[n * from.cols + k] + 128;
-                code_at(weight.forward, n, k) = static_cast<std::uint8_t>(code);
-                code_at(weight.backward, k, n) = static_cast<std::uint8_t>(code);
+Int8Weight pack_int8(ThreadPool& pool, WeightView from, Int8Use use) {
+    FEDLLM_CHECK(fits_int8_matmul(from.rows, from.cols, use), "pack_int8: a weight that fits");
+    Int8Weight weight{empty_panels(from.rows, from.cols), {}, std::vector<float>(from.rows)};
+    const bool both = use == Int8Use::Both;
+    if (both) weight.backward = empty_panels(from.cols, from.rows);
+    // Slab by slab, where rows can be taken apart, so that little more memory is needed than for the codes.
+    const bool plain = from.type == WeightType::F32 || from.type == WeightType::BF16;
+    const std::size_t step = plain ? std::min(kRowsPerSlab, from.rows) : from.rows;
+    std::vector<float> values(step * from.cols);
+    std::vector<std::int8_t> codes(step * from.cols);
+    for (std::size_t first = 0; first < from.rows; first += step) {
+        const std::size_t rows = std::min(step, from.rows - first);
+        const std::size_t elements = rows * from.cols;
+        WeightView slab = from;
+        slab.rows = rows;
+        slab.data = static_cast<const std::byte*>(from.data) + bytes_of(from.type, first, from.cols);
+        dequantize(pool, slab, std::span(values).first(elements));
+        const std::span<float> scales = std::span(weight.scales).subspan(first, rows);
+        quantize_int8(pool, {values.data(), WeightType::F32, rows, from.cols},
+                      std::span(codes).first(elements), scales);
+        for (float& scale : scales) scale /= 127.0f;
+        pool.parallel_for(round_up(rows, kInt8TileCols) / kInt8TileCols, [&](std::size_t panel) {
+            const std::size_t end = std::min(rows, (panel + 1) * kInt8TileCols);
+            for (std::size_t n = panel * kInt8TileCols; n < end; ++n) {
+                for (std::size_t k = 0; k < from.cols; ++k) {
+                    const int code = codes[n * from.cols + k] + 128;
+                    code_at(weight.forward, first + n, k) = static_cast<std::uint8_t>(code);
+                    if (both) code_at(weight.backward, k, first + n) = static_cast<std::uint8_t>(code);
+                }
             }
-        }
-    });
+        });
+    }
     return weight;
 }
 
@@ -254,6 +270,7 @@ void int8_matmul_forward(ThreadPool& pool, ConstMatrix x, const Int8Weight& w, M
 
 void int8_matmul_backward_input(ThreadPool& pool, ConstMatrix dy, const Int8Weight& w, Matrix dx,
                                 Write write) {
+    FEDLLM_CHECK(w.has_backward(), "int8_matmul_backward_input: a weight packed for it");
     FEDLLM_CHECK(dy.cols == w.backward.depth && dx.rows == dy.rows && dx.cols == w.backward.outputs,
                  "int8_matmul_backward_input: shapes differ");
     product(pool, dy, w.scales.data(), w.backward, nullptr, dx, write);

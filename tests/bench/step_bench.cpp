@@ -144,6 +144,9 @@ void pack_integers(kernels::ThreadPool& pool, Base& base) {
             layer[part].integers = base.integers.back().get();
         }
     }
+    base.integers.push_back(std::make_unique<kernels::Int8Weight>(
+        kernels::pack_int8(pool, base.weights.at(model::kHead).weight, kernels::Int8Use::Forward)));
+    base.weights.at(model::kHead).integers = base.integers.back().get();
 }
 
 Base base_of(const Case& c, const model::ModelConfig& config, kernels::ThreadPool& pool) {

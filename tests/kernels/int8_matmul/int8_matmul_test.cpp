@@ -18,9 +18,10 @@ namespace {
 struct Shape {
     std::size_t m, k, n;
 };
-// Below, at and above a tile of 14 x 32 and a depth of 4; more rows than one item; several chunks of scratch.
-const std::vector<Shape> kShapes{{1, 1, 1},     {1, 5, 33},    {14, 64, 32},   {15, 63, 31},
-                                 {29, 100, 70}, {230, 72, 40}, {300, 4099, 36}};
+// Below, at and above a tile of 14 x 32 and a depth of 4; more rows than one item; several chunks of scratch;
+// several slabs while packing.
+const std::vector<Shape> kShapes{{1, 1, 1},     {1, 5, 33},    {14, 64, 32},    {15, 63, 31},
+                                 {29, 100, 70}, {230, 72, 40}, {300, 4099, 36}, {3, 20, 2100}};
 
 // A row's codes and scale, as op.hpp says, one number after the other.
 struct Codes {
@@ -214,6 +215,24 @@ TEST(Int8Matmul, PacksTheCodesOfAnInt8Base) {
         pack_int8(pool, {weight.codes.data(), WeightType::Int8, 33, 50, weight.scales.data()});
     EXPECT_EQ(direct.forward.codes, again.forward.codes);
     EXPECT_EQ(direct.backward.codes, again.backward.codes);
+}
+
+TEST(Int8Matmul, PackedForTheForwardProductAloneItIsTheSame) {
+    ThreadPool pool(2);
+    const Grid w = Grid::random(1100, 21, "w", 0);
+    const Int8Weight both = pack_int8(pool, w.weight());
+    const Int8Weight forward = pack_int8(pool, w.weight(), Int8Use::Forward);
+    EXPECT_EQ(forward.forward.codes, both.forward.codes);
+    EXPECT_EQ(forward.scales, both.scales);
+    EXPECT_TRUE(both.has_backward());
+    EXPECT_FALSE(forward.has_backward());
+    const auto bytes = [](const Int8Weight& packed) {
+        return packed.forward.codes.size() + packed.backward.codes.size() + 4 * packed.scales.size();
+    };
+    EXPECT_EQ(bytes(both), int8_weight_bytes(1100, 21));
+    EXPECT_EQ(bytes(forward), int8_weight_bytes(1100, 21, Int8Use::Forward));
+    EXPECT_TRUE(fits_int8_matmul(kInt8DepthMax + 1, 64, Int8Use::Forward));
+    EXPECT_FALSE(fits_int8_matmul(kInt8DepthMax + 1, 64));
 }
 
 }  // namespace
