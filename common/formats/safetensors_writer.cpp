@@ -89,7 +89,9 @@ public:
     }
 
     bool is_open() const { return file_ != nullptr; }
-    bool write(const void* data, std::size_t size) { return std::fwrite(data, 1, size, file_) == size; }
+    bool write(const void* data, std::size_t size) {  // an empty tensor has no data to point at
+        return size == 0 || std::fwrite(data, 1, size, file_) == size;
+    }
     bool close() { return std::fclose(std::exchange(file_, nullptr)) == 0; }
     Result<void> commit(const Path& target) {
         FEDLLM_TRY_VOID(commit_file(path_, target));
