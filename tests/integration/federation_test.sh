@@ -54,7 +54,7 @@ prepare() {  # prepare NAME MINIMUM
     port=$(free_port)
     admin=$(free_port)
     mkdir -p "$hub"
-    "$fedllm" init --dir "$hub" --host localhost --host 127.0.0.1 --port "$port" --admin-port "$admin" >/dev/null
+    "$fedllm" init --dir "$hub" --host 127.0.0.1 --host localhost --port "$port" --admin-port "$admin" >/dev/null
     for site in "${sites[@]}"; do
         "$fedllm" invite "$site" --dir "$hub" --out "$hub/$site" >/dev/null
         awk -v site="$site" 'BEGIN {
@@ -65,7 +65,7 @@ prepare() {  # prepare NAME MINIMUM
                 printf "{\"text\": \"%s %s.\"}\n", text, site
             } }' >"$hub/$site/data.jsonl"
         cat >"$hub/$site/client.yaml" <<END
-server: {host: localhost, port: $port}
+server: {host: 127.0.0.1, port: $port}
 models: {demo-base: $PWD/$base}
 data: {path: data.jsonl, eval_fraction: 0.2}
 threads: 1
