@@ -12,7 +12,8 @@ namespace fedllm::client::train {
 namespace {
 
 constexpr std::size_t kRowBytesMax = std::size_t{64} << 30;
-// Code, libraries, a small tokenizer. An estimate: with it integration/memory predicts 2 % more than is taken.
+// Code, libraries, a small tokenizer. An estimate: with it integration/memory predicts 2 % more than is
+// taken.
 constexpr std::size_t kProgramBytes = std::size_t{24} << 20;
 
 }  // namespace

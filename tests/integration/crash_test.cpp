@@ -147,7 +147,9 @@ Outcome federate(int kill_before) {
 TEST(Crash, AtAnyMessageChangesNothing) {
     const Outcome undisturbed = federate(0);
     ASSERT_EQ(undisturbed.accepted, 4);
-    ASSERT_GE(undisturbed.messages, 2 * 2 * 4 + 2 * 2);
+    // Two rounds of two clients: task, Proceed, the second half, verdict; then a task to evaluate. The
+    // verdict about the evaluation may come after the job is seen to be finished.
+    ASSERT_GE(undisturbed.messages, 2 * 2 * 4 + 2);
     for (int moment = 1; moment <= undisturbed.messages; ++moment) {
         SCOPED_TRACE("kill -9 before message " + std::to_string(moment));
         const Outcome crashed = federate(moment);
