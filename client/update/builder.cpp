@@ -47,7 +47,7 @@ Result<EncodedUpdate> build(const tensor::ParamSet& start, const tensor::ParamSe
     EncodedUpdate update;
     update.norm = norm_of(delta);
     clip(delta, update.norm, spec.clip_norm);
-    update.bytes = codec::encode(spec.codec, delta);
+    FEDLLM_TRY(update.bytes, codec::encode(spec.codec, codec::layout_of(start.manifest()), delta, 0));
     update.digest = crypto::to_hex(crypto::sha256(update.bytes));
     return update;
 }

@@ -10,8 +10,11 @@ namespace fedllm::codec {
 static_assert(std::endian::native == std::endian::little, "the wire is little-endian, and values are copied");
 
 namespace {
-constexpr std::size_t kRawBytes = 4;  // of one value under CodecId::None
-}
+
+constexpr std::size_t kRawBytes = 4;             // of one value under CodecId::None
+constexpr std::size_t kSliceBytes = 256 * 1024;  // decoded at a time
+
+}  // namespace
 
 std::string_view name(CodecId codec) {
     switch (codec) {
@@ -20,37 +23,26 @@ std::string_view name(CodecId codec) {
     return "unknown";
 }
 
-std::uint64_t encoded_bytes(CodecId codec, std::uint64_t elements) {
+ByteRange encoded_bytes(CodecId codec, const Layout& layout) {
     switch (codec) {
-        case CodecId::None: return kRawBytes * elements;
+        case CodecId::None: return {kRawBytes * layout.elements, kRawBytes * layout.elements};
     }
-    return 0;
+    return {};
 }
 
-std::vector<std::byte> encode(CodecId codec, std::span<const float> values) {
-    std::vector<std::byte> bytes(encoded_bytes(codec, values.size()));
+Result<std::vector<std::byte>> encode(const Spec& spec, const Layout& layout, std::span<const float> values,
+                                      [[maybe_unused]] std::uint64_t key) {
+    FEDLLM_CHECK(spec.id == CodecId::None && values.size() == layout.elements);
+    std::vector<std::byte> bytes(values.size_bytes());
     if (!bytes.empty()) std::memcpy(bytes.data(), values.data(), bytes.size());
     return bytes;
 }
 
-Result<void> decode_range(CodecId codec, std::span<const std::byte> encoded, std::uint64_t first_element,
-                          std::span<float> out) {
-    const std::uint64_t elements = encoded.size() / encoded_bytes(codec, 1);
-    if (first_element > elements || out.size() > elements - first_element) {
-        return make_error(Errc::ManifestMismatch, "an encoded update of " + std::to_string(encoded.size()) +
-                                                      " bytes ends before element " +
-                                                      std::to_string(first_element) + " + " +
-                                                      std::to_string(out.size()));
-    }
-    if (!out.empty()) std::memcpy(out.data(), encoded.data() + first_element * kRawBytes, out.size_bytes());
-    return {};
-}
-
-Decoder::Decoder(CodecId codec, std::uint64_t elements) : codec_(codec), elements_(elements) {}
+Decoder::Decoder(CodecId codec, const Layout& layout) : codec_(codec), elements_(layout.elements) {}
 
 Result<void> Decoder::push(std::span<const std::byte> bytes, std::vector<float>& values) {
     values.clear();
-    const std::uint64_t missing = encoded_bytes(codec_, elements_ - decoded_) - partial_bytes_;
+    const std::uint64_t missing = kRawBytes * (elements_ - decoded_) - partial_bytes_;
     if (bytes.size() > missing) {
         return make_error(Errc::TooLarge,
                           "an update of " + std::to_string(elements_) + " values goes on for " +
@@ -71,6 +63,21 @@ Result<void> Decoder::push(std::span<const std::byte> bytes, std::vector<float>&
     std::copy(bytes.begin() + static_cast<std::ptrdiff_t>(taken), bytes.end(), partial_.begin());
     decoded_ += values.size();
     return {};
+}
+
+Result<void> decode(CodecId codec, const Layout& layout, std::span<const std::byte> encoded,
+                    const Sink& sink) {
+    Decoder decoder(codec, layout);
+    std::vector<float> values;
+    for (std::size_t at = 0; at < encoded.size(); at += kSliceBytes) {
+        const std::size_t bytes = std::min(kSliceBytes, encoded.size() - at);
+        FEDLLM_TRY_VOID(decoder.push(encoded.subspan(at, bytes), values));
+        if (!values.empty()) sink(decoder.decoded() - values.size(), values);
+    }
+    if (decoder.complete()) return {};
+    return make_error(Errc::ManifestMismatch, "the encoded values end after " +
+                                                  std::to_string(decoder.decoded()) + " of " +
+                                                  std::to_string(layout.elements));
 }
 
 }  // namespace fedllm::codec

@@ -88,7 +88,7 @@ Table<JobSpec> make_table() {
                  "L2 bound of a whole update: clients scale down to it, the server refuses more",
                  {.min = 1e-6, .max = 1e6}),
         field<C>(
-            "update.codec", [](auto& c) -> auto& { return c.update.codec; },
+            "update.codec", [](auto& c) -> auto& { return c.update.codec.id; },
             "how updates are encoded on the wire"),
         field<C>("train.local_steps", [](auto& c) -> auto& { return c.train.local_steps; },
                  "optimiser steps per round; 0 means one pass over the local data", {.max = 10'000'000}),

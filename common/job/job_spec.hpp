@@ -18,7 +18,6 @@ enum class Method { Lora, Full };           // what is trained: adapters over a 
 enum class Weighting { Samples, Uniform };  // FedAvg's n_k, or 1
 enum class Schedule { Constant, Cosine };   // of the learning rate, over all rounds together, after warm-up
 enum class Checkpointing { None, Layers };  // activations: keep all, or each layer's input and compute again
-using CodecName = codec::CodecId;           // how an update is encoded
 
 struct OptimizerSpec {  // AdamW; fresh moments each round, as in FedAvg
     double learning_rate = 1e-3;
@@ -45,7 +44,7 @@ struct TrainSpec {
 struct UpdateSpec {
     double clip_norm =
         10.0;  // L2 bound of the whole update: clients scale down to it, the server refuses more
-    CodecName codec = CodecName::None;
+    codec::Spec codec;  // how it is encoded
     bool operator==(const UpdateSpec&) const = default;
 };
 
@@ -106,9 +105,9 @@ struct fedllm::config::EnumNames<fedllm::job::Checkpointing> {
         {{job::Checkpointing::None, "none"}, {job::Checkpointing::Layers, "layers"}}};
 };
 template <>
-struct fedllm::config::EnumNames<fedllm::job::CodecName> {
-    static constexpr std::array<std::pair<job::CodecName, std::string_view>, 1> rows{
-        {{job::CodecName::None, "none"}}};
+struct fedllm::config::EnumNames<fedllm::codec::CodecId> {
+    static constexpr std::array<std::pair<codec::CodecId, std::string_view>, 1> rows{
+        {{codec::CodecId::None, "none"}}};
 };
 template <>
 struct fedllm::config::EnumNames<fedllm::tensor::BaseStorage> {

@@ -15,18 +15,14 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::uint64_t kSliceElements = std::uint64_t{1} << 16;  // decoded at a time: stays in the cache
+constexpr std::uint64_t kSliceElements = std::uint64_t{1} << 16;  // averaged at a time: stays in the cache
 
-Result<void> add_update(const job::JobSpec& job, const Contribution& part, const ingest::Spool& spool,
-                        aggregate::Accumulator& sum) {
+Result<void> add_update(const job::JobSpec& job, const codec::Layout& layout, const Contribution& part,
+                        const ingest::Spool& spool, aggregate::Accumulator& sum) {
     FEDLLM_TRY(const MappedFile update, spool.open_update(part.task, part.digest, part.bytes));
-    std::vector<float> slice;
-    for (std::uint64_t first = 0; first < sum.elements(); first += kSliceElements) {
-        slice.resize(std::min(kSliceElements, sum.elements() - first));
-        FEDLLM_TRY_VOID(codec::decode_range(job.update.codec, update.bytes(), first, slice));
-        sum.add(first, slice, part.weight);
-    }
-    return {};
+    return codec::decode(
+        job.update.codec.id, layout, update.bytes(),
+        [&](std::uint64_t first, std::span<const float> values) { sum.add(first, values, part.weight); });
 }
 
 // `latest` is replaced by rename, so that a reader always finds a whole adapter behind it.
@@ -50,9 +46,10 @@ Result<store::VersionFile> compute_version(const job::JobSpec& job, const std::s
     FEDLLM_TRY(const auto scale, tensor::FixedPoint::choose(tensor::bound_with_slack(job.update.clip_norm),
                                                             job::weight_total_max(job)));
     aggregate::Accumulator sum(params.manifest().elements(), scale);
+    const codec::Layout layout = codec::layout_of(params.manifest());
     std::uint64_t total_weight = 0;
     for (const Contribution& part : contributions) {
-        if (auto added = add_update(job, part, spool, sum); !added) {
+        if (auto added = add_update(job, layout, part, spool, sum); !added) {
             return with_context(added.error(), "adding " + part.task.get());
         }
         total_weight += part.weight;

@@ -43,7 +43,7 @@ void post(Link& reply, protocol::Verdict verdict) {
 }  // namespace
 
 ingest::UpdateRules Engine::update_rules() const {
-    return {.codec = active_->spec.update.codec,
+    return {.codec = active_->spec.update.codec.id,
             .clip_norm = active_->spec.update.clip_norm,
             .samples_max = active_->spec.samples_max};
 }

@@ -58,13 +58,13 @@ Result<void> check_claim(const Claim& claim, const UpdateRules& rules, const ten
         crypto::to_hex(*digest) != claim.digest) {  // one digest has one spelling, as it names a file
         return make_error(Errc::Malformed, "the update's digest is not 64 lower-case hexadecimal digits");
     }
-    const std::uint64_t expected = codec::encoded_bytes(rules.codec, manifest.elements());
-    if (claim.bytes != expected) {
+    const codec::ByteRange range = codec::encoded_bytes(rules.codec, codec::layout_of(manifest));
+    if (claim.bytes < range.least || claim.bytes > range.most) {
         return make_error(Errc::ManifestMismatch,
                           "an update of " + std::to_string(claim.bytes) +
                               " bytes is offered, but the job's " + std::to_string(manifest.elements()) +
                               " values in codec '" + std::string(codec::name(rules.codec)) + "' make " +
-                              std::to_string(expected));
+                              std::to_string(range.least) + " to " + std::to_string(range.most));
     }
     if (claim.samples < 1 || claim.samples > rules.samples_max) {
         return make_error(Errc::SampleCountLie, "a sample count of " + std::to_string(claim.samples) +
@@ -105,7 +105,7 @@ std::string describe_element(const tensor::Manifest& manifest, std::uint64_t ele
 UpdateValidator::UpdateValidator(const tensor::Manifest& manifest, const UpdateRules& rules)
     : manifest_(manifest),
       bound_(tensor::bound_with_slack(rules.clip_norm)),
-      decoder_(rules.codec, manifest.elements()) {}
+      decoder_(rules.codec, codec::layout_of(manifest)) {}
 
 Result<std::span<const float>> UpdateValidator::feed(std::span<const std::byte> bytes) {
     FEDLLM_TRY_VOID(decoder_.push(bytes, values_));

@@ -175,7 +175,7 @@ std::vector<float> honest_values(const std::string& task) {
 }
 
 std::vector<std::byte> encoded(const std::vector<float>& values) {
-    return codec::encode(codec::CodecId::None, values);
+    return *codec::encode({}, {{{values.size(), 0}}, values.size(), 1}, values, 0);
 }
 
 protocol::Offer truthful_offer(const std::string& task, const std::vector<std::byte>& update) {

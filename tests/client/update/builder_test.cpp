@@ -34,7 +34,7 @@ TEST(Builder, EncodesTheDifference) {
     start.values()[0] = 1.0F;
     trained.values()[0] = 4.0F;
     trained.values()[2] = -4.0F;
-    const auto update = build(start, trained, {.clip_norm = 10, .codec = job::CodecName::None});
+    const auto update = build(start, trained, {.clip_norm = 10, .codec = {}});
     ASSERT_TRUE(update);
     EXPECT_EQ(decode(*update), (std::vector<float>{3.0F, 0.0F, -4.0F}));
     EXPECT_DOUBLE_EQ(update->norm, 5.0);
@@ -47,7 +47,7 @@ TEST(Builder, ClipsToTheBoundAsTheServerMeasuresIt) {
     for (const double bound : {1e-6, 0.37, 1.0, 3.0, 10.0}) {
         tensor::ParamSet trained = start;
         for (float& value : trained.values()) value = rng.normal();
-        const auto update = build(start, trained, {.clip_norm = bound, .codec = job::CodecName::None});
+        const auto update = build(start, trained, {.clip_norm = bound, .codec = {}});
         ASSERT_TRUE(update);
         EXPECT_NEAR(update->norm, 100, 5) << "the norm before clipping";
         EXPECT_LE(norm_of(decode(*update)), bound);
@@ -59,7 +59,7 @@ TEST(Builder, LeavesWhatIsWithinTheBoundUntouched) {
     const tensor::ParamSet start = make_set({{"a", {1}}});
     tensor::ParamSet trained = start;
     trained.values()[0] = 0.1F;
-    const auto update = build(start, trained, {.clip_norm = 1, .codec = job::CodecName::None});
+    const auto update = build(start, trained, {.clip_norm = 1, .codec = {}});
     ASSERT_TRUE(update);
     EXPECT_EQ(decode(*update), std::vector<float>{0.1F});
 }
