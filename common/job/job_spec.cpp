@@ -90,6 +90,21 @@ Table<JobSpec> make_table() {
         field<C>(
             "update.codec", [](auto& c) -> auto& { return c.update.codec.id; },
             "how updates are encoded on the wire"),
+        field<C>(
+            "update.error_feedback", [](auto& c) -> auto& { return c.update.error_feedback; },
+            "clients keep what encoding left out, and add it to their next update"),
+        field<C>(
+            "update.segments", [](auto& c) -> auto& { return c.update.segments; },
+            "each update carries one of so many equal parts of the tensors, in turn; the rest waits in the "
+            "error feedback",
+            {.min = 1, .max = 256}),
+        field<C>(
+            "update.upload_seconds", [](auto& c) -> auto& { return c.update.upload_seconds; },
+            "deadzone: a coarser step where the client's measured link would need longer than this; 0: never",
+            {.min = 0, .max = 86400}),
+        field<C>(
+            "download.codec", [](auto& c) -> auto& { return c.download.codec.id; },
+            "how the difference between two versions is encoded; none: clients fetch whole versions"),
         field<C>("train.local_steps", [](auto& c) -> auto& { return c.train.local_steps; },
                  "optimiser steps per round; 0 means one pass over the local data", {.max = 10'000'000}),
         field<C>("train.batch_rows", [](auto& c) -> auto& { return c.train.batch_rows; },
@@ -123,6 +138,10 @@ Result<void> check_together(const JobSpec& job, const std::string& source) {
     }
     if (job.method == Method::Lora && job.lora.target_modules.empty()) {
         return refused(source, "lora.target_modules", "is empty: there would be nothing to train");
+    }
+    if (job.update.segments > 1 && !job.update.error_feedback) {
+        return refused(source, "update.segments",
+                       "needs update.error_feedback: what is not sent would be lost");
     }
     if (job.method == Method::Full && job.base != tensor::BaseSpec{}) {
         return refused(source,

@@ -43,9 +43,17 @@ struct TrainSpec {
 
 struct UpdateSpec {
     double clip_norm =
-        10.0;  // L2 bound of the whole update: clients scale down to it, the server refuses more
+        10.0;           // L2 bound of the whole update: clients scale down to it, the server refuses more
     codec::Spec codec;  // how it is encoded
+    bool error_feedback = true;  // what encoding left out is added to the next update
+    std::uint32_t segments = 1;  // each update carries one of so many parts, in turn (EcoLoRA, 2506.02001)
+    double upload_seconds = 0;   // a coarser step where the link would need longer; 0: never
     bool operator==(const UpdateSpec&) const = default;
+};
+
+struct DownloadSpec {
+    codec::Spec codec;  // of the difference between two versions
+    bool operator==(const DownloadSpec&) const = default;
 };
 
 struct JobSpec {
@@ -64,6 +72,7 @@ struct JobSpec {
     Weighting weighting = Weighting::Samples;
     double server_learning_rate = 1.0;
     UpdateSpec update;
+    DownloadSpec download;
     TrainSpec train;
     bool operator==(const JobSpec&) const = default;
 };

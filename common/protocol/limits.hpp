@@ -54,5 +54,7 @@ inline constexpr std::size_t kNameBytesMax = 128;                   // ids, name
 inline constexpr std::size_t kTextBytesMax = 4096;                  // reasons and details for people
 inline constexpr std::size_t kJobBytesMax = std::size_t{64} << 10;  // canonical YAML
 inline constexpr std::size_t kBaseModelsMax = 64;
+inline constexpr std::size_t kCodecsMax = 64;
+inline constexpr std::size_t kVersionStepsMax = 32;  // of one Task
 
 }  // namespace fedllm::protocol

@@ -72,6 +72,10 @@ Result<void> check(const Hello& m) {
         return malformed("Hello.base_models", "more than " + std::to_string(kBaseModelsMax));
     }
     for (const auto& base : m.base_models()) FEDLLM_TRY_VOID(check_name("Hello.base_models", base));
+    if (static_cast<std::size_t>(m.codecs_size()) > kCodecsMax) {
+        return malformed("Hello.codecs", "more than " + std::to_string(kCodecsMax));
+    }
+    for (const auto& codec : m.codecs()) FEDLLM_TRY_VOID(check_name("Hello.codecs", codec));
     return {};
 }
 
@@ -98,6 +102,9 @@ Result<void> check(const Offer& m) {
     FEDLLM_TRY_VOID(check_finite("Offer.train_loss", m.train_loss()));
     FEDLLM_TRY_VOID(check_not_negative("Offer.train_seconds", m.train_seconds()));
     FEDLLM_TRY_VOID(check_not_negative("Offer.update_norm", m.update_norm()));
+    FEDLLM_TRY_VOID(check_name_or_empty("Offer.codec", m.codec()));
+    FEDLLM_TRY_VOID(check_not_negative("Offer.quantisation_error", m.quantisation_error()));
+    FEDLLM_TRY_VOID(check_not_negative("Offer.residual_norm", m.residual_norm()));
     if (!m.has_evaluation()) return {};
     if (!m.evaluation().task_id().empty() && m.evaluation().task_id() != m.task_id()) {
         return malformed("Offer.evaluation.task_id", "differs from Offer.task_id");
@@ -128,6 +135,26 @@ Result<void> check(const Welcome& m) {
     return check_name_or_empty("Welcome.software", m.software());
 }
 
+// Each step begins where the one before ended, and the last one leads to the task's version.
+Result<void> check_steps(const Task& m) {
+    if (static_cast<std::size_t>(m.steps_size()) > kVersionStepsMax) {
+        return malformed("Task.steps", "more than " + std::to_string(kVersionStepsMax));
+    }
+    for (int i = 0; i < m.steps_size(); ++i) {
+        const VersionStep& step = m.steps(i);
+        FEDLLM_TRY_VOID(check_digest("VersionStep.base_digest", step.base_digest()));
+        FEDLLM_TRY_VOID(check_digest("VersionStep.digest", step.digest()));
+        FEDLLM_TRY_VOID(check_digest("VersionStep.encoded_digest", step.encoded_digest()));
+        FEDLLM_TRY_VOID(check_size("VersionStep.encoded_bytes", step.encoded_bytes()));
+        const bool last = i + 1 == m.steps_size();
+        if (step.digest() != (last ? m.model_digest() : m.steps(i + 1).base_digest())) {
+            return malformed("Task.steps",
+                             "step " + std::to_string(i) + " does not lead to the next version");
+        }
+    }
+    return {};
+}
+
 Result<void> check(const Task& m) {
     FEDLLM_TRY_VOID(check_name("Task.task_id", m.task_id()));
     if (m.kind() != TASK_KIND_TRAIN && m.kind() != TASK_KIND_EVALUATE) {
@@ -136,7 +163,8 @@ Result<void> check(const Task& m) {
     FEDLLM_TRY_VOID(check_name("Task.job_id", m.job_id()));
     FEDLLM_TRY_VOID(check_job_text("Task.job", m.job()));
     FEDLLM_TRY_VOID(check_digest("Task.model_digest", m.model_digest()));
-    return check_size("Task.model_bytes", m.model_bytes());
+    FEDLLM_TRY_VOID(check_size("Task.model_bytes", m.model_bytes()));
+    return check_steps(m);
 }
 
 Result<void> check(const Proceed& m) { return check_name_or_empty("Proceed.task_id", m.task_id()); }

@@ -132,6 +132,23 @@ TEST(Messages, ServerFields) {
     broken("Task.kind", [](Task& t) { t.set_kind(static_cast<TaskKind>(7)); });
     broken("Task.model_digest", [](Task& t) { t.set_model_digest(std::string("../../etc/passwd")); });
     broken("Task.job", [](Task& t) { t.clear_job(); });
+    const std::string other(64, 'b');
+    const auto step = [&other](Task& t, const std::string& to) {
+        VersionStep& one = *t.add_steps();
+        one.set_base_digest(other);
+        one.set_digest(to);
+        one.set_encoded_digest(other);
+        one.set_encoded_bytes(10);
+        return &one;
+    };
+    broken("VersionStep.encoded_digest",
+           [&](Task& t) { step(t, t.model_digest())->set_encoded_digest(std::string("x")); });
+    broken("Task.steps", [&](Task& t) { step(t, other); });
+    broken("Task.steps", [&](Task& t) { step(t, t.model_digest()), step(t, t.model_digest()); });
+    broken("Task.steps", [&](Task& t) {
+        for (std::size_t i = 0; i < kVersionStepsMax; ++i) step(t, other);
+        step(t, t.model_digest());
+    });
 
     ServerMessage message;
     message.mutable_verdict()->set_task_id(std::string("t"));
@@ -157,7 +174,8 @@ TEST(Messages, TruncatedAtEachByteNeverCrashes) {
         ASSERT_FALSE(result) << size;
         EXPECT_EQ(result.error().code, Errc::Malformed) << size;
         if (size == 0) continue;  // the empty message: no body
-        EXPECT_NE(result.error().message.find("ends inside"), std::string::npos) << size << result.error().message;
+        EXPECT_NE(result.error().message.find("ends inside"), std::string::npos)
+            << size << result.error().message;
     }
 }
 
@@ -197,7 +215,8 @@ TEST(Messages, WireNonsense) {
     const auto not_utf8 = parse_client_message(from_hex_text("42 04 0a 02 ff fe"));  // Goodbye.reason
     ASSERT_FALSE(not_utf8);
     EXPECT_EQ(not_utf8.error().code, Errc::Malformed);
-    EXPECT_EQ(not_utf8.error().message, "Goodbye: reason is not UTF-8") << "found before Protobuf prints about it";
+    EXPECT_EQ(not_utf8.error().message, "Goodbye: reason is not UTF-8")
+        << "found before Protobuf prints about it";
 }
 
 TEST(Messages, ReasonsAreErrorNames) {
