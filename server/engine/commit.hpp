@@ -19,6 +19,7 @@ struct Contribution {
     std::string digest;
     std::uint64_t bytes = 0;
     std::uint64_t weight = 0;
+    codec::CodecId codec = codec::CodecId::None;
 };
 
 // new = old + server_learning_rate * (sum of weight * update) / (sum of weight). The same contributions give

@@ -7,7 +7,7 @@
 namespace fedllm::server::store {
 namespace {
 
-constexpr std::int64_t kSchemaVersion = 1;
+constexpr std::int64_t kSchemaVersion = 2;
 
 constexpr const char* kSchema = R"sql(
 CREATE TABLE jobs(
@@ -24,6 +24,7 @@ CREATE TABLE parts(
   weight INTEGER NOT NULL, samples INTEGER NOT NULL, tokens INTEGER NOT NULL, update_digest TEXT NOT NULL,
   bytes INTEGER NOT NULL, bytes_down INTEGER NOT NULL, train_loss REAL, train_seconds REAL,
   eval_loss_sum REAL, eval_tokens INTEGER NOT NULL,
+  codec TEXT NOT NULL, elements INTEGER NOT NULL, quantisation_error REAL NOT NULL, residual_norm REAL NOT NULL,
   reason TEXT NOT NULL, detail TEXT NOT NULL, accepted_ms INTEGER, elapsed_ms INTEGER NOT NULL,
   PRIMARY KEY(job_id, round, client),
   FOREIGN KEY(job_id, round) REFERENCES rounds(job_id, round)) WITHOUT ROWID;
@@ -31,7 +32,7 @@ CREATE TABLE versions(
   job_id TEXT NOT NULL REFERENCES jobs(job_id), round INTEGER NOT NULL, digest TEXT NOT NULL,
   bytes INTEGER NOT NULL, created_ms INTEGER NOT NULL, PRIMARY KEY(job_id, round)) WITHOUT ROWID;
 CREATE INDEX versions_by_digest ON versions(digest);
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 )sql";
 
 Result<void> prepare_schema(Database& database) {
