@@ -49,6 +49,10 @@ Metrics::Metrics()
                  .Name("fedllm_client_bytes_total")
                  .Help("Bytes of model versions (down) and updates (up) per client")
                  .Register(registry_)),
+      wire_bytes_(BuildCounter()
+                      .Name("fedllm_client_wire_bytes_total")
+                      .Help("Bytes of ended connections as the kernel counted them: TLS and messages too")
+                      .Register(registry_)),
       ratio_(BuildGauge()
                  .Name("fedllm_update_compression_ratio")
                  .Help("Bytes of a client's last update in bf16 over its bytes as encoded")
@@ -136,6 +140,10 @@ void Metrics::update_compressed(const JobId& job, const ClientId& client, double
 void Metrics::bytes_moved(const ClientId& client, Direction direction, std::uint64_t bytes) {
     bytes_.Add({{"client", client.get()}, {"direction", direction == Direction::Up ? "up" : "down"}})
         .Increment(static_cast<double>(bytes));
+}
+void Metrics::wire_moved(const ClientId& client, std::uint64_t up, std::uint64_t down) {
+    wire_bytes_.Add({{"client", client.get()}, {"direction", "up"}}).Increment(static_cast<double>(up));
+    wire_bytes_.Add({{"client", client.get()}, {"direction", "down"}}).Increment(static_cast<double>(down));
 }
 void Metrics::task_progress(const JobId& job, const ClientId& client, double fraction) {
     progress_.Add({{"job", job.get()}, {"client", client.get()}}).Set(fraction);
