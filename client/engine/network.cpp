@@ -102,6 +102,7 @@ Linear Network::linear(std::size_t layer, Part part, const float* params, float*
     if (slots.rank != 0) linear.lora = lora_view(slots, shape, params);
     if (slots.rank != 0 && gradients) linear.lora_gradient = lora_gradient_view(slots, shape, gradients);
     if (slots.weight == kAbsent) {
+        linear.operands = base.operands;
         linear.integers = base.integers;
         return linear;
     }
@@ -119,7 +120,10 @@ Linear Network::head(const float* params, float* gradients) const {
     Linear linear;
     linear.weight = table(part, params);
     linear.weight_gradient = table_gradient(part, gradients);
-    if (binding_.at(part).weight == kAbsent) linear.integers = base_.at(model::kHead).integers;
+    if (binding_.at(part).weight == kAbsent) {
+        linear.operands = base_.at(model::kHead).operands;
+        linear.integers = base_.at(model::kHead).integers;
+    }
     return linear;
 }
 
@@ -158,11 +162,11 @@ void linear_forward(kernels::ThreadPool& pool, const Linear& linear, kernels::Co
         kernels::int8_matmul_forward(pool, x, *linear.integers, y);
         if (linear.has_lora()) kernels::lora_add_forward(pool, x, linear.lora, s, y);
     } else if (linear.has_lora()) {
-        kernels::lora_matmul_forward(pool, x, linear.weight, linear.lora, s, y);
+        kernels::lora_matmul_forward(pool, x, linear.weight, linear.lora, s, y, linear.operands);
     } else if (linear.turned) {  // the product of the other's backward pass
         kernels::matmul_backward_input(pool, x, linear.weight, y);
     } else {
-        kernels::matmul_forward(pool, x, linear.weight, y);
+        kernels::matmul_forward(pool, x, linear.weight, y, kernels::Write::Overwrite, linear.operands);
     }
     if (linear.bias != nullptr) kernels::add_bias(pool, linear.bias, y);
 }
@@ -176,11 +180,11 @@ void linear_backward(kernels::ThreadPool& pool, const Linear& linear, kernels::C
             kernels::lora_add_backward(pool, dy, x, linear.lora, s, ds, dx, linear.lora_gradient);
     } else if (linear.has_lora()) {
         kernels::lora_matmul_backward(pool, dy, x, linear.weight, linear.lora, s, ds, dx,
-                                      linear.lora_gradient, dx_write);
+                                      linear.lora_gradient, dx_write, linear.operands);
     } else if (dx.data != nullptr && linear.turned) {
         kernels::matmul_forward(pool, dy, linear.weight, dx, dx_write);
     } else if (dx.data != nullptr) {
-        kernels::matmul_backward_input(pool, dy, linear.weight, dx, dx_write);
+        kernels::matmul_backward_input(pool, dy, linear.weight, dx, dx_write, linear.operands);
     }
     if (linear.weight_gradient.data != nullptr) {
         const auto [rows, cols] = linear.turned ? std::pair(x, dy) : std::pair(dy, x);

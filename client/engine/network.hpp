@@ -17,6 +17,7 @@ using model::Part;
 // are null where nothing is trained.
 struct Linear {
     kernels::WeightView weight;
+    kernels::Operands operands = kernels::Operands::F32;  // of products with a frozen weight
     const kernels::Int8Weight* integers = nullptr;  // a frozen weight's other form, computed with instead
     const float* bias = nullptr;
     kernels::LoraView lora;  // lora.a.data is null without an adapter

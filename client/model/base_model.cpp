@@ -117,6 +117,7 @@ public:
         FEDLLM_TRY_VOID(check_nothing_is_left());
         model_.weights_ = arrange(model_.config_, model_.views_);
         if (base_.compute == tensor::BaseCompute::Int8) return pack_integers();
+        if (base_.compute == tensor::BaseCompute::Bf16) round_operands();
         return {};
     }
 
@@ -174,6 +175,14 @@ private:
         if (!model_.owned_.empty() && model_.owned_.back().get() == view.data) model_.owned_.pop_back();
         model_.held_.push_back(std::move(*held));
         return model_.held_.back().view;
+    }
+
+    void round_operands() {
+        for (const ModelTensor& place : model_tensors(model_.config_)) {
+            if (!is_linear(place.part)) continue;
+            model_.weights_.at(place.part, place.layer).operands = kernels::Operands::Bf16;
+        }
+        model_.weights_.at(kHead).operands = kernels::Operands::Bf16;  // a tied one too
     }
 
     // Once all is known to be in order. What was packed is not read again, so its pages are let go.

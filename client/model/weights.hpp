@@ -21,6 +21,7 @@ namespace fedllm::client::model {
 struct PartWeights {
     kernels::WeightView weight;
     std::span<const float> bias;
+    kernels::Operands operands = kernels::Operands::F32;  // of products with the frozen weight
     const kernels::Int8Weight* integers =
         nullptr;  // what products read instead, where the job computes with integers
 };

@@ -54,9 +54,8 @@ Table<JobSpec> make_table() {
             "how clients hold the linear layers of the frozen base: converted while loading, or as stored"),
         field<C>(
             "base.compute", [](auto& c) -> auto& { return c.base.compute; },
-            "how clients multiply with the frozen linear layers: f32, or 8-bit integers where AVX-512 VNNI "
-            "makes "
-            "that faster"),
+            "how clients multiply with the frozen linear layers: f32; operands rounded to bf16, sums in f32 "
+            "(AVX-512 BF16 makes that faster); or 8-bit integers (AVX-512 VNNI)"),
         field<C>(
             "seed", [](auto& c) -> auto& { return c.seed; },
             "of everything random: the same seed and participants give the same bits"),

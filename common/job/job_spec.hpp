@@ -148,6 +148,8 @@ struct fedllm::config::EnumNames<fedllm::tensor::BaseStorage> {
 };
 template <>
 struct fedllm::config::EnumNames<fedllm::tensor::BaseCompute> {
-    static constexpr std::array<std::pair<tensor::BaseCompute, std::string_view>, 2> rows{
-        {{tensor::BaseCompute::Float, "float"}, {tensor::BaseCompute::Int8, "int8"}}};
+    static constexpr std::array<std::pair<tensor::BaseCompute, std::string_view>, 3> rows{
+        {{tensor::BaseCompute::Float, "float"},
+         {tensor::BaseCompute::Bf16, "bf16"},
+         {tensor::BaseCompute::Int8, "int8"}}};
 };

@@ -8,9 +8,9 @@ namespace fedllm::tensor {
 // Of the linear layers; embeddings, norms, biases and the head stay as they are stored.
 enum class BaseStorage : std::uint8_t { AsStored, Bf16, Int8, Nf4, Fp4 };
 
-// Of the products with frozen linear layers, and of the head's logits: f32, or 8-bit integers with a scale
-// per row.
-enum class BaseCompute : std::uint8_t { Float, Int8 };
+// Of the products with frozen linear layers, and of a frozen head's: f32; operands rounded to bf16 and sums
+// in f32; or 8-bit integers with a scale per row (of the head the logits alone).
+enum class BaseCompute : std::uint8_t { Float, Bf16, Int8 };
 
 struct BaseSpec {
     BaseStorage storage = BaseStorage::AsStored;

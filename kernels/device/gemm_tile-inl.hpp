@@ -3,6 +3,9 @@
 // A is packed into strips of up to kStripRows rows, B into panels of up to two vectors of columns; inside
 // both, one step of depth is contiguous. Each element of C is one chain of fused multiply-adds in the order
 // of depth, so it does not depend on where strips, panels and tiles begin.
+//
+// What is packed are 32-bit words. A form says what a word holds: one float (WholeFloats), or what
+// kernels/matmul/bf16-inl.hpp makes of one or two. Lengths of packed depth count words.
 #if defined(FEDLLM_KERNELS_DEVICE_GEMM_TILE_INL) == defined(HWY_TARGET_TOGGLE)
 #ifdef FEDLLM_KERNELS_DEVICE_GEMM_TILE_INL
 #undef FEDLLM_KERNELS_DEVICE_GEMM_TILE_INL
@@ -38,7 +41,7 @@ inline constexpr std::size_t kPackSlack = kLanes;
 inline constexpr std::size_t kAheadStep = kPanelCols > 8 ? kPanelCols / 8 : 1;
 // How far ahead packing asks for its input, whose rows are too far apart for the processor to guess.
 inline constexpr std::size_t kStepsAhead = 16;
-inline constexpr std::size_t kLineFloats = 16;
+inline constexpr std::size_t kLineBytes = 64;
 // Most rows that are packed at once, 8 strips or at least 64 rows; and their strips, with tails of 8, 4, 2
 // and 1.
 inline constexpr std::size_t kTileRows =
@@ -97,42 +100,75 @@ HWY_INLINE void turn(Vector (&v)[kLanes]) {
 }
 #endif
 
-// to[k * to_stride + i] = from[i * from_stride + k] * scale for i < count <= kLanes, k < depth. Lanes beyond
-// `count` are copies of the last row. Whole squares are turned in registers: each cache line of a row is read
-// once, for rows a power of two apart meet in the same few lines of the cache.
-HWY_INLINE void pack_turned(const float* HWY_RESTRICT from, std::size_t from_stride, std::size_t count,
-                            std::size_t depth, float scale, float* HWY_RESTRICT to, std::size_t to_stride) {
-    const float* rows[kLanes];
+// A word is a step of depth: one float, times a scale.
+class WholeFloats {
+public:
+    using Element = float;
+    static constexpr std::size_t kSteps = 1;  // of depth, in a word
+    explicit WholeFloats(float scale) : scale_(scale), factor_(hn::Set(Floats(), scale)) {}
+
+    // kLanes words of steps that lie side by side.
+    HWY_INLINE Vector along(const float* p) const { return hn::Mul(hn::LoadU(Floats(), p), factor_); }
+    // The word of the next up to kSteps of `left` steps.
+    HWY_INLINE float one(const float* p, std::size_t) const { return *p * scale_; }
+    // A word for each of `count` positions side by side, whose next step lies `stride` behind.
+    HWY_INLINE Vector across(const float* p, std::size_t, std::size_t, std::size_t count) const {
+        return hn::Mul(load_n(Floats(), p, count), factor_);
+    }
+
+private:
+    float scale_;
+    Vector factor_;
+};
+
+// to[k * to_stride + i] = word k of row i of `from`, for i < count <= kLanes, over `steps` steps of depth.
+// Lanes beyond `count` are copies of the last row. Whole squares are turned in registers: each cache line of
+// a row is read once, for rows a power of two apart meet in the same few lines of the cache.
+template <class Form>
+HWY_INLINE void pack_turned(const Form& form, const typename Form::Element* HWY_RESTRICT from,
+                            std::size_t from_stride, std::size_t count, std::size_t steps,
+                            float* HWY_RESTRICT to, std::size_t to_stride) {
+    constexpr std::size_t kSteps = Form::kSteps;
+    const typename Form::Element* rows[kLanes];
     for (std::size_t i = 0; i < kLanes; ++i) rows[i] = from + std::min(i, count - 1) * from_stride;
     std::size_t k = 0;
 #if HWY_TARGET != HWY_SCALAR
-    const Floats d;
-    const Vector factor = hn::Set(d, scale);
-    for (; k + kLanes <= depth; k += kLanes) {
+    for (; (k + kLanes) * kSteps <= steps; k += kLanes) {
         Vector square[kLanes];
-        for (std::size_t i = 0; i < kLanes; ++i) __builtin_prefetch(rows[i] + count * from_stride + k, 0, 2);
-        for (std::size_t i = 0; i < kLanes; ++i) square[i] = hn::Mul(hn::LoadU(d, rows[i] + k), factor);
+        for (std::size_t i = 0; i < kLanes; ++i) {
+            for (std::size_t at = 0; at < kLanes * kSteps; at += kLineBytes / sizeof(*from)) {
+                __builtin_prefetch(rows[i] + count * from_stride + k * kSteps + at, 0, 2);
+            }
+        }
+        for (std::size_t i = 0; i < kLanes; ++i) square[i] = form.along(rows[i] + k * kSteps);
         turn(square);
-        for (std::size_t i = 0; i < kLanes; ++i) hn::StoreU(square[i], d, to + (k + i) * to_stride);
+        for (std::size_t i = 0; i < kLanes; ++i) hn::StoreU(square[i], Floats(), to + (k + i) * to_stride);
     }
 #endif
-    for (; k < depth; ++k) {
-        for (std::size_t i = 0; i < kLanes; ++i) to[k * to_stride + i] = rows[i][k] * scale;
+    for (; k * kSteps < steps; ++k) {
+        for (std::size_t i = 0; i < kLanes; ++i) {
+            to[k * to_stride + i] = form.one(rows[i] + k * kSteps, steps - k * kSteps);
+        }
     }
 }
 
-// A matrix operand in f32 of which one of the two strides is 1. `outer` runs over rows of A or columns of B.
-struct Operand {
-    const float* data;
+// A matrix operand of which one of the two strides is 1. `outer` runs over rows of A or columns of B.
+template <class Element>
+struct OperandOf {
+    const Element* data;
     std::size_t outer_stride;
     std::size_t depth_stride;
 
-    Operand from(std::size_t outer) const {
+    OperandOf from(std::size_t outer) const {
         return {data + outer * outer_stride, outer_stride, depth_stride};
     }
 };
+using Operand = OperandOf<float>;
+template <class Form>
+using OperandFor = OperandOf<typename Form::Element>;
 
-// Steps [first, first + count) of a packed product `total` deep: a product may be packed in parts.
+// `count` steps of depth become the words from `first` on of a packed product `total` words deep: a product
+// may be packed in parts.
 struct Depth {
     std::size_t first, count, total;
 };
@@ -144,17 +180,29 @@ constexpr std::size_t packed_a_floats(std::size_t rows, std::size_t depth) {
 }
 
 // One group of `width` outer positions (a strip or a panel), of which `valid` exist; its depth is contiguous.
-HWY_INLINE void pack_group(Operand from, std::size_t valid, std::size_t width, std::size_t depth, float scale,
-                           float* to) {
+template <class Form>
+HWY_INLINE void pack_group(const Form& form, OperandFor<Form> from, std::size_t valid, std::size_t width,
+                           std::size_t steps, float* to) {
     for (std::size_t i = 0; i < valid; i += kLanes) {
-        pack_turned(from.from(i).data, from.outer_stride, std::min(kLanes, valid - i), depth, scale, to + i,
+        pack_turned(form, from.from(i).data, from.outer_stride, std::min(kLanes, valid - i), steps, to + i,
                     width);
+    }
+}
+
+// Asks for a step that will soon be packed, of the first `outer` positions.
+template <class Form>
+HWY_INLINE void ask_ahead(OperandFor<Form> from, std::size_t outer, Depth depth, std::size_t k) {
+    for (std::size_t part = 0; part < Form::kSteps; ++part) {
+        const auto* later = from.data + std::min(k + part + kStepsAhead, depth.count - 1) * from.depth_stride;
+        for (std::size_t i = 0; i < outer; i += kLineBytes / sizeof(*later)) hwy::Prefetch(later + i);
     }
 }
 
 // Rows that lie side by side at each step of depth: all strips take their share of a step while it is at
 // hand.
-HWY_INLINE void pack_a_straight(Operand a, std::size_t rows, Depth depth, float scale, float* to) {
+template <class Form>
+HWY_INLINE void pack_a_straight(const Form& form, OperandFor<Form> a, std::size_t rows, Depth depth,
+                                float* to) {
     struct Strip {
         std::size_t row, rows;
         float* to;
@@ -165,55 +213,56 @@ HWY_INLINE void pack_a_straight(Operand a, std::size_t rows, Depth depth, float 
         strips[count] = {m, strip, to + depth.first * strip};
         to += strip * depth.total + kPackSlack;
     }
-    const Floats d;
-    const Vector factor = hn::Set(d, scale);
-    for (std::size_t k = 0; k < depth.count; ++k) {
-        const float* step = a.data + k * a.depth_stride;
-        const float* later = a.data + std::min(k + kStepsAhead, depth.count - 1) * a.depth_stride;
-        for (std::size_t m = 0; m < rows; m += kLineFloats) hwy::Prefetch(later + m);
+    for (std::size_t k = 0, word = 0; k < depth.count; k += Form::kSteps, ++word) {
+        const auto* step = a.data + k * a.depth_stride;
+        ask_ahead<Form>(a, rows, depth, k);
         for (std::size_t s = 0; s < count; ++s) {
             for (std::size_t i = 0; i < strips[s].rows; i += kLanes) {
                 const std::size_t row = strips[s].row + i;
-                hn::StoreU(hn::Mul(load_n(d, step + row, rows - row), factor), d,
-                           strips[s].to + k * strips[s].rows + i);
+                hn::StoreU(form.across(step + row, a.depth_stride, depth.count - k, rows - row), Floats(),
+                           strips[s].to + word * strips[s].rows + i);
             }
         }
     }
 }
 
-inline void pack_a(Operand a, std::size_t rows, Depth depth, float scale, float* to) {
-    if (a.depth_stride != 1) return pack_a_straight(a, rows, depth, scale, to);
+template <class Form = WholeFloats>
+inline void pack_a(OperandFor<Form> a, std::size_t rows, Depth depth, float scale, float* to) {
+    const Form form(scale);
+    if (a.depth_stride != 1) return pack_a_straight(form, a, rows, depth, to);
     for (std::size_t m = 0; m < rows;) {
         const std::size_t strip = strip_rows(rows - m);
-        pack_group(a.from(m), strip, strip, depth.count, scale, to + depth.first * strip);
+        pack_group(form, a.from(m), strip, strip, depth.count, to + depth.first * strip);
         to += strip * depth.total + kPackSlack;
         m += strip;
     }
 }
 
 // Columns that lie side by side: likewise, step by step through all panels. Zeros behind the last column.
-HWY_INLINE void pack_b_straight(Operand b, std::size_t cols, Depth depth, float* to) {
-    const Floats d;
-    for (std::size_t k = 0; k < depth.count; ++k) {
-        const float* step = b.data + k * b.depth_stride;
-        const float* later = b.data + std::min(k + kStepsAhead, depth.count - 1) * b.depth_stride;
-        for (std::size_t n = 0; n < cols; n += kLineFloats) hwy::Prefetch(later + n);
+template <class Form>
+HWY_INLINE void pack_b_straight(const Form& form, OperandFor<Form> b, std::size_t cols, Depth depth,
+                                float* to) {
+    for (std::size_t k = 0, word = depth.first; k < depth.count; k += Form::kSteps, ++word) {
+        const auto* step = b.data + k * b.depth_stride;
+        ask_ahead<Form>(b, cols, depth, k);
         for (std::size_t n = 0; n < cols;) {
             const std::size_t panel = panel_cols(cols - n);
-            float* at = to + n * depth.total + (depth.first + k) * panel;
+            float* at = to + n * depth.total + word * panel;
             const std::size_t end = std::min(cols, n + panel);
             for (; n < end; n += kLanes, at += kLanes) {
-                hn::StoreU(load_n(d, step + n, cols - n), d, at);
+                hn::StoreU(form.across(step + n, b.depth_stride, depth.count - k, cols - n), Floats(), at);
             }
         }
     }
 }
 
-inline void pack_b(Operand b, std::size_t cols, Depth depth, float* to) {
-    if (b.depth_stride != 1) return pack_b_straight(b, cols, depth, to);
+template <class Form = WholeFloats>
+inline void pack_b(OperandFor<Form> b, std::size_t cols, Depth depth, float* to) {
+    const Form form(1.0f);
+    if (b.depth_stride != 1) return pack_b_straight(form, b, cols, depth, to);
     for (std::size_t n = 0; n < cols;) {
         const std::size_t panel = panel_cols(cols - n);
-        pack_group(b.from(n), std::min(panel, cols - n), panel, depth.count, 1.0f, to + depth.first * panel);
+        pack_group(form, b.from(n), std::min(panel, cols - n), panel, depth.count, to + depth.first * panel);
         to += panel * depth.total;
         n += panel;
     }
@@ -268,25 +317,24 @@ struct Range {
     std::size_t begin, end;
 };
 
-// C (rows x cols) = or += A B, both packed. The panel stays in the caches while the strips pass. `range_of`
-// says for rows [m, m + rows) and columns [n, n + cols) which steps to sum; where none, C is left as it is.
-template <class RangeOf>
-HWY_INLINE void multiply_packed(std::size_t rows, std::size_t cols, std::size_t depth, const float* a,
-                                const float* b, float* c, std::size_t c_pitch, bool accumulate,
-                                RangeOf&& range_of) {
+// A strip of A and a panel of B, whose product is one tile of C.
+struct TilePlace {
+    std::size_t row, rows, col, cols, panel;  // `cols` of the panel's columns exist
+    const float *a, *b;
+    const float* ahead;  // to be asked for while this is computed
+};
+
+// Visits the tiles of C (rows x cols). The panel stays in the caches while the strips pass.
+template <class Visit>
+HWY_INLINE void visit_tiles(std::size_t rows, std::size_t cols, std::size_t depth, const float* a,
+                            const float* b, Visit&& visit) {
     for (std::size_t n = 0; n < cols;) {
         const std::size_t panel = panel_cols(cols - n);
-        const std::size_t valid = std::min(panel, cols - n);
         const float* strip_data = a;
         const float* ahead = b + panel * depth;
         for (std::size_t m = 0; m < rows;) {
             const std::size_t strip = strip_rows(rows - m);
-            const Range range = range_of(m, strip, n, valid);
-            const auto body = panel == kPanelCols ? tile_rows<2> : tile_rows<1>;
-            if (range.begin < range.end || depth == 0) {  // without depth, zeros are written
-                body(strip, range.end - range.begin, strip_data + range.begin * strip,
-                     b + range.begin * panel, ahead, c + m * c_pitch + n, c_pitch, valid, accumulate);
-            }
+            visit(TilePlace{m, strip, n, std::min(panel, cols - n), panel, strip_data, b, ahead});
             strip_data += strip * depth + kPackSlack;
             ahead += depth * kAheadStep;
             m += strip;
@@ -294,6 +342,23 @@ HWY_INLINE void multiply_packed(std::size_t rows, std::size_t cols, std::size_t 
         b += panel * depth;
         n += panel;
     }
+}
+
+// C (rows x cols) = or += A B, both packed. `range_of` says for rows [m, m + rows) and columns [n, n + cols)
+// which steps to sum; where none, C is left as it is.
+template <class RangeOf>
+HWY_INLINE void multiply_packed(std::size_t rows, std::size_t cols, std::size_t depth, const float* a,
+                                const float* b, float* c, std::size_t c_pitch, bool accumulate,
+                                RangeOf&& range_of) {
+    visit_tiles(rows, cols, depth, a, b, [&](const TilePlace& at) {
+        const Range range = range_of(at.row, at.rows, at.col, at.cols);
+        const auto body = at.panel == kPanelCols ? tile_rows<2> : tile_rows<1>;
+        if (range.begin < range.end || depth == 0) {  // without depth, zeros are written
+            body(at.rows, range.end - range.begin, at.a + range.begin * at.rows,
+                 at.b + range.begin * at.panel, at.ahead, c + at.row * c_pitch + at.col, c_pitch, at.cols,
+                 accumulate);
+        }
+    });
 }
 
 inline void multiply_packed(std::size_t rows, std::size_t cols, std::size_t depth, const float* a,

@@ -67,4 +67,9 @@ inline std::size_t bytes_of(WeightType type, std::size_t rows, std::size_t cols,
 
 enum class Write { Overwrite, Accumulate };
 
+// What a product's operands are rounded to, whatever they are stored in; sums are f32. Bf16 runs at the rate
+// of vdpbf16ps where the processor has AVX-512 BF16, which takes subnormals for zero; elsewhere at the rate
+// of f32.
+enum class Operands { F32, Bf16 };
+
 }  // namespace fedllm::kernels

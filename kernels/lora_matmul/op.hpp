@@ -17,11 +17,13 @@ struct LoraGradView {
     Matrix db;  // (N,R), accumulated into
 };
 
-// y = x w^T + scale s b^T with s = x a^T. s is kept by the caller for the backward pass.
+// y = x w^T + scale s b^T with s = x a^T. s is kept by the caller for the backward pass. `operands` are those
+// of the product with w; the adapter's are f32.
 void lora_matmul_forward(ThreadPool& pool, ConstMatrix x,  // (M,K)
                          WeightView w,                     // (N,K)
                          LoraView lora, Matrix s,          // (M,R), written
-                         Matrix y);                        // (M,N), overwritten
+                         Matrix y,                         // (M,N), overwritten
+                         Operands operands = Operands::F32);
 
 // ds = scale dy b;  dx (+)= dy w + ds a;  da += ds^T x;  db += scale dy^T s.
 void lora_matmul_backward(ThreadPool& pool, ConstMatrix dy,  // (M,N)
@@ -30,7 +32,8 @@ void lora_matmul_backward(ThreadPool& pool, ConstMatrix dy,  // (M,N)
                           LoraView lora, ConstMatrix s,      // (M,R) from the forward pass
                           Matrix ds,                         // (M,R), scratch
                           Matrix dx,                         // (M,K); data == nullptr: not wanted
-                          LoraGradView grad, Write dx_write = Write::Overwrite);
+                          LoraGradView grad, Write dx_write = Write::Overwrite,
+                          Operands operands = Operands::F32);
 
 // The adapter alone, over a base whose product is already in y and dx (kernels/int8_matmul):
 // s = x a^T;  y += scale s b^T

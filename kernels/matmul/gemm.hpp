@@ -19,22 +19,23 @@ struct GemmOperand {
     std::size_t block = 64;
 };
 
-// scale * A B; scale multiplies A while it is packed.
+// scale * A B; scale multiplies A while it is packed, before it is rounded where the operands are bf16.
 struct GemmTerm {
     GemmOperand a;
     GemmOperand b;
     std::size_t depth = 0;
     float scale = 1.0f;
+    Operands operands = Operands::F32;
 };
 
 // c (rows of A, cols of B) = or += the product.
 // The sum over depth is cut into blocks by its length alone, and each block is one chain of fused
 // multiply-adds: an element's bits do not depend on the number of threads, nor on the other rows and columns
-// of the product.
+// of the product. With bf16 operands and AVX-512 BF16 it is a chain of dot products of two steps.
 void gemm(ThreadPool& pool, const GemmTerm& term, Matrix c, Write write);
 
 // The sum of two products, the second one (a low rank) riding on the last block of the first: c is written
-// once.
+// once. The rider's operands are f32.
 void gemm(ThreadPool& pool, const GemmTerm& term, const GemmTerm& rider, Matrix c, Write write);
 
 inline GemmOperand rows_of(ConstMatrix m) {

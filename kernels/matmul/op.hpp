@@ -11,13 +11,13 @@ namespace fedllm::kernels {
 void matmul_forward(ThreadPool& pool, ConstMatrix x,  // (M,K)
                     WeightView w,                     // (N,K)
                     Matrix y,                         // (M,N)
-                    Write write = Write::Overwrite);
+                    Write write = Write::Overwrite, Operands operands = Operands::F32);
 
 // dx = dy w, or dx += dy w.
 void matmul_backward_input(ThreadPool& pool, ConstMatrix dy,  // (M,N)
                            WeightView w,                      // (N,K)
                            Matrix dx,                         // (M,K)
-                           Write write = Write::Overwrite);
+                           Write write = Write::Overwrite, Operands operands = Operands::F32);
 
 // dw = dy^T x, or dw += dy^T x.
 void matmul_backward_weight(ThreadPool& pool, ConstMatrix dy,  // (M,N)

@@ -7,15 +7,16 @@
 
 namespace fedllm::kernels {
 
-void matmul_forward(ThreadPool& pool, ConstMatrix x, WeightView w, Matrix y, Write write) {
+void matmul_forward(ThreadPool& pool, ConstMatrix x, WeightView w, Matrix y, Write write, Operands operands) {
     FEDLLM_CHECK(x.cols == w.cols && y.rows == x.rows && y.cols == w.rows, "matmul_forward: shapes differ");
-    gemm(pool, {rows_of(x), rows_of(w), x.cols}, y, write);
+    gemm(pool, {rows_of(x), rows_of(w), x.cols, 1.0f, operands}, y, write);
 }
 
-void matmul_backward_input(ThreadPool& pool, ConstMatrix dy, WeightView w, Matrix dx, Write write) {
+void matmul_backward_input(ThreadPool& pool, ConstMatrix dy, WeightView w, Matrix dx, Write write,
+                           Operands operands) {
     FEDLLM_CHECK(dy.cols == w.rows && dx.rows == dy.rows && dx.cols == w.cols,
                  "matmul_backward_input: shapes differ");
-    gemm(pool, {rows_of(dy), columns_of(w), dy.cols}, dx, write);
+    gemm(pool, {rows_of(dy), columns_of(w), dy.cols, 1.0f, operands}, dx, write);
 }
 
 void matmul_backward_weight(ThreadPool& pool, ConstMatrix dy, ConstMatrix x, Matrix dw, Write write) {

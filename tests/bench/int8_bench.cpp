@@ -8,8 +8,8 @@
 #include "common/base/philox.hpp"
 #include "kernels/int8_matmul/op.hpp"
 #include "kernels/matmul/op.hpp"
+#include "tests/bench/dot_limits.hpp"
 #include "tests/bench/machine_limits.hpp"
-#include "tests/bench/vnni_limit.hpp"
 
 namespace fedllm::bench {
 namespace {

@@ -1,6 +1,7 @@
 // Times the marked shapes of tests/kernels/cases.hpp. GFLOP/s and GB/s are by the clock on the wall. of_limit
 // is the rate per second of processor time over what the same threads did just before and after: f32 fused
-// multiply-adds for products, copying 64 MiB for the rest (data that stays in cache may exceed 1).
+// multiply-adds for products, vdpbf16ps (where the processor has it) for those with bf16 operands, whose
+// names end in _bf16, copying 64 MiB for the rest (data that stays in cache may exceed 1).
 #include <benchmark/benchmark.h>
 
 #include <string>
@@ -15,6 +16,7 @@
 #include "kernels/rms_norm/op.hpp"
 #include "kernels/rope/op.hpp"
 #include "kernels/swiglu/op.hpp"
+#include "tests/bench/dot_limits.hpp"
 #include "tests/bench/machine_limits.hpp"
 #include "tests/bench/yardsticks.hpp"
 #include "tests/kernels/cases.hpp"
@@ -42,24 +44,33 @@ struct Buffer {
     std::vector<float> values;
 };
 
-enum class Limit { Fma, Copy };
+enum class Limit { Fma, Bf16Dot, Copy };
+Limit limit_of(Operands operands) {
+    static const bool has_dot = bf16_operations_per_core_second(*pool) > 0;
+    return operands == Operands::Bf16 && has_dot ? Limit::Bf16Dot : Limit::Fma;
+}
+double probe(Limit limit) {
+    switch (limit) {
+        case Limit::Fma: return fma_flops_per_core_second(*pool);
+        case Limit::Bf16Dot: return bf16_operations_per_core_second(*pool);
+        case Limit::Copy: return copy_bytes_per_core_second(*pool);
+    }
+    return 0;
+}
 
 // Runs the work until Google Benchmark is content, and probes the machine just before and just after.
 template <class Work>
 void time_work(State& state, Limit limit, double amount, Work&& work) {
-    const auto probe = [&] {
-        return limit == Limit::Fma ? fma_flops_per_core_second(*pool) : copy_bytes_per_core_second(*pool);
-    };
     work();
-    const double before = probe();
+    const double before = probe(limit);
     const double start = core_seconds();
     for (auto _ : state) work();
     const double spent = core_seconds() - start;
-    const double peak = (before + probe()) / 2.0;
+    const double peak = (before + probe(limit)) / 2.0;
     const double done = amount * static_cast<double>(state.iterations());
-    state.counters[limit == Limit::Fma ? "GFLOP/s" : "GB/s"] =
+    state.counters[limit != Limit::Copy ? "GFLOP/s" : "GB/s"] =
         benchmark::Counter(done * 1e-9, benchmark::Counter::kIsRate);
-    state.counters[limit == Limit::Fma ? "GFLOP/core_s" : "GB/core_s"] = done * 1e-9 / spent;
+    state.counters[limit != Limit::Copy ? "GFLOP/core_s" : "GB/core_s"] = done * 1e-9 / spent;
     state.counters["of_limit"] = done / spent / peak;
 }
 
@@ -90,20 +101,25 @@ constexpr Type kTypes[] = {{WeightType::F32, "f32"},
 void add_matmul(const cases::Matmul& c) {
     const std::string shape = std::to_string(c.m) + "x" + std::to_string(c.k) + "x" + std::to_string(c.n);
     const double flops = 2.0 * static_cast<double>(c.m * c.k * c.n);
-    for (const Type& type : kTypes) {
-        add(std::string("matmul_forward/") + type.name + "/" + shape, [=](State& state) {
-            Buffer x(c.m, c.k), y(c.m, c.n);
-            const Stored w(type.type, c.n, c.k);
-            time_work(state, Limit::Fma, flops, [&] { matmul_forward(*pool, x.view(), w.view(), y.view()); });
-        });
-    }
-    for (const Type& type : kTypes) {
-        add(std::string("matmul_backward_input/") + type.name + "/" + shape, [=](State& state) {
-            Buffer dy(c.m, c.n), dx(c.m, c.k);
-            const Stored w(type.type, c.n, c.k);
-            time_work(state, Limit::Fma, flops,
-                      [&] { matmul_backward_input(*pool, dy.view(), w.view(), dx.view()); });
-        });
+    for (const Operands operands : {Operands::F32, Operands::Bf16}) {
+        for (const Type& type : kTypes) {
+            const std::string what =
+                std::string(operands == Operands::Bf16 ? "_bf16/" : "/") + type.name + "/";
+            add("matmul_forward" + what + shape, [=](State& state) {
+                Buffer x(c.m, c.k), y(c.m, c.n);
+                const Stored w(type.type, c.n, c.k);
+                time_work(state, limit_of(operands), flops, [&] {
+                    matmul_forward(*pool, x.view(), w.view(), y.view(), Write::Overwrite, operands);
+                });
+            });
+            add("matmul_backward_input" + what + shape, [=](State& state) {
+                Buffer dy(c.m, c.n), dx(c.m, c.k);
+                const Stored w(type.type, c.n, c.k);
+                time_work(state, limit_of(operands), flops, [&] {
+                    matmul_backward_input(*pool, dy.view(), w.view(), dx.view(), Write::Overwrite, operands);
+                });
+            });
+        }
     }
     add("matmul_backward_weight/f32/" + shape, [=](State& state) {
         Buffer dy(c.m, c.n), x(c.m, c.k), dw(c.n, c.k);

@@ -19,6 +19,7 @@
 #include "client/model/manifests.hpp"
 #include "common/base/clock.hpp"
 #include "common/base/philox.hpp"
+#include "common/tensor/base_spec.hpp"
 #include "common/tensor/dtype.hpp"
 #include "kernels/adamw/op.hpp"
 #include "kernels/int8_matmul/op.hpp"
@@ -38,7 +39,7 @@ struct Case {
     std::size_t hidden, layers, heads, kv_heads, intermediate, vocab, rows, tokens;
     std::uint32_t rank;                                   // 0: full-parameter training
     kernels::WeightType base = kernels::WeightType::F32;  // of the linear layers
-    bool integers = false;                                // base.compute: int8
+    tensor::BaseCompute compute = tensor::BaseCompute::Float;
 };
 
 const std::vector<Case> kCases{
@@ -48,8 +49,12 @@ const std::vector<Case> kCases{
     {"SmolLM2-135M, LoRA r16, bf16 base", 576, 30, 9, 3, 1536, 49152, 4, 256, 16, kernels::WeightType::BF16},
     {"SmolLM2-135M, LoRA r16, int8 base", 576, 30, 9, 3, 1536, 49152, 4, 256, 16, kernels::WeightType::Int8},
     {"SmolLM2-135M, LoRA r16, NF4 base", 576, 30, 9, 3, 1536, 49152, 4, 256, 16, kernels::WeightType::NF4},
+    {"SmolLM2-135M, LoRA r16, bf16 compute, bf16 base", 576, 30, 9, 3, 1536, 49152, 4, 256, 16,
+     kernels::WeightType::BF16, tensor::BaseCompute::Bf16},
+    {"SmolLM2-135M, LoRA r16, bf16 compute, NF4 base", 576, 30, 9, 3, 1536, 49152, 4, 256, 16,
+     kernels::WeightType::NF4, tensor::BaseCompute::Bf16},
     {"SmolLM2-135M, LoRA r16, int8 compute", 576, 30, 9, 3, 1536, 49152, 4, 256, 16,
-     kernels::WeightType::Int8, true},
+     kernels::WeightType::Int8, tensor::BaseCompute::Int8},
 };
 
 model::ModelConfig config_of(const Case& c) {
@@ -149,6 +154,13 @@ void pack_integers(kernels::ThreadPool& pool, Base& base) {
     base.weights.at(model::kHead).integers = base.integers.back().get();
 }
 
+void round_operands(Base& base) {
+    for (auto& layer : base.weights.layers) {
+        for (auto& part : layer) part.operands = kernels::Operands::Bf16;
+    }
+    base.weights.at(model::kHead).operands = kernels::Operands::Bf16;
+}
+
 Base base_of(const Case& c, const model::ModelConfig& config, kernels::ThreadPool& pool) {
     using kernels::WeightType;
     Base base;
@@ -165,7 +177,8 @@ Base base_of(const Case& c, const model::ModelConfig& config, kernels::ThreadPoo
         views.push_back(stored(pool, base, from, vector ? WeightType::F32 : linear ? c.base : table));
     }
     base.weights = model::arrange(config, views);
-    if (c.integers) pack_integers(pool, base);
+    if (c.compute == tensor::BaseCompute::Int8) pack_integers(pool, base);
+    if (c.compute == tensor::BaseCompute::Bf16) round_operands(base);
     return base;
 }
 
@@ -222,7 +235,7 @@ void run(const Case& c, kernels::ThreadPool& pool, double seconds) {
     }
     const double time = median(times);
     std::printf(
-        "%-38s %8.1f ms/step %7.0f tokens/s %7.1f GFLOP/s %4.0f %% of FMA per core second %6.0f MiB peak\n",
+        "%-50s %8.1f ms/step %7.0f tokens/s %7.1f GFLOP/s %4.0f %% of FMA per core second %6.0f MiB peak\n",
         c.name, 1e3 * time, static_cast<double>(c.rows * c.tokens) / time, operations(c, config) / time / 1e9,
         100 * median(shares), peak_mib());
 }

@@ -11,31 +11,6 @@ namespace {
 using namespace testing;
 namespace ref = reference;
 
-std::string text(const cases::Matmul& c) {
-    return std::to_string(c.m) + "x" + std::to_string(c.k) + "x" + std::to_string(c.n);
-}
-
-// a b^T against the oracle. Large products are checked on every s-th row and column, s a prime.
-void expect_product(const Grid& got, const Dense& a, const Dense& b, const Dense& start,
-                    const std::string& what) {
-    const std::size_t step = a.rows * b.rows * a.cols > 20'000'000 ? 13 : 1;
-    EXPECT_TRUE(got.guards_intact()) << what << ": padding was written";
-    const double bound = bound_of(a.cols + 4);
-    double worst = 0.0;
-    for (std::size_t i = 0; i < a.rows; i += step) {
-        for (std::size_t j = i % step; j < b.rows; j += step) {
-            double want = start(i, j), magnitude = std::abs(want);
-            for (std::size_t k = 0; k < a.cols; ++k) {
-                want += a(i, k) * b(j, k);
-                magnitude += std::abs(a(i, k) * b(j, k));
-            }
-            const double ratio = std::abs(got.at(i, j) - want) / (bound * magnitude + kTiny);
-            if (!(ratio <= worst)) worst = ratio;
-        }
-    }
-    EXPECT_LE(worst, 1.0) << what << ": error in units of the bound";
-}
-
 class Matmul : public ::testing::TestWithParam<cases::Matmul> {
 protected:
     ThreadPool pool_{2};

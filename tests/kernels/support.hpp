@@ -16,6 +16,7 @@
 #include "common/tensor/dtype.hpp"
 #include "kernels/device/thread_pool.hpp"
 #include "kernels/device/views.hpp"
+#include "tests/kernels/cases.hpp"
 #include "tests/kernels/reference.hpp"
 
 namespace fedllm::kernels::testing {
@@ -148,6 +149,31 @@ inline void expect_within(const Grid& got, const Dense& want, const Dense& magni
     EXPECT_LE(worst, 1.0) << what << ": element (" << row << "," << col << ") is " << got.at(row, col)
                           << ", want " << want(row, col) << ", bound "
                           << bound * std::abs(magnitude(row, col));
+}
+
+inline std::string text(const cases::Matmul& c) {
+    return std::to_string(c.m) + "x" + std::to_string(c.k) + "x" + std::to_string(c.n);
+}
+
+// a b^T against the oracle. Large products are checked on every s-th row and column, s a prime.
+inline void expect_product(const Grid& got, const Dense& a, const Dense& b, const Dense& start,
+                           const std::string& what) {
+    const std::size_t step = a.rows * b.rows * a.cols > 20'000'000 ? 13 : 1;
+    EXPECT_TRUE(got.guards_intact()) << what << ": padding was written";
+    const double bound = bound_of(a.cols + 4);
+    double worst = 0.0;
+    for (std::size_t i = 0; i < a.rows; i += step) {
+        for (std::size_t j = i % step; j < b.rows; j += step) {
+            double want = start(i, j), magnitude = std::abs(want);
+            for (std::size_t k = 0; k < a.cols; ++k) {
+                want += a(i, k) * b(j, k);
+                magnitude += std::abs(a(i, k) * b(j, k));
+            }
+            const double ratio = std::abs(got.at(i, j) - want) / (bound * magnitude + kTiny);
+            if (!(ratio <= worst)) worst = ratio;
+        }
+    }
+    EXPECT_LE(worst, 1.0) << what << ": error in units of the bound";
 }
 
 // Runs `outputs_of` with 1, 2 and 3 threads: each element of the list of outputs must have the same bits.

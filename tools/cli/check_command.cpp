@@ -32,14 +32,17 @@ std::vector<Variant> variants(const job::JobSpec& job, bool may_quantize) {
     job::JobSpec smallest = job;
     smallest.train.checkpointing = job::Checkpointing::Layers;
     smallest.train.batch_rows = 1;
+    // Integers would lie in memory beside what is stored; bf16 operands take none.
+    const auto compute =
+        job.base.compute == tensor::BaseCompute::Int8 ? tensor::BaseCompute::Float : job.base.compute;
     if (may_quantize && job.method == job::Method::Lora) {
         for (const auto storage :
              {tensor::BaseStorage::Bf16, tensor::BaseStorage::Int8, tensor::BaseStorage::Nf4}) {
             if (storage == job.base.storage) continue;
             all.push_back({"base.storage: " + std::string(config::enum_name(storage)), job});
-            all.back().job.base = {storage, tensor::BaseCompute::Float};
+            all.back().job.base = {storage, compute};
         }
-        smallest.base = {tensor::BaseStorage::Nf4, tensor::BaseCompute::Float};
+        smallest.base = {tensor::BaseStorage::Nf4, compute};
     }
     if (job.train.checkpointing != job::Checkpointing::Layers) {
         all.push_back({"train.checkpointing: layers", job});

@@ -53,10 +53,14 @@ TEST_F(WorkbenchTest, HoldsTheBaseAsEachJobWants) {
     const double plain = loss({});
     const double four_bits = loss({BaseStorage::Nf4});
     const double integers = loss({BaseStorage::AsStored, BaseCompute::Int8});
+    const double halves = loss({BaseStorage::AsStored, BaseCompute::Bf16});
     EXPECT_NE(plain, four_bits);
+    EXPECT_NE(plain, halves);
+    EXPECT_NE(integers, halves);
     EXPECT_NE(plain, integers);
     EXPECT_NEAR(plain, four_bits, 0.2);
     EXPECT_NEAR(plain, integers, 0.05);
+    EXPECT_NEAR(plain, halves, 0.02);
     EXPECT_EQ(four_bits, loss({BaseStorage::Nf4}));
     EXPECT_EQ(plain, loss({}));
 }
