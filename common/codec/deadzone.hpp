@@ -2,7 +2,7 @@
 // rANS.
 //
 // Quantiser. step = f32(spec.step * rms); a value x becomes the level sign(x) * m with t = |x| * (1 / step)
-// in f32, m = 0 where t < 0.7, else min(127, floor(t + 0.5)). What saturates or is rounded away is left to
+// in f32, m = 0 where t < 0.55, else min(127, floor(t + 0.5)). What saturates or is rounded away is left to
 // error feedback. rms = sqrt(sum / elements) in double, sum = the sum in order of the sums of blocks of 4096
 // values; a block's sum is that of 32 lanes, folded 16, 8, 4, 2, 1 apart (lane i takes lane i + 16, ...), and
 // lane i adds the exact squares of elements i, i + 32, ... of the block in order. A rms that makes the step
@@ -48,7 +48,10 @@
 namespace fedllm::codec::deadzone {
 
 constexpr int kLevelMax = 127;
-constexpr float kThreshold = 0.7f;  // of a step
+// Of a step. On eight deltas of real adapters, at equal bits, the error is within 1 % of the best of eleven
+// thresholds between 0.2 and 0.9 nearly everywhere; 0.7 costs up to 15 % more from 1.25 bits on, nothing
+// below 0.75.
+constexpr float kThreshold = 0.55f;
 constexpr int kOffsetsPerStep = 256;
 constexpr std::size_t kOffsets = 4;  // of |level| 1, 2, 3, and 4 or more
 constexpr std::size_t kSquareBlock = 4096;
