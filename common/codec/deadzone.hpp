@@ -48,9 +48,9 @@
 namespace fedllm::codec::deadzone {
 
 constexpr int kLevelMax = 127;
-// Of a step. On eight deltas of real adapters, at equal bits, the error is within 1 % of the best of eleven
-// thresholds between 0.2 and 0.9 nearly everywhere; 0.7 costs up to 15 % more from 1.25 bits on, nothing
-// below 0.75.
+// Of a step. Measured on six deltas of real adapters, at equal entropy from 0.3 to 3 bits: within 3 % of the
+// error of the best of eleven thresholds between 0.2 and 0.9. 0.7 costs up to 19 % more at 2 bits, at most 3
+// % below 0.75.
 constexpr float kThreshold = 0.55f;
 constexpr int kOffsetsPerStep = 256;
 constexpr std::size_t kOffsets = 4;  // of |level| 1, 2, 3, and 4 or more
