@@ -35,7 +35,7 @@ enum class TopKValues : std::uint8_t { Bf16 = 0, Int4 = 1 };  // the numbers are
 // What the encoder is told. The decoder needs none of it: the bytes describe themselves.
 struct Spec {
     CodecId id = CodecId::None;
-    double step = 2.0;  // deadzone: of the quantiser, in root mean squares of all values
+    double step = 2.5;  // deadzone: of the quantiser, in root mean squares of all values
     double bits = 0.0;  // deadzone: > 0 raises the step until about this many bits per value suffice
     Rounding rounding = Rounding::Nearest;      // int8, int4
     double density = 0.05;                      // topk: the share of values that is sent

@@ -48,9 +48,9 @@
 namespace fedllm::codec::deadzone {
 
 constexpr int kLevelMax = 127;
-// Of a step. On eight deltas of real adapters, at equal bits, the error is within 1 % of the best of eleven
-// thresholds between 0.2 and 0.9 nearly everywhere; 0.7 costs up to 15 % more from 1.25 bits on, nothing
-// below 0.75.
+// Of a step. Measured on six deltas of real adapters, at equal entropy from 0.3 to 3 bits: within 3 % of the
+// error of the best of eleven thresholds between 0.2 and 0.9. 0.7 costs up to 19 % more at 2 bits, at most 3
+// % below 0.75.
 constexpr float kThreshold = 0.55f;
 constexpr int kOffsetsPerStep = 256;
 constexpr std::size_t kOffsets = 4;  // of |level| 1, 2, 3, and 4 or more
@@ -65,11 +65,13 @@ FEDLLM_HOST_DEVICE inline int level_of(float value, float inverse_step) {
     const int magnitude = magnitude_of(std::fabs(value) * inverse_step);
     return value < 0 ? -magnitude : magnitude;
 }
-// How far |value| is from its level, in 256ths of a step: its sums over a group are integers, so that their
-// order does not matter.
+// How far |value| is from its level, in 256ths of a step, rounded down: its sums over a group are integers,
+// so that their order does not matter. Down, here and in make_table(), so that the decoded update is no
+// longer than the original even where all values are equal: a client that has clipped its update is not
+// refused for rounding.
 FEDLLM_HOST_DEVICE inline int offset_of(float value, float inverse_step, int magnitude) {
     const float away = (std::fabs(value) * inverse_step - static_cast<float>(magnitude)) * kOffsetsPerStep;
-    return static_cast<int>(std::rint(std::fmax(-128.0f, std::fmin(away, 127.0f))));
+    return static_cast<int>(std::floor(std::fmax(-128.0f, std::fmin(away, 127.0f))));
 }
 FEDLLM_HOST_DEVICE constexpr std::size_t offset_class(int magnitude) {  // of a magnitude > 0
     return static_cast<std::size_t>(magnitude < 4 ? magnitude - 1 : 3);

@@ -87,10 +87,10 @@ private:
     std::vector<Part> parts_;
 };
 
-// The least of 128 steps, 2^(1/16) apart, that is estimated to keep within spec.bits: seven trials.
+// The least of 512 steps, 2^(1/64) apart, that is estimated to keep within spec.bits: nine trials.
 float raise_step(const Spec& spec, const Layout& layout, std::span<const float> values, double rms) {
-    constexpr double kRatio = 1.0442737824274138;  // 2^(1/16)
-    std::array<double, 128> factors{};
+    constexpr double kRatio = 1.0108892860517005;  // 2^(1/64)
+    std::array<double, 512> factors{};
     double factor = spec.step;
     for (double& candidate : factors) {
         candidate = factor;

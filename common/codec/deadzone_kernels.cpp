@@ -94,7 +94,7 @@ std::size_t Quantize(const float* values, std::size_t count, float inverse_step,
         const auto sign = hn::BroadcastSignBit(hn::BitCast(di, value));
         hn::StoreU(hn::DemoteTo(d8, hn::Sub(hn::Xor(magnitude, sign), sign)), d8, levels + i);
         const auto away = hn::Mul(hn::Sub(steps, hn::ConvertTo(d, magnitude)), per_step);
-        const auto offset = hn::NearestInt(hn::Max(lowest, hn::Min(away, highest)));
+        const auto offset = hn::ConvertTo(di, hn::Floor(hn::Max(lowest, hn::Min(away, highest))));
         sum1 = hn::Add(sum1, hn::IfThenElseZero(hn::Eq(magnitude, hn::Set(di, 1)), offset));
         sum2 = hn::Add(sum2, hn::IfThenElseZero(hn::Eq(magnitude, hn::Set(di, 2)), offset));
         sum3 = hn::Add(sum3, hn::IfThenElseZero(hn::Eq(magnitude, hn::Set(di, 3)), offset));

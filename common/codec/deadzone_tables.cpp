@@ -105,9 +105,8 @@ Table make_table(const Statistics& statistics) {
     for (std::size_t c = 0; c < kOffsets; ++c) {
         const auto count = static_cast<std::int64_t>(in_class[c]);
         if (count == 0) continue;
-        // Nearest integer, halves up, also where the sum is negative.
-        const std::int64_t twice = 2 * statistics.offset_sums[c] + count + 512 * count;
-        table.offset[c] = static_cast<std::int8_t>(std::min<std::int64_t>(127, twice / (2 * count) - 256));
+        // Rounded down; adding 128 makes it positive, where division does so.
+        table.offset[c] = static_cast<std::int8_t>((statistics.offset_sums[c] + 128 * count) / count - 128);
     }
     return table;
 }

@@ -173,8 +173,8 @@ const Table<codec::Spec>& codec_table() {
             "how values are encoded on the wire; deadzone is the smallest at any quality"),
         field<C>(
             "step", [](auto& c) -> auto& { return c.step; },
-            "deadzone: step of the quantiser, in root mean squares of all values; 2 takes about 0.8 bits a "
-            "value, 1 twice as much",
+            "deadzone: step of the quantiser, in root mean squares of all values; 2.5 takes about 0.8 bits a "
+            "value, 1.2 twice as much",
             {.min = 1e-3, .max = 64}),
         field<C>("bits", [](auto& c) -> auto& { return c.bits; },
                  "deadzone: when above 0, the step is raised until about this many bits per value suffice",

@@ -39,8 +39,10 @@ const Setting kSettings[] = {
     {"deadzone step 0.5", {.id = CodecId::Deadzone, .step = 0.5}},
     {"deadzone step 1", {.id = CodecId::Deadzone, .step = 1}},
     {"deadzone step 2", {.id = CodecId::Deadzone, .step = 2}},
+    {"deadzone step 2.5", {.id = CodecId::Deadzone, .step = 2.5}},
     {"deadzone step 3", {.id = CodecId::Deadzone, .step = 3}},
     {"deadzone step 4", {.id = CodecId::Deadzone, .step = 4}},
+    {"deadzone 0.75 bits", {.id = CodecId::Deadzone, .step = 0.5, .bits = 0.75}},
 };
 
 struct Coded {
@@ -61,14 +63,15 @@ Coded code(const codec::Spec& spec, const codec::Layout& layout, std::span<const
     return {8.0 * static_cast<double>(bytes.size()) / static_cast<double>(values.size()), away / all};
 }
 
-// The finest step that keeps within the bytes of another codec.
+// The step of the least error that keeps within the bytes of another codec.
 Coded deadzone_within(double bits, const codec::Layout& layout, std::span<const float> values) {
-    Coded coded;
-    for (double step = 0.01; step < 64; step *= 1.01) {
-        coded = code({.id = CodecId::Deadzone, .step = step}, layout, values);
-        if (coded.bits <= bits) break;
+    Coded best{0, 2};
+    for (double step = 0.01; step < 64; step *= 1.02) {
+        const Coded coded = code({.id = CodecId::Deadzone, .step = step}, layout, values);
+        if (coded.bits <= bits && coded.error < best.error) best = coded;
+        if (coded.bits < 0.7 * bits) break;
     }
-    return coded;
+    return best;
 }
 
 void print_table(const std::string& title, const codec::Layout& layout, std::span<const float> values) {
