@@ -2,8 +2,14 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstring>
 #include <string>
+
+#include "common/codec/blocks.hpp"
+#include "common/codec/container.hpp"
+#include "common/codec/deadzone_codec.hpp"
+#include "common/codec/topk.hpp"
 
 namespace fedllm::codec {
 
@@ -11,73 +17,73 @@ static_assert(std::endian::native == std::endian::little, "the wire is little-en
 
 namespace {
 
-constexpr std::size_t kRawBytes = 4;             // of one value under CodecId::None
-constexpr std::size_t kSliceBytes = 256 * 1024;  // decoded at a time
+constexpr std::uint64_t kRawBytes = 4;  // of one value under CodecId::None
+
+struct Bounds {
+    ByteRange parameters;
+    ByteRange (*segment)(CodecId codec, std::uint64_t count) = nullptr;
+};
+
+Bounds bounds_of(CodecId codec, std::uint32_t groups) {
+    if (codec == CodecId::Deadzone) {
+        return {{sizeof(float), deadzone::parameter_bytes_most(groups)},
+                [](CodecId, std::uint64_t count) { return deadzone::segment_bytes(count); }};
+    }
+    if (codec == CodecId::TopK) {
+        return {{topk::kParameterBytes, topk::kParameterBytes},
+                [](CodecId, std::uint64_t count) { return topk::segment_bytes(count); }};
+    }
+    return {{0, 0}, [](CodecId id, std::uint64_t count) {
+                const std::uint64_t bytes = kSegmentHeadBytes + blocks::payload_bytes(id, count);
+                return ByteRange{bytes, bytes};
+            }};
+}
+
+Result<void> check_finite(std::span<const float> values) {
+    const auto bad = std::ranges::find_if(values, [](float value) { return !std::isfinite(value); });
+    if (bad == values.end()) return {};
+    return make_error(Errc::NotFinite,
+                      "element " + std::to_string(bad - values.begin()) + " is not a finite number");
+}
 
 }  // namespace
 
 std::string_view name(CodecId codec) {
     switch (codec) {
         case CodecId::None: return "none";
+        case CodecId::Bf16: return "bf16";
+        case CodecId::Int8: return "int8";
+        case CodecId::Int4: return "int4";
+        case CodecId::Sign: return "sign";
+        case CodecId::TopK: return "topk";
+        case CodecId::Deadzone: return "deadzone";
     }
     return "unknown";
 }
 
 ByteRange encoded_bytes(CodecId codec, const Layout& layout) {
-    switch (codec) {
-        case CodecId::None: return {kRawBytes * layout.elements, kRawBytes * layout.elements};
-    }
-    return {};
+    if (codec == CodecId::None) return {kRawBytes * layout.elements, kRawBytes * layout.elements};
+    const Bounds bounds = bounds_of(codec, layout.groups);
+    const std::uint64_t header = kPreludeBytes + kCrcBytes;
+    const std::uint64_t whole = layout.elements / kSegmentValues, rest = layout.elements % kSegmentValues;
+    const ByteRange full = bounds.segment(codec, kSegmentValues);
+    const ByteRange last = rest > 0 ? bounds.segment(codec, rest) : ByteRange{};
+    return {header + bounds.parameters.least + whole * full.least + last.least,
+            header + bounds.parameters.most + whole * full.most + last.most};
 }
 
 Result<std::vector<std::byte>> encode(const Spec& spec, const Layout& layout, std::span<const float> values,
-                                      [[maybe_unused]] std::uint64_t key) {
-    FEDLLM_CHECK(spec.id == CodecId::None && values.size() == layout.elements);
-    std::vector<std::byte> bytes(values.size_bytes());
-    if (!bytes.empty()) std::memcpy(bytes.data(), values.data(), bytes.size());
-    return bytes;
-}
-
-Decoder::Decoder(CodecId codec, const Layout& layout) : codec_(codec), elements_(layout.elements) {}
-
-Result<void> Decoder::push(std::span<const std::byte> bytes, std::vector<float>& values) {
-    values.clear();
-    const std::uint64_t missing = kRawBytes * (elements_ - decoded_) - partial_bytes_;
-    if (bytes.size() > missing) {
-        return make_error(Errc::TooLarge,
-                          "an update of " + std::to_string(elements_) + " values goes on for " +
-                              std::to_string(bytes.size() - missing) + " bytes after its end");
+                                      std::uint64_t key) {
+    FEDLLM_CHECK(values.size() == layout.elements);
+    if (spec.id == CodecId::Deadzone) return deadzone::encode(spec, layout, values);
+    if (spec.id == CodecId::None) {
+        std::vector<std::byte> bytes(values.size_bytes());
+        if (!bytes.empty()) std::memcpy(bytes.data(), values.data(), bytes.size());
+        return bytes;
     }
-    const std::size_t available = partial_bytes_ + bytes.size();
-    values.resize(available / kRawBytes);
-    const std::span<std::byte> out = std::as_writable_bytes(std::span(values));
-    if (out.empty()) {
-        std::copy(bytes.begin(), bytes.end(), partial_.begin() + static_cast<std::ptrdiff_t>(partial_bytes_));
-        partial_bytes_ = available;
-        return {};
-    }
-    const std::size_t taken = out.size() - partial_bytes_;
-    std::memcpy(out.data(), partial_.data(), partial_bytes_);
-    std::memcpy(out.data() + partial_bytes_, bytes.data(), taken);
-    partial_bytes_ = bytes.size() - taken;
-    std::copy(bytes.begin() + static_cast<std::ptrdiff_t>(taken), bytes.end(), partial_.begin());
-    decoded_ += values.size();
-    return {};
-}
-
-Result<void> decode(CodecId codec, const Layout& layout, std::span<const std::byte> encoded,
-                    const Sink& sink) {
-    Decoder decoder(codec, layout);
-    std::vector<float> values;
-    for (std::size_t at = 0; at < encoded.size(); at += kSliceBytes) {
-        const std::size_t bytes = std::min(kSliceBytes, encoded.size() - at);
-        FEDLLM_TRY_VOID(decoder.push(encoded.subspan(at, bytes), values));
-        if (!values.empty()) sink(decoder.decoded() - values.size(), values);
-    }
-    if (decoder.complete()) return {};
-    return make_error(Errc::ManifestMismatch, "the encoded values end after " +
-                                                  std::to_string(decoder.decoded()) + " of " +
-                                                  std::to_string(layout.elements));
+    FEDLLM_TRY_VOID(check_finite(values));
+    if (spec.id == CodecId::TopK) return topk::encode(spec, layout, values);
+    return blocks::encode(spec, layout, values, key);
 }
 
 }  // namespace fedllm::codec

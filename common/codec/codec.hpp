@@ -3,12 +3,14 @@
 // from, so the same inline bodies can serve a GPU.
 //
 // none: every value as little-endian IEEE f32, in manifest order, nothing else. 4 bytes per element.
+// All others: one self-describing container (container.hpp) around segments of 2^17 values:
+//   bf16 (dense.hpp); int8, int4, sign (blocks.hpp); topk (topk.hpp); deadzone (deadzone.hpp).
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -18,11 +20,26 @@
 
 namespace fedllm::codec {
 
-enum class CodecId : std::uint8_t { None };
+enum class CodecId : std::uint8_t {  // the numbers are on the wire
+    None = 0,
+    Bf16 = 1,
+    Int8 = 2,
+    Int4 = 3,
+    Sign = 4,
+    TopK = 5,
+    Deadzone = 6,
+};
+enum class Rounding : std::uint8_t { Nearest, Stochastic };
+enum class TopKValues : std::uint8_t { Bf16 = 0, Int4 = 1 };  // the numbers are on the wire
 
 // What the encoder is told. The decoder needs none of it: the bytes describe themselves.
 struct Spec {
     CodecId id = CodecId::None;
+    double step = 2.0;  // deadzone: of the quantiser, in root mean squares of all values
+    double bits = 0.0;  // deadzone: > 0 raises the step until about this many bits per value suffice
+    Rounding rounding = Rounding::Nearest;      // int8, int4
+    double density = 0.05;                      // topk: the share of values that is sent
+    TopKValues topk_values = TopKValues::Int4;  // topk: how they are sent
     bool operator==(const Spec&) const = default;
 };
 
@@ -33,6 +50,7 @@ std::string_view name(CodecId codec);
 struct ByteRange {
     std::uint64_t least = 0;
     std::uint64_t most = 0;
+    bool operator==(const ByteRange&) const = default;
 };
 ByteRange encoded_bytes(CodecId codec, const Layout& layout);
 
@@ -41,31 +59,36 @@ ByteRange encoded_bytes(CodecId codec, const Layout& layout);
 Result<std::vector<std::byte>> encode(const Spec& spec, const Layout& layout, std::span<const float> values,
                                       std::uint64_t key);
 
-// Decodes bytes that arrive in pieces of any size; a value may straddle two pieces. Hostile input: every
-// count and size is checked against the layout before memory is taken. Errors: TooLarge (bytes beyond the
-// last value), Malformed.
+// Takes values in order, in slices that stay in the cache: elements [first_element, first_element +
+// values.size()).
+using Sink = std::function<void(std::uint64_t first_element, std::span<const float> values)>;
+constexpr std::size_t kSliceValuesMax = 4096;
+
+// Decodes bytes that arrive in pieces of any size. Values leave through a sink and not in one vector, because
+// few bytes may stand for many values. Hostile input: every count and size is checked against the layout
+// before memory is taken; values are finite for every codec but `none`. Memory: one segment (at most 2.1
+// bytes per value of 2^17) and 17 KiB per group of the layout. Errors: TooLarge (bytes beyond the last
+// value), Malformed, ManifestMismatch (made for another layout or codec). After an error the decoder must not
+// be used again; what reached the sink is void.
 class Decoder {
 public:
     Decoder(CodecId codec, const Layout& layout);
+    ~Decoder();
+    Decoder(Decoder&&) noexcept;
+    Decoder& operator=(Decoder&&) noexcept;
 
-    // `values` becomes the values completed by this piece; they are elements [decoded() - values.size(),
-    // decoded()).
-    Result<void> push(std::span<const std::byte> bytes, std::vector<float>& values);
+    Result<void> push(std::span<const std::byte> bytes, const Sink& sink);
 
-    std::uint64_t decoded() const { return decoded_; }
-    bool complete() const { return decoded_ == elements_; }
+    std::uint64_t decoded() const;
+    bool complete() const;  // every value has been decoded, and no byte is missing
 
 private:
-    CodecId codec_;
-    std::uint64_t elements_;
-    std::uint64_t decoded_ = 0;
-    std::array<std::byte, 4> partial_{};  // the first bytes of a value whose rest has not arrived
-    std::size_t partial_bytes_ = 0;
+    struct State;
+    std::unique_ptr<State> state_;
 };
 
-// A complete encoded update, say a mapped spool file, in slices that stay in the cache, in order.
-// ManifestMismatch where bytes are missing; else as Decoder.
-using Sink = std::function<void(std::uint64_t first_element, std::span<const float> values)>;
+// A complete encoded update, say a mapped spool file, in order. ManifestMismatch where bytes are missing;
+// else as Decoder.
 Result<void> decode(CodecId codec, const Layout& layout, std::span<const std::byte> encoded,
                     const Sink& sink);
 

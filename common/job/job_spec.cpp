@@ -90,38 +90,46 @@ Table<JobSpec> make_table() {
         field<C>("update.clip_norm", [](auto& c) -> auto& { return c.update.clip_norm; },
                  "L2 bound of a whole update: clients scale down to it, the server refuses more",
                  {.min = 1e-6, .max = 1e6}),
-        field<C>(
-            "update.codec", [](auto& c) -> auto& { return c.update.codec.id; },
-            "how updates are encoded on the wire"),
-        field<C>(
-            "update.error_feedback", [](auto& c) -> auto& { return c.update.error_feedback; },
-            "clients keep what encoding left out, and add it to their next update"),
-        field<C>(
-            "update.segments", [](auto& c) -> auto& { return c.update.segments; },
-            "each update carries one of so many equal parts of the tensors, in turn; the rest waits in the "
-            "error feedback",
-            {.min = 1, .max = 256}),
-        field<C>(
-            "update.upload_seconds", [](auto& c) -> auto& { return c.update.upload_seconds; },
-            "deadzone: a coarser step where the client's measured link would need longer than this; 0: never",
-            {.min = 0, .max = 86400}),
-        field<C>(
-            "download.codec", [](auto& c) -> auto& { return c.download.codec.id; },
-            "how the difference between two versions is encoded; none: clients fetch whole versions"),
-        field<C>("train.local_steps", [](auto& c) -> auto& { return c.train.local_steps; },
-                 "optimiser steps per round; 0 means one pass over the local data", {.max = 10'000'000}),
-        field<C>("train.batch_rows", [](auto& c) -> auto& { return c.train.batch_rows; },
-                 "sequences per step", {.min = 1, .max = 4096}),
-        field<C>("train.sequence_length", [](auto& c) -> auto& { return c.train.sequence_length; },
-                 "tokens per sequence; longer examples are cut", {.min = 8, .max = 131072}),
-        field<C>(
-            "train.packing", [](auto& c) -> auto& { return c.train.packing; },
-            "put several short examples in one row, without letting them see each other"),
-        field<C>(
-            "train.checkpointing", [](auto& c) -> auto& { return c.train.checkpointing; },
-            "activations kept for the backward pass: all, or each layer's input, from which the rest is "
-            "computed again: a fraction of the memory, about a third more time"),
     };
+    config::append(table, config::prefixed<C>(
+                              "update", codec_table(), [](auto& c) -> auto& { return c.update.codec; }));
+    config::append(
+        table,
+        Table<C>{
+            field<C>(
+                "update.error_feedback", [](auto& c) -> auto& { return c.update.error_feedback; },
+                "clients keep what encoding left out, and add it to their next update"),
+            field<C>(
+                "update.segments", [](auto& c) -> auto& { return c.update.segments; },
+                "each update carries one of so many equal parts of the tensors, in turn; the rest waits in "
+                "the error feedback",
+                {.min = 1, .max = 256}),
+            field<C>(
+                "update.upload_seconds", [](auto& c) -> auto& { return c.update.upload_seconds; },
+                "deadzone: a coarser step where the client's measured link would need longer than this; 0: "
+                "never",
+                {.min = 0, .max = 86400}),
+        });
+    // Of the difference between two versions; `none` means that clients fetch whole versions.
+    config::append(table, config::prefixed<C>(
+                              "download", codec_table(), [](auto& c) -> auto& { return c.download.codec; }));
+    config::append(
+        table,
+        Table<C>{
+            field<C>("train.local_steps", [](auto& c) -> auto& { return c.train.local_steps; },
+                     "optimiser steps per round; 0 means one pass over the local data", {.max = 10'000'000}),
+            field<C>("train.batch_rows", [](auto& c) -> auto& { return c.train.batch_rows; },
+                     "sequences per step", {.min = 1, .max = 4096}),
+            field<C>("train.sequence_length", [](auto& c) -> auto& { return c.train.sequence_length; },
+                     "tokens per sequence; longer examples are cut", {.min = 8, .max = 131072}),
+            field<C>(
+                "train.packing", [](auto& c) -> auto& { return c.train.packing; },
+                "put several short examples in one row, without letting them see each other"),
+            field<C>(
+                "train.checkpointing", [](auto& c) -> auto& { return c.train.checkpointing; },
+                "activations kept for the backward pass: all, or each layer's input, from which the rest is "
+                "computed again: a fraction of the memory, about a third more time"),
+        });
     config::append(
         table, config::prefixed<C>(
                    "train.optimizer", optimizer_table(), [](auto& c) -> auto& { return c.train.optimizer; }));
@@ -163,6 +171,31 @@ Result<void> check_together(const JobSpec& job, const std::string& source) {
 }
 
 }  // namespace
+
+const Table<codec::Spec>& codec_table() {
+    using C = codec::Spec;
+    static const Table<C> table{
+        field<C>(
+            "codec", [](auto& c) -> auto& { return c.id; },
+            "how values are encoded on the wire; deadzone is the smallest at any quality"),
+        field<C>(
+            "step", [](auto& c) -> auto& { return c.step; },
+            "deadzone: step of the quantiser, in root mean squares of all values; 2 takes about 0.7 bits a "
+            "value, 1 twice as much",
+            {.min = 1e-3, .max = 64}),
+        field<C>("bits", [](auto& c) -> auto& { return c.bits; },
+                 "deadzone: when above 0, the step is raised until about this many bits per value suffice",
+                 {.min = 0, .max = 16}),
+        field<C>(
+            "rounding", [](auto& c) -> auto& { return c.rounding; },
+            "int8, int4: to the nearest, or up or down at random so that the mean is exact"),
+        field<C>("density", [](auto& c) -> auto& { return c.density; },
+                 "topk: the share of values, the largest, that is sent", {.min = 1e-6, .max = 1}),
+        field<C>(
+            "topk_values", [](auto& c) -> auto& { return c.topk_values; }, "topk: how those are sent"),
+    };
+    return table;
+}
 
 const Table<JobSpec>& job_table() {
     static const Table<JobSpec> table = make_table();

@@ -79,6 +79,9 @@ struct JobSpec {
 
 const config::Table<JobSpec>& job_table();
 
+// The fields of a codec, for config::prefixed() under each section that names one.
+const config::Table<codec::Spec>& codec_table();
+
 // Loads and checks what no single field can: K <= N, samples_max * clients * clip within the accumulator, ...
 Result<JobSpec> parse_job(const std::string& yaml, const std::string& source);
 Result<JobSpec> load_job(const Path& path);
@@ -115,8 +118,24 @@ struct fedllm::config::EnumNames<fedllm::job::Checkpointing> {
 };
 template <>
 struct fedllm::config::EnumNames<fedllm::codec::CodecId> {
-    static constexpr std::array<std::pair<codec::CodecId, std::string_view>, 1> rows{
-        {{codec::CodecId::None, "none"}}};
+    static constexpr std::array<std::pair<codec::CodecId, std::string_view>, 7> rows{
+        {{codec::CodecId::None, "none"},
+         {codec::CodecId::Bf16, "bf16"},
+         {codec::CodecId::Int8, "int8"},
+         {codec::CodecId::Int4, "int4"},
+         {codec::CodecId::Sign, "sign"},
+         {codec::CodecId::TopK, "topk"},
+         {codec::CodecId::Deadzone, "deadzone"}}};
+};
+template <>
+struct fedllm::config::EnumNames<fedllm::codec::Rounding> {
+    static constexpr std::array<std::pair<codec::Rounding, std::string_view>, 2> rows{
+        {{codec::Rounding::Nearest, "nearest"}, {codec::Rounding::Stochastic, "stochastic"}}};
+};
+template <>
+struct fedllm::config::EnumNames<fedllm::codec::TopKValues> {
+    static constexpr std::array<std::pair<codec::TopKValues, std::string_view>, 2> rows{
+        {{codec::TopKValues::Bf16, "bf16"}, {codec::TopKValues::Int4, "int4"}}};
 };
 template <>
 struct fedllm::config::EnumNames<fedllm::tensor::BaseStorage> {

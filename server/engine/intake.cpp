@@ -9,7 +9,7 @@ Result<std::unique_ptr<Intake>> Intake::begin(ingest::Spool& spool, const tensor
                                               ingest::Claim claim) {
     std::unique_ptr<Intake> intake(new Intake(manifest, rules, std::move(target), std::move(claim)));
     const auto replay = [&intake](std::span<const std::byte> bytes) -> Result<void> {
-        FEDLLM_TRY([[maybe_unused]] const auto values, intake->validator_.feed(bytes));
+        FEDLLM_TRY_VOID(intake->validator_.feed(bytes));
         return {};
     };
     FEDLLM_TRY(intake->upload_,
@@ -22,7 +22,7 @@ Result<void> Intake::take(std::uint64_t offset, std::span<const std::byte> bytes
         return make_error(Errc::OutOfOrder, "chunk at byte " + std::to_string(offset) + ", expected byte " +
                                                 std::to_string(upload_->held()));
     }
-    FEDLLM_TRY([[maybe_unused]] const auto values, validator_.feed(bytes));
+    FEDLLM_TRY_VOID(validator_.feed(bytes));
     return upload_->append(bytes);
 }
 

@@ -107,27 +107,33 @@ UpdateValidator::UpdateValidator(const tensor::Manifest& manifest, const UpdateR
       bound_(tensor::bound_with_slack(rules.clip_norm)),
       decoder_(rules.codec, codec::layout_of(manifest)) {}
 
-Result<std::span<const float>> UpdateValidator::feed(std::span<const std::byte> bytes) {
-    FEDLLM_TRY_VOID(decoder_.push(bytes, values_));
-    const Scan found = scan(values_, bound_);
-    square_sum_ += found.square_sum;
-    if (!found.within) return name_culprit();
-    if (norm() > bound_) {
-        return make_error(Errc::OutOfBounds, "the update's L2 norm reaches " + std::to_string(norm()) +
-                                                 " in " +
-                                                 describe_element(manifest_, decoder_.decoded() - 1) +
-                                                 "; the job's clip_norm allows " + std::to_string(bound_));
-    }
-    return std::span<const float>(values_);
+Result<void> UpdateValidator::feed(std::span<const std::byte> bytes) {
+    const auto pushed = decoder_.push(
+        bytes, [this](std::uint64_t first, std::span<const float> values) { check(first, values); });
+    if (wrong_) return *wrong_;
+    return pushed;
 }
 
-Error UpdateValidator::name_culprit() const {
-    const auto bad = std::find_if(values_.begin(), values_.end(), [this](float value) {
-        return !(std::abs(static_cast<double>(value)) <= bound_);
-    });
-    FEDLLM_CHECK(bad != values_.end());
-    const std::uint64_t element = first_element() + static_cast<std::uint64_t>(bad - values_.begin());
-    const std::string where = describe_element(manifest_, element);
+void UpdateValidator::check(std::uint64_t first_element, std::span<const float> values) {
+    if (wrong_) return;
+    const Scan found = scan(values, bound_);
+    square_sum_ += found.square_sum;
+    if (!found.within) {
+        wrong_ = culprit(first_element, values);
+    } else if (norm() > bound_) {
+        wrong_ =
+            make_error(Errc::OutOfBounds, "the update's L2 norm reaches " + std::to_string(norm()) + " in " +
+                                              describe_element(manifest_, first_element + values.size() - 1) +
+                                              "; the job's clip_norm allows " + std::to_string(bound_));
+    }
+}
+
+Error UpdateValidator::culprit(std::uint64_t first_element, std::span<const float> values) const {
+    const auto bad = std::ranges::find_if(
+        values, [this](float value) { return !(std::abs(static_cast<double>(value)) <= bound_); });
+    FEDLLM_CHECK(bad != values.end());
+    const std::string where =
+        describe_element(manifest_, first_element + static_cast<std::uint64_t>(bad - values.begin()));
     if (!std::isfinite(*bad)) return make_error(Errc::NotFinite, where + " is not a finite number");
     return make_error(Errc::OutOfBounds, where + " is " + std::to_string(*bad) +
                                              "; the job's clip_norm allows at most " +

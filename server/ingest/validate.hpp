@@ -4,9 +4,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
-#include <vector>
 
 #include "common/base/result.hpp"
 #include "common/codec/codec.hpp"
@@ -38,28 +38,26 @@ struct Claim {
 Result<void> check_claim(const Claim& claim, const UpdateRules& rules, const tensor::Manifest& manifest);
 Result<void> check_evaluation(double loss_sum, std::uint64_t tokens);
 
-// Checks an update while it arrives. Feed it every byte in order; hand what feed() returns to the
-// accumulator. Lifecycle: one per upload, borrows the manifest. After an error the update is refused for
-// good.
+// Checks an update while it arrives. Feed it every byte in order. Lifecycle: one per upload, borrows the
+// manifest. After an error the update is refused for good.
 class UpdateValidator {
 public:
     UpdateValidator(const tensor::Manifest& manifest, const UpdateRules& rules);
 
-    // The values these bytes complete, starting at element first_element(); valid until the next call.
-    // NotFinite or OutOfBounds naming the tensor, TooLarge for bytes beyond the last value.
-    Result<std::span<const float>> feed(std::span<const std::byte> bytes);
-    std::uint64_t first_element() const { return decoder_.decoded() - values_.size(); }
+    // NotFinite or OutOfBounds naming the tensor; else the errors of codec::Decoder.
+    Result<void> feed(std::span<const std::byte> bytes);
 
     Result<void> finish() const;  // ManifestMismatch when bytes are missing
     double norm() const;          // L2 of what arrived so far
 
 private:
-    Error name_culprit() const;
+    void check(std::uint64_t first_element, std::span<const float> values);
+    Error culprit(std::uint64_t first_element, std::span<const float> values) const;
 
     const tensor::Manifest& manifest_;
     double bound_;  // clip norm with slack
     codec::Decoder decoder_;
-    std::vector<float> values_;
+    std::optional<Error> wrong_;  // what was found first
     double square_sum_ = 0;
 };
 

@@ -70,18 +70,15 @@ Result<double> judge(const std::vector<float>& values, std::size_t piece) {
     const tensor::Manifest shapes = manifest();
     const auto bytes = *codec::encode({}, {{{values.size(), 0}}, values.size(), 1}, values, 0);
     UpdateValidator validator(shapes, rules());
-    std::size_t seen = 0;
     for (std::size_t at = 0; at < bytes.size(); at += piece) {
         const std::size_t n = std::min(piece, bytes.size() - at);
-        FEDLLM_TRY(const auto decoded, validator.feed(std::span(bytes).subspan(at, n)));
-        EXPECT_EQ(validator.first_element(), seen);
-        for (const float value : decoded) EXPECT_EQ(value, values[seen++]);
+        FEDLLM_TRY_VOID(validator.feed(std::span(bytes).subspan(at, n)));
     }
     FEDLLM_TRY_VOID(validator.finish());
     return validator.norm();
 }
 
-TEST(UpdateValidator, PassesGoodValuesOnInPiecesOfAnySize) {
+TEST(UpdateValidator, PassesGoodValuesInPiecesOfAnySize) {
     std::vector<float> values(49);
     Rng rng(1, "good");
     double squares = 0;
