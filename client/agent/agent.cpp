@@ -236,6 +236,7 @@ void Agent::send(protocol::ClientMessage message) {
 void Agent::carry_out(const Prepare& effect) {
     const Task& task = effect.task;
     updates_.drop_all_but(task.id);
+    updates_.residuals().forget_all_but(task.id);
     if (task.kind == TaskKind::Train) {
         if (const auto claim = updates_.find(task.id)) return apply(UpdateFound{task.id, *claim});
     }
@@ -329,7 +330,15 @@ void Agent::carry_out(const Upload& effect) {
     if (connection_ != nullptr) connection_->upload(effect.id, std::move(*file), effect.offset);
 }
 
-void Agent::carry_out(const DropUpdate& effect) { updates_.drop(effect.id); }
+void Agent::carry_out(const DropUpdate& effect) {
+    updates_.drop(effect.id);
+    const update::ResidualStore& residuals = updates_.residuals();
+    switch (effect.fate) {
+        case Fate::Counted: residuals.keep(effect.id); break;
+        case Fate::NotCounted: residuals.drop(effect.id); break;
+        case Fate::Unknown: residuals.forget(effect.id); break;
+    }
+}
 
 void Agent::carry_out(const Disconnect& effect) {
     log::error("closing the connection", {{"reason", to_string(effect.error)}});

@@ -47,7 +47,7 @@ void Machine::on(const TaskArrived& event, Effects& out) {
         out.push_back(Say{"task " + task_->id.get() + " is still wanted; going on with it"});
         if (in<Settled>()) report(out);
     } else {
-        give_up(out);
+        give_up(Fate::Unknown, out);
         task_ = event.task;
         phase_ = Waiting{};
         fetched_again_ = false;
@@ -57,7 +57,7 @@ void Machine::on(const TaskArrived& event, Effects& out) {
 }
 
 void Machine::on(const TaskRefused& event, Effects& out) {
-    give_up(out);
+    give_up(Fate::Unknown, out);
     out.push_back(Say{"task " + event.id.get() + " declined: " + event.error.message});
     out.push_back(SendDecline{event.id, event.error});
 }
@@ -133,13 +133,13 @@ void Machine::on(const ProceedArrived& event, Effects& out) {
 void Machine::on(const VerdictArrived& event, Effects& out) {
     if (!is_current(event.id)) return;
     out.push_back(Say{"task " + event.id.get() + ": " + describe(event)});
-    give_up(out);
+    give_up(event.outcome == Outcome::Refused ? Fate::NotCounted : Fate::Counted, out);
 }
 
 void Machine::on(const ReleaseArrived& event, Effects& out) {
     if (!is_current(event.id)) return;
     out.push_back(Say{"task " + event.id.get() + " released: " + event.reason});
-    give_up(out);
+    give_up(Fate::NotCounted, out);
 }
 
 void Machine::on(const StopAsked&, Effects& out) {
@@ -180,10 +180,10 @@ void Machine::report(Effects& out) const {
     }
 }
 
-void Machine::give_up(Effects& out) {
+void Machine::give_up(Fate fate, Effects& out) {
     if (!task_) return;
     if (in<Working>() && worker_ == task_->id) out.push_back(StopWork{});
-    if (task_->kind == TaskKind::Train) out.push_back(DropUpdate{task_->id});
+    if (task_->kind == TaskKind::Train) out.push_back(DropUpdate{task_->id, fate});
     task_.reset();
 }
 

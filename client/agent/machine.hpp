@@ -151,8 +151,11 @@ struct Upload {  // the update's bytes from `offset` on
     TaskId id;
     std::uint64_t offset = 0;
 };
+// What became of a finished update; Unknown: the server went on without our hearing its verdict.
+enum class Fate { Counted, NotCounted, Unknown };
 struct DropUpdate {
     TaskId id;
+    Fate fate = Fate::NotCounted;
 };
 struct Disconnect {  // the server breaks the protocol
     Error error;
@@ -207,7 +210,7 @@ private:
     void go_on(Effects& out);
     void settle(Settled result, Effects& out);
     void report(Effects& out) const;
-    void give_up(Effects& out);
+    void give_up(Fate fate, Effects& out);
 
     std::optional<Task> task_;
     Phase phase_;

@@ -73,6 +73,9 @@ protocol::ClientMessage to_message(const SendOffer& effect) {
     offer.set_train_loss(effect.claim.train_loss);
     offer.set_train_seconds(effect.claim.train_seconds);
     offer.set_update_norm(effect.claim.update_norm);
+    offer.set_codec(effect.claim.codec);
+    offer.set_quantisation_error(effect.claim.quantisation_error);
+    offer.set_residual_norm(effect.claim.residual_norm);
     auto& evaluation = *offer.mutable_evaluation();
     evaluation.set_task_id(effect.id.get());
     evaluation.set_loss_sum(effect.claim.evaluation.loss_sum);

@@ -6,7 +6,6 @@
 #include "client/agent/download.hpp"
 #include "client/model/manifests.hpp"
 #include "client/train/memory_plan.hpp"
-#include "client/update/builder.hpp"
 #include "common/base/clock.hpp"
 #include "common/base/memory.hpp"
 #include "common/base/philox.hpp"
@@ -165,9 +164,12 @@ Result<update::Claim> Workbench::train(const Task& task, const ClientId& client,
     };
     FEDLLM_TRY(const train::TrainOutcome outcome,
                bench_->trainer->train(params, examples, request, progress, std::move(stop)));
-    FEDLLM_TRY(const update::EncodedUpdate encoded, update::build(start, params, task.job.update));
+    FEDLLM_TRY(const update::EncodedUpdate encoded, encode(task, client, start, params));
     claim.digest = encoded.digest;
     claim.bytes = encoded.bytes.size();
+    claim.codec = codec::name(task.job.update.codec.id);
+    claim.quantisation_error = encoded.quantisation_error;
+    claim.residual_norm = encoded.residual_norm;
     claim.samples =
         std::min<std::uint64_t>(examples.size(), task.job.samples_max);  // the job's cap on a weight
     claim.tokens = outcome.tokens;
@@ -176,6 +178,26 @@ Result<update::Claim> Workbench::train(const Task& task, const ClientId& client,
     claim.update_norm = encoded.norm;
     FEDLLM_TRY_VOID(updates_.save(task.id, claim, encoded.bytes));
     return claim;
+}
+
+// The residual is staged before the update exists, so that none is offered without it.
+Result<update::EncodedUpdate> Workbench::encode(const Task& task, const ClientId& client,
+                                                const tensor::ParamSet& start,
+                                                const tensor::ParamSet& trained) const {
+    const update::ResidualStore::Key key{task.job_id, job::print_job(task.job), task.round};
+    std::optional<tensor::ParamSet> residual;
+    if (update::keeps_residual(task.job.update)) {
+        residual = updates_.residuals().load(key, start.manifest());
+    }
+    update::BuildRequest request{.spec = task.job.update};
+    if (residual) request.residual = residual->values();
+    request.turn = task.round.get() + static_cast<std::uint32_t>(stream_of(client.get()));
+    request.key = Rng(task.job.seed, "update/" + task.id.get()).next_u64();
+    FEDLLM_TRY(update::EncodedUpdate encoded, update::build(start, trained, request));
+    if (update::keeps_residual(task.job.update)) {
+        FEDLLM_TRY_VOID(updates_.residuals().stage(task.id, key, encoded.residual));
+    }
+    return encoded;
 }
 
 Result<Event> Workbench::try_work(const Task& task, const ClientId& client, const Report& report,

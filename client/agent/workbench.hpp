@@ -16,6 +16,7 @@
 #include "client/data/tokenizer.hpp"
 #include "client/model/base_model.hpp"
 #include "client/train/trainer.hpp"
+#include "client/update/builder.hpp"
 #include "client/update/update_store.hpp"
 #include "kernels/device/thread_pool.hpp"
 
@@ -76,6 +77,9 @@ private:
     Result<update::Evaluation> evaluate(const tensor::ParamSet& params);
     Result<update::Claim> train(const Task& task, const ClientId& client, const Report& report,
                                 std::stop_token stop, const tensor::ParamSet& start);
+    Result<update::EncodedUpdate> encode(const Task& task, const ClientId& client,
+                                         const tensor::ParamSet& start,
+                                         const tensor::ParamSet& trained) const;
     Result<Event> try_work(const Task& task, const ClientId& client, const Report& report,
                            std::stop_token stop);
 

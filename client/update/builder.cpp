@@ -1,5 +1,6 @@
 #include "client/update/builder.hpp"
 
+#include <algorithm>
 #include <cmath>
 
 #include "common/crypto/sha256.hpp"
@@ -7,11 +8,13 @@
 namespace fedllm::client::update {
 namespace {
 
-double norm_of(std::span<const float> values) {
+double square_sum(std::span<const float> values) {
     double sum = 0;
     for (const float value : values) sum += static_cast<double>(value) * value;
-    return std::sqrt(sum);
+    return sum;
 }
+
+double norm_of(std::span<const float> values) { return std::sqrt(square_sum(values)); }
 
 Error not_finite(const tensor::Manifest& manifest, std::size_t element) {
     std::size_t index = 0;
@@ -22,33 +25,104 @@ Error not_finite(const tensor::Manifest& manifest, std::size_t element) {
 }
 
 // Rounding each product to f32 may lift the norm above the bound by a part in 10^7 or so, and the server
-// refuses anything above: so scale again by what was measured until it holds (the second pass nearly always
-// does).
-void clip(std::span<float> delta, double norm, double bound) {
-    while (norm > bound) {
-        const double scale = bound / norm * (1.0 - 1e-7);
-        for (float& value : delta) value = static_cast<float>(value * scale);
-        norm = norm_of(delta);
+// refuses anything above: so it goes a little below.
+void scale_down(std::span<float> values, double norm, double bound) {
+    const double scale = bound / norm * (1.0 - 1e-7);
+    for (float& value : values) value = static_cast<float>(value * scale);
+}
+
+// trained - start, plus what earlier updates left.
+Result<tensor::ParamSet> difference_of(const tensor::ParamSet& start, const tensor::ParamSet& trained) {
+    if (const std::string what = difference(start.manifest(), trained.manifest()); !what.empty()) {
+        return make_error(Errc::ManifestMismatch, what);
     }
+    tensor::ParamSet delta = trained;
+    const std::span<float> values = delta.values();
+    for (std::size_t i = 0; i < values.size(); ++i) {
+        values[i] -= start.values()[i];
+        if (!std::isfinite(values[i])) return not_finite(start.manifest(), i);
+    }
+    return delta;
+}
+
+struct Range {
+    std::size_t first = 0;
+    std::size_t last = 0;  // exclusive
+};
+Range segment_of(std::size_t elements, std::uint32_t segments, std::uint32_t turn) {
+    const std::size_t index = turn % segments;
+    return {elements * index / segments, elements * (index + 1) / segments};
+}
+
+// Encodes `sent`, smaller each time until what the server will decode is within the bound.
+Result<std::vector<std::byte>> encode_within(const BuildRequest& request, const codec::Layout& layout,
+                                             std::span<float> sent) {
+    constexpr int kAttemptsMax = 8;
+    const job::UpdateSpec& spec = request.spec;
+    for (int attempt = 0; attempt < kAttemptsMax; ++attempt) {
+        FEDLLM_TRY(std::vector<std::byte> bytes, codec::encode(spec.codec, layout, sent, request.key));
+        double squares = 0;
+        FEDLLM_TRY_VOID(codec::decode(
+            spec.codec.id, layout, bytes,
+            [&](std::uint64_t, std::span<const float> values) { squares += square_sum(values); }));
+        if (std::sqrt(squares) <= spec.clip_norm) return bytes;
+        scale_down(sent, std::sqrt(squares), spec.clip_norm);
+    }
+    return make_error(Errc::Internal, "codec '" + std::string(codec::name(spec.codec.id)) +
+                                          "' does not keep an update within its clip norm");
+}
+
+// Turns x into x - decoded; returns |sent - decoded|^2, where sent is x within `range` and 0 outside.
+Result<double> subtract_decoded(const BuildRequest& request, const codec::Layout& layout,
+                                std::span<const std::byte> bytes, const Range& range, std::span<float> x) {
+    double squares = 0;
+    const auto sink = [&](std::uint64_t first, std::span<const float> values) {
+        for (std::size_t i = 0; i < values.size(); ++i) {
+            const std::size_t at = first + i;
+            x[at] -= values[i];
+            const double lost = at >= range.first && at < range.last ? x[at] : -values[i];
+            squares += lost * lost;
+        }
+    };
+    FEDLLM_TRY_VOID(codec::decode(request.spec.codec.id, layout, bytes, sink));
+    return squares;
 }
 
 }  // namespace
 
+bool keeps_residual(const job::UpdateSpec& spec) {
+    return spec.error_feedback && (spec.codec.id != codec::CodecId::None || spec.segments > 1);
+}
+
 Result<EncodedUpdate> build(const tensor::ParamSet& start, const tensor::ParamSet& trained,
-                            const job::UpdateSpec& spec) {
-    if (const std::string what = difference(start.manifest(), trained.manifest()); !what.empty()) {
-        return make_error(Errc::ManifestMismatch, what);
-    }
-    std::vector<float> delta(trained.values().begin(), trained.values().end());
-    for (std::size_t i = 0; i < delta.size(); ++i) {
-        delta[i] -= start.values()[i];
-        if (!std::isfinite(delta[i])) return not_finite(start.manifest(), i);
-    }
+                            const BuildRequest& request) {
     EncodedUpdate update;
-    update.norm = norm_of(delta);
-    clip(delta, update.norm, spec.clip_norm);
-    FEDLLM_TRY(update.bytes, codec::encode(spec.codec, codec::layout_of(start.manifest()), delta, 0));
+    FEDLLM_TRY(tensor::ParamSet left, difference_of(start, trained));
+    const std::span<float> x = left.values();
+    update.norm = norm_of(x);
+    if (!request.residual.empty()) {
+        FEDLLM_CHECK(request.residual.size() == x.size());
+        for (std::size_t i = 0; i < x.size(); ++i) x[i] += request.residual[i];
+    }
+    for (double norm = norm_of(x); norm > request.spec.clip_norm; norm = norm_of(x)) {
+        scale_down(x, norm, request.spec.clip_norm);
+    }
+
+    const Range range = segment_of(x.size(), request.spec.segments, request.turn);
+    std::vector<float> sent(x.size());
+    std::copy(x.begin() + static_cast<std::ptrdiff_t>(range.first),
+              x.begin() + static_cast<std::ptrdiff_t>(range.last),
+              sent.begin() + static_cast<std::ptrdiff_t>(range.first));
+    const codec::Layout layout = codec::layout_of(start.manifest());
+    FEDLLM_TRY(update.bytes, encode_within(request, layout, sent));
     update.digest = crypto::to_hex(crypto::sha256(update.bytes));
+
+    const double sent_squares = square_sum(sent);
+    FEDLLM_TRY(const double lost, subtract_decoded(request, layout, update.bytes, range, x));
+    update.quantisation_error = sent_squares > 0 ? lost / sent_squares : 0;
+    if (!keeps_residual(request.spec)) return update;
+    update.residual_norm = norm_of(x);
+    update.residual = std::move(left);
     return update;
 }
 

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "client/update/file_name.hpp"
 #include "common/config/yaml.hpp"
 #include "common/crypto/sha256.hpp"
 
@@ -30,6 +31,11 @@ const config::Table<Sidecar>& sidecar_table() {
                  {.required = true}),
         field<C>("evaluation.tokens", [](auto& c) -> auto& { return c.claim.evaluation.tokens; }, "",
                  {.required = true}),
+        field<C>("codec", [](auto& c) -> auto& { return c.claim.codec; }, "", {.required = true}),
+        field<C>("quantisation_error", [](auto& c) -> auto& { return c.claim.quantisation_error; }, "",
+                 {.required = true}),
+        field<C>("residual_norm", [](auto& c) -> auto& { return c.claim.residual_norm; }, "",
+                 {.required = true}),
     };
     return table;
 }
@@ -49,20 +55,12 @@ Result<Claim> read(const Path& sidecar, const Path& update, const TaskId& task) 
 
 Result<UpdateStore> UpdateStore::open(const Path& folder) {
     FEDLLM_TRY_VOID(make_directories(folder));
-    return UpdateStore(folder);
+    FEDLLM_TRY(ResidualStore residuals, ResidualStore::open(folder / "residuals"));
+    return UpdateStore(folder, std::move(residuals));
 }
 
-// A task's id comes from the network. Whatever it holds becomes a plain file name; the sidecar tells apart
-// what the replacement makes equal.
 Path UpdateStore::path(const TaskId& task, const char* extension) const {
-    constexpr std::size_t kLengthMax = 150;
-    std::string name = task.get().substr(0, kLengthMax);
-    for (char& c : name) {
-        const bool plain =
-            (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
-        if (!plain) c = '-';
-    }
-    return folder_ / (name + extension);
+    return folder_ / (plain_file_name(task.get()) + extension);
 }
 
 Result<void> UpdateStore::save(const TaskId& task, const Claim& claim,
@@ -93,7 +91,8 @@ void UpdateStore::drop_all_but(const TaskId& task) const {
     const std::filesystem::path kept = path(task, "");
     std::error_code ignored;
     for (const auto& entry : std::filesystem::directory_iterator(folder_, ignored)) {
-        if (entry.path().stem() != kept.filename()) std::filesystem::remove(entry.path(), ignored);
+        if (entry.is_regular_file(ignored) && entry.path().stem() != kept.filename())
+            std::filesystem::remove(entry.path(), ignored);
     }
 }
 

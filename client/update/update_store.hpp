@@ -4,6 +4,7 @@
 //   <folder>/<task>.update   the encoded bytes
 //   <folder>/<task>.yaml     what the Offer claims about them; written last, so that with it the update
 //   exists
+//   <folder>/residuals/      what encoding left out of them
 #pragma once
 
 #include <cstdint>
@@ -12,6 +13,7 @@
 #include <string>
 #include <utility>
 
+#include "client/update/residual_store.hpp"
 #include "common/base/files.hpp"
 #include "common/base/ids.hpp"
 #include "common/base/result.hpp"
@@ -35,6 +37,9 @@ struct Claim {
     double train_seconds = 0;
     double update_norm = 0;
     Evaluation evaluation = {};  // of the version the task started from
+    std::string codec = "none";  // the rest as in EncodedUpdate
+    double quantisation_error = 0;
+    double residual_norm = 0;
     bool operator==(const Claim&) const = default;
 };
 
@@ -49,14 +54,18 @@ public:
     std::optional<Claim> find(const TaskId& task) const;
 
     Result<MappedFile> map(const TaskId& task) const;
-    void drop(const TaskId& task) const;
+    void drop(const TaskId& task) const;          // the residual that is staged for it stays
     void drop_all_but(const TaskId& task) const;  // the others' tasks are over: a client has one at a time
 
+    const ResidualStore& residuals() const { return residuals_; }
+
 private:
-    explicit UpdateStore(Path folder) : folder_(std::move(folder)) {}
+    UpdateStore(Path folder, ResidualStore residuals)
+        : folder_(std::move(folder)), residuals_(std::move(residuals)) {}
     Path path(const TaskId& task, const char* extension) const;
 
     Path folder_;
+    ResidualStore residuals_;
 };
 
 }  // namespace fedllm::client::update

@@ -63,6 +63,7 @@ public:
 
     const ChannelStats& stats() const { return stats_; }
     std::string remote() const { return stream_->remote(); }
+    WireBytes wire_bytes() const { return stream_->wire_bytes(); }
     Duration silent_for() const;  // since we last sent: when to Ping
 
 private:

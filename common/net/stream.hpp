@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "common/net/awaitable.hpp"
+#include "common/net/wire_bytes.hpp"
 
 namespace fedllm::net {
 
@@ -22,10 +23,11 @@ public:
 
     virtual awaitable<Result<std::size_t>> read_some(std::span<std::byte> buffer) = 0;  // at least 1 byte
     virtual awaitable<Result<std::size_t>> write_some(
-        std::span<const std::byte> bytes) = 0;       // at least 1 byte
-    virtual awaitable<Result<void>> shutdown() = 0;  // says that nothing more will be written
-    virtual void close() = 0;                        // at once; pending operations end
-    virtual std::string remote() const = 0;          // "127.0.0.1:40312", for logs
+        std::span<const std::byte> bytes) = 0;           // at least 1 byte
+    virtual awaitable<Result<void>> shutdown() = 0;      // says that nothing more will be written
+    virtual void close() = 0;                            // at once; pending operations end
+    virtual std::string remote() const = 0;              // "127.0.0.1:40312", for logs
+    virtual WireBytes wire_bytes() const { return {}; }  // also after close(); 0 where nothing counts
     virtual asio::any_io_executor executor() = 0;
 };
 

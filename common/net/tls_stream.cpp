@@ -150,7 +150,13 @@ awaitable<Result<void>> TlsStream::shutdown() {
     co_return Result<void>{};
 }
 
+WireBytes TlsStream::wire_bytes() const {
+    if (closed_) return wire_at_close_;
+    return wire_bytes_of(const_cast<TlsStream*>(this)->stream_.next_layer().native_handle());
+}
+
 void TlsStream::close() {
+    if (!closed_) wire_at_close_ = wire_bytes();
     closed_ = true;
     error_code ignored;
     stream_.next_layer().close(ignored);

@@ -21,6 +21,7 @@ public:
     awaitable<Result<void>> shutdown() override;
     void close() override;
     std::string remote() const override { return remote_; }
+    WireBytes wire_bytes() const override;
     asio::any_io_executor executor() override { return stream_.get_executor(); }
 
     SSL* native() { return stream_.native_handle(); }
@@ -35,6 +36,7 @@ private:
     asio::ssl::stream<asio::ip::tcp::socket> stream_;
     std::string remote_;
     bool closed_ = false;
+    WireBytes wire_at_close_;
 };
 
 }  // namespace fedllm::net

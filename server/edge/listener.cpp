@@ -64,19 +64,21 @@ awaitable<Result<void>> Listener::serve(net::asio::ip::tcp::socket socket) {
     }
     const net::PeerIdentity peer = connected->peer;
     metrics_.connection_opened(net::name(peer.role));
-    const auto ended = co_await serve_in_role(std::move(*connected));
+    net::WireBytes wire;
+    const auto ended = co_await serve_in_role(std::move(*connected), wire);
     metrics_.connection_closed(net::name(peer.role));
-    log_end(peer, ended);
+    log_end(peer, ended, wire);
     co_return Result<void>{};
 }
 
-awaitable<Result<void>> Listener::serve_in_role(net::Connected connected) {
+awaitable<Result<void>> Listener::serve_in_role(net::Connected connected, net::WireBytes& wire) {
     const std::size_t number = next_stopper_++;
     Result<void> ended;
     if (connected.peer.role == net::Role::Client) {
         ClientSession session(std::move(connected.stream), connected.peer, limits_, engine_);
         stoppers_[number] = [&session] { session.ask_to_stop(); };
         ended = co_await session.run();
+        wire = session.wire_bytes();
         stoppers_.erase(number);
     } else if (connected.peer.role == net::Role::Operator) {
         OperatorSession session(std::move(connected.stream), connected.peer, limits_, engine_);
@@ -89,10 +91,13 @@ awaitable<Result<void>> Listener::serve_in_role(net::Connected connected) {
     co_return ended;
 }
 
-void Listener::log_end(const net::PeerIdentity& peer, const Result<void>& ended) {
+void Listener::log_end(const net::PeerIdentity& peer, const Result<void>& ended, const net::WireBytes& wire) {
     const bool client = peer.role == net::Role::Client;
+    if (client) metrics_.wire_moved(peer.name, wire.received, wire.sent);
     if (ended || ended.error().code == Errc::PeerClosed || ended.error().code == Errc::Cancelled) {
-        if (client) log::info("client disconnected", {{"client", peer.name.get()}});
+        if (client)
+            log::info("client disconnected",
+                      {{"client", peer.name.get()}, {"wire_up", wire.received}, {"wire_down", wire.sent}});
         return;
     }
     const Error& error = ended.error();

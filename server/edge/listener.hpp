@@ -27,8 +27,8 @@ public:
 
 private:
     net::awaitable<Result<void>> serve(net::asio::ip::tcp::socket socket);
-    net::awaitable<Result<void>> serve_in_role(net::Connected connected);
-    void log_end(const net::PeerIdentity& peer, const Result<void>& ended);
+    net::awaitable<Result<void>> serve_in_role(net::Connected connected, net::WireBytes& wire);
+    void log_end(const net::PeerIdentity& peer, const Result<void>& ended, const net::WireBytes& wire);
 
     net::asio::ip::tcp::acceptor acceptor_;
     net::TlsContext tls_;

@@ -17,11 +17,11 @@ namespace fs = std::filesystem;
 
 constexpr std::uint64_t kSliceElements = std::uint64_t{1} << 16;  // averaged at a time: stays in the cache
 
-Result<void> add_update(const job::JobSpec& job, const codec::Layout& layout, const Contribution& part,
-                        const ingest::Spool& spool, aggregate::Accumulator& sum) {
+Result<void> add_update(const codec::Layout& layout, const Contribution& part, const ingest::Spool& spool,
+                        aggregate::Accumulator& sum) {
     FEDLLM_TRY(const MappedFile update, spool.open_update(part.task, part.digest, part.bytes));
     return codec::decode(
-        job.update.codec.id, layout, update.bytes(),
+        part.codec, layout, update.bytes(),
         [&](std::uint64_t first, std::span<const float> values) { sum.add(first, values, part.weight); });
 }
 
@@ -34,7 +34,7 @@ Result<void> add_mean(const job::JobSpec& job, const codec::Layout& layout,
     aggregate::Accumulator sum(layout.elements, scale);
     std::uint64_t total_weight = 0;
     for (const Contribution& part : contributions) {
-        if (auto added = add_update(job, layout, part, spool, sum); !added) {
+        if (auto added = add_update(layout, part, spool, sum); !added) {
             return with_context(added.error(), "adding " + part.task.get());
         }
         total_weight += part.weight;

@@ -22,6 +22,7 @@ struct Contribution {
     std::string digest;
     std::uint64_t bytes = 0;
     std::uint64_t weight = 0;
+    codec::CodecId codec = codec::CodecId::None;
 };
 
 // What a round makes: files that are on disk, and not yet in the ledger.

@@ -221,7 +221,10 @@ asio::awaitable<Result<void>> Engine::close_round(round::CloseRound effect) {
     std::vector<Contribution> contributions;
     for (const store::PartRow& part : parts) {
         if (part.status != store::PartStatus::Accepted) continue;
-        contributions.push_back({part.task, part.update_digest, part.bytes, part.weight});
+        // A client may always send plain values; anything else that was accepted is in the job's codec.
+        const bool plain = part.codec == codec::name(codec::CodecId::None);
+        contributions.push_back({part.task, part.update_digest, part.bytes, part.weight,
+                                 plain ? codec::CodecId::None : spec.update.codec.id});
     }
     const auto build = [&]() -> Result<NewVersion> {
         FEDLLM_TRY(auto version, compute_version(spec, base, contributions, versions_, spool_));

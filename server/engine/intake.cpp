@@ -7,7 +7,8 @@ namespace fedllm::server::engine {
 Result<std::unique_ptr<Intake>> Intake::begin(ingest::Spool& spool, const tensor::Manifest& manifest,
                                               const ingest::UpdateRules& rules, UploadTarget target,
                                               ingest::Claim claim) {
-    std::unique_ptr<Intake> intake(new Intake(manifest, rules, std::move(target), std::move(claim)));
+    FEDLLM_TRY(const codec::CodecId codec, ingest::codec_of(claim, rules));
+    std::unique_ptr<Intake> intake(new Intake(manifest, rules, codec, std::move(target), std::move(claim)));
     const auto replay = [&intake](std::span<const std::byte> bytes) -> Result<void> {
         FEDLLM_TRY_VOID(intake->validator_.feed(bytes));
         return {};

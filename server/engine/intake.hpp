@@ -39,16 +39,19 @@ public:
     bool resumed() const { return upload_->resumed(); }  // some bytes are from before a cut
     const UploadTarget& target() const { return target_; }
     const ingest::Claim& claim() const { return claim_; }
+    codec::CodecId codec() const { return codec_; }
 
 private:
-    Intake(const tensor::Manifest& manifest, const ingest::UpdateRules& rules, UploadTarget target,
-           ingest::Claim claim)
+    Intake(const tensor::Manifest& manifest, const ingest::UpdateRules& rules, codec::CodecId codec,
+           UploadTarget target, ingest::Claim claim)
         : manifest_(manifest),
-          validator_(manifest_, rules),
+          codec_(codec),
+          validator_(manifest_, codec, rules.clip_norm),
           target_(std::move(target)),
           claim_(std::move(claim)) {}
 
     tensor::Manifest manifest_;  // its own: the job may end while the upload is on the pool
+    codec::CodecId codec_;
     ingest::UpdateValidator validator_;
     std::optional<ingest::Upload> upload_;  // set by begin()
     UploadTarget target_;

@@ -94,6 +94,10 @@ void Engine::fill_round(const store::RoundRow& row, const ActiveJob* active,
         to.set_detail(part.detail);
         to.set_eval_loss_sum(part.eval_loss_sum);
         to.set_eval_tokens(part.eval_tokens);
+        to.set_quantisation_error(part.quantisation_error);
+        to.set_residual_norm(part.residual_norm);
+        to.set_elements(part.elements);
+        to.set_codec(part.codec);
         bool uploading = false;
         if (active) {
             const auto live = active->live.find(part.client);

@@ -17,6 +17,9 @@ ingest::Claim claim_of(const protocol::Offer& offer) {
     claim.update_norm = offer.update_norm();
     claim.eval_loss_sum = offer.evaluation().loss_sum();
     claim.eval_tokens = offer.evaluation().tokens();
+    claim.codec = offer.codec();
+    claim.quantisation_error = offer.quantisation_error();
+    claim.residual_norm = offer.residual_norm();
     return claim;
 }
 
@@ -192,6 +195,10 @@ void Engine::accept(const Intake& intake, Link& reply) {
     row.train_seconds = claim.train_seconds;
     row.eval_loss_sum = claim.eval_loss_sum;
     row.eval_tokens = claim.eval_tokens;
+    row.codec = codec::name(intake.codec());
+    row.elements = active_->manifest.elements();
+    row.quantisation_error = claim.quantisation_error;
+    row.residual_norm = claim.residual_norm;
     row.accepted = clock_.now();
     row.elapsed = *row.accepted - active_->state.clock + active_->state.worked;
     if (auto counted = ledger_.accept(row); !counted) {
@@ -199,11 +206,15 @@ void Engine::accept(const Intake& intake, Link& reply) {
         return post(reply, refusal(target.task, counted.error()));
     }
     metrics_.update_accepted(target.job);
+    const double bf16_bytes = 2.0 * static_cast<double>(active_->manifest.elements());
+    metrics_.update_compressed(target.job, target.client, bf16_bytes / static_cast<double>(claim.bytes),
+                               claim.quantisation_error, claim.residual_norm);
     log::info("update accepted", {{"client", target.client.get()},
                                   {"job", target.job.get()},
                                   {"round", target.round.get()},
                                   {"samples", claim.samples},
                                   {"bytes", claim.bytes},
+                                  {"codec", row.codec},
                                   {"train_loss", claim.train_loss},
                                   {"norm", claim.update_norm}});
     post(reply, outcome(target.task, protocol::OUTCOME_ACCEPTED));

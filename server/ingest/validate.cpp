@@ -52,18 +52,27 @@ Scan scan(std::span<const float> values, double bound) {
 
 }  // namespace
 
+Result<codec::CodecId> codec_of(const Claim& claim, const UpdateRules& rules) {
+    if (claim.codec.empty() || claim.codec == codec::name(rules.codec)) return rules.codec;
+    if (claim.codec == codec::name(codec::CodecId::None)) return codec::CodecId::None;
+    return make_error(Errc::Unsupported, "an update in codec '" + claim.codec +
+                                             "' is offered; the job takes '" +
+                                             std::string(codec::name(rules.codec)) + "' or 'none'");
+}
+
 Result<void> check_claim(const Claim& claim, const UpdateRules& rules, const tensor::Manifest& manifest) {
     const auto digest = crypto::from_hex(claim.digest);
     if (!digest ||
         crypto::to_hex(*digest) != claim.digest) {  // one digest has one spelling, as it names a file
         return make_error(Errc::Malformed, "the update's digest is not 64 lower-case hexadecimal digits");
     }
-    const codec::ByteRange range = codec::encoded_bytes(rules.codec, codec::layout_of(manifest));
+    FEDLLM_TRY(const codec::CodecId codec, codec_of(claim, rules));
+    const codec::ByteRange range = codec::encoded_bytes(codec, codec::layout_of(manifest));
     if (claim.bytes < range.least || claim.bytes > range.most) {
         return make_error(Errc::ManifestMismatch,
                           "an update of " + std::to_string(claim.bytes) +
                               " bytes is offered, but the job's " + std::to_string(manifest.elements()) +
-                              " values in codec '" + std::string(codec::name(rules.codec)) + "' make " +
+                              " values in codec '" + std::string(codec::name(codec)) + "' make " +
                               std::to_string(range.least) + " to " + std::to_string(range.most));
     }
     if (claim.samples < 1 || claim.samples > rules.samples_max) {
@@ -78,6 +87,8 @@ Result<void> check_claim(const Claim& claim, const UpdateRules& rules, const ten
     FEDLLM_TRY_VOID(check_number("train_loss", claim.train_loss));
     FEDLLM_TRY_VOID(check_number("train_seconds", claim.train_seconds));
     FEDLLM_TRY_VOID(check_number("update_norm", claim.update_norm));
+    FEDLLM_TRY_VOID(check_number("quantisation_error", claim.quantisation_error));
+    FEDLLM_TRY_VOID(check_number("residual_norm", claim.residual_norm));
     return check_evaluation(claim.eval_loss_sum, claim.eval_tokens);
 }
 
@@ -102,10 +113,10 @@ std::string describe_element(const tensor::Manifest& manifest, std::uint64_t ele
            std::to_string(element - manifest.offset(low));
 }
 
-UpdateValidator::UpdateValidator(const tensor::Manifest& manifest, const UpdateRules& rules)
+UpdateValidator::UpdateValidator(const tensor::Manifest& manifest, codec::CodecId codec, double clip_norm)
     : manifest_(manifest),
-      bound_(tensor::bound_with_slack(rules.clip_norm)),
-      decoder_(rules.codec, codec::layout_of(manifest)) {}
+      bound_(tensor::bound_with_slack(clip_norm)),
+      decoder_(codec, codec::layout_of(manifest)) {}
 
 Result<void> UpdateValidator::feed(std::span<const std::byte> bytes) {
     const auto pushed = decoder_.push(

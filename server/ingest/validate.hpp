@@ -15,9 +15,9 @@
 namespace fedllm::server::ingest {
 
 struct UpdateRules {
-    codec::CodecId codec = codec::CodecId::None;
-    double clip_norm = 0;           // of the job: the L2 bound of a whole update
-    std::uint64_t samples_max = 0;  // of the job
+    codec::CodecId codec = codec::CodecId::None;  // of the job; `none` is always allowed
+    double clip_norm = 0;                         // of the job: the L2 bound of a whole update
+    std::uint64_t samples_max = 0;                // of the job
     bool operator==(const UpdateRules&) const = default;
 };
 
@@ -32,9 +32,16 @@ struct Claim {
     double update_norm = 0;
     double eval_loss_sum = 0;  // with eval_tokens 0: nothing was evaluated
     std::uint64_t eval_tokens = 0;
+    std::string codec;              // its name; empty: the job's
+    double quantisation_error = 0;  // |x - decoded|^2 / |x|^2 of what was encoded
+    double residual_norm = 0;       // L2 of what is left for the next update
 };
 
-// ManifestMismatch (wrong size), SampleCountLie, NotFinite, Malformed (digest or an impossible number).
+// The codec that a claim names. Unsupported where it is neither the job's nor `none`.
+Result<codec::CodecId> codec_of(const Claim& claim, const UpdateRules& rules);
+
+// ManifestMismatch (wrong size), SampleCountLie, NotFinite, Unsupported (codec), Malformed (digest or an
+// impossible number).
 Result<void> check_claim(const Claim& claim, const UpdateRules& rules, const tensor::Manifest& manifest);
 Result<void> check_evaluation(double loss_sum, std::uint64_t tokens);
 
@@ -42,7 +49,7 @@ Result<void> check_evaluation(double loss_sum, std::uint64_t tokens);
 // manifest. After an error the update is refused for good.
 class UpdateValidator {
 public:
-    UpdateValidator(const tensor::Manifest& manifest, const UpdateRules& rules);
+    UpdateValidator(const tensor::Manifest& manifest, codec::CodecId codec, double clip_norm);
 
     // NotFinite or OutOfBounds naming the tensor; else the errors of codec::Decoder.
     Result<void> feed(std::span<const std::byte> bytes);

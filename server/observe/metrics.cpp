@@ -49,6 +49,22 @@ Metrics::Metrics()
                  .Name("fedllm_client_bytes_total")
                  .Help("Bytes of model versions (down) and updates (up) per client")
                  .Register(registry_)),
+      wire_bytes_(BuildCounter()
+                      .Name("fedllm_client_wire_bytes_total")
+                      .Help("Bytes of ended connections as the kernel counted them: TLS and messages too")
+                      .Register(registry_)),
+      ratio_(BuildGauge()
+                 .Name("fedllm_update_compression_ratio")
+                 .Help("Bytes of a client's last update in bf16 over its bytes as encoded")
+                 .Register(registry_)),
+      quantisation_error_(BuildGauge()
+                              .Name("fedllm_update_quantisation_error_ratio")
+                              .Help("Squared error of encoding a client's last update, over its squared norm")
+                              .Register(registry_)),
+      residual_norm_(BuildGauge()
+                         .Name("fedllm_update_residual_norm")
+                         .Help("L2 norm of what encoding left for a client's next update")
+                         .Register(registry_)),
       progress_(BuildGauge()
                     .Name("fedllm_task_progress_ratio")
                     .Help("How much of its current task a client has trained, 0 to 1")
@@ -114,9 +130,20 @@ void Metrics::update_refused(const JobId& job, Errc reason) {
 void Metrics::update_repeated(const JobId& job) {
     updates_.Add({{"job", job.get()}, {"outcome", "already_accepted"}, {"reason", ""}}).Increment();
 }
+void Metrics::update_compressed(const JobId& job, const ClientId& client, double ratio, double error,
+                                double residual_norm) {
+    const std::map<std::string, std::string> labels{{"job", job.get()}, {"client", client.get()}};
+    ratio_.Add(labels).Set(ratio);
+    quantisation_error_.Add(labels).Set(error);
+    residual_norm_.Add(labels).Set(residual_norm);
+}
 void Metrics::bytes_moved(const ClientId& client, Direction direction, std::uint64_t bytes) {
     bytes_.Add({{"client", client.get()}, {"direction", direction == Direction::Up ? "up" : "down"}})
         .Increment(static_cast<double>(bytes));
+}
+void Metrics::wire_moved(const ClientId& client, std::uint64_t up, std::uint64_t down) {
+    wire_bytes_.Add({{"client", client.get()}, {"direction", "up"}}).Increment(static_cast<double>(up));
+    wire_bytes_.Add({{"client", client.get()}, {"direction", "down"}}).Increment(static_cast<double>(down));
 }
 void Metrics::task_progress(const JobId& job, const ClientId& client, double fraction) {
     progress_.Add({{"job", job.get()}, {"client", client.get()}}).Set(fraction);

@@ -33,7 +33,12 @@ public:
     void update_accepted(const JobId& job);
     void update_refused(const JobId& job, Errc reason);
     void update_repeated(const JobId& job);
+    // ratio: bytes of the tensors in bf16 / bytes of the encoded update; the rest as in store::PartRow.
+    void update_compressed(const JobId& job, const ClientId& client, double ratio, double error,
+                           double residual_norm);
     void bytes_moved(const ClientId& client, Direction direction, std::uint64_t bytes);
+    void wire_moved(const ClientId& client, std::uint64_t up,
+                    std::uint64_t down);  // of a connection that ended
     void task_progress(const JobId& job, const ClientId& client, double fraction);
 
     void round_opened(const JobId& job, std::uint32_t round, std::uint32_t rounds, std::size_t clients);
@@ -52,6 +57,10 @@ private:
     prometheus::Family<prometheus::Counter>& messages_refused_;
     prometheus::Family<prometheus::Counter>& updates_;
     prometheus::Family<prometheus::Counter>& bytes_;
+    prometheus::Family<prometheus::Counter>& wire_bytes_;
+    prometheus::Family<prometheus::Gauge>& ratio_;
+    prometheus::Family<prometheus::Gauge>& quantisation_error_;
+    prometheus::Family<prometheus::Gauge>& residual_norm_;
     prometheus::Family<prometheus::Gauge>& progress_;
     prometheus::Family<prometheus::Gauge>& round_;
     prometheus::Family<prometheus::Gauge>& rounds_;

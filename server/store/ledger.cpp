@@ -24,6 +24,7 @@ CREATE TABLE parts(
   weight INTEGER NOT NULL, samples INTEGER NOT NULL, tokens INTEGER NOT NULL, update_digest TEXT NOT NULL,
   bytes INTEGER NOT NULL, bytes_down INTEGER NOT NULL, train_loss REAL, train_seconds REAL,
   eval_loss_sum REAL, eval_tokens INTEGER NOT NULL,
+  codec TEXT NOT NULL, elements INTEGER NOT NULL, quantisation_error REAL NOT NULL, residual_norm REAL NOT NULL,
   reason TEXT NOT NULL, detail TEXT NOT NULL, accepted_ms INTEGER, elapsed_ms INTEGER NOT NULL,
   PRIMARY KEY(job_id, round, client),
   FOREIGN KEY(job_id, round) REFERENCES rounds(job_id, round)) WITHOUT ROWID;

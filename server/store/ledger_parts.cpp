@@ -6,10 +6,11 @@
 namespace fedllm::server::store {
 namespace {
 
-#define FEDLLM_PART_COLUMNS                                                                           \
-    "client, task_id, state, weight, samples, tokens, update_digest, bytes, bytes_down, train_loss, " \
-    "train_seconds, "                                                                                 \
-    "eval_loss_sum, eval_tokens, reason, detail, accepted_ms, elapsed_ms"
+#define FEDLLM_PART_COLUMNS                                                                            \
+    "client, task_id, state, weight, samples, tokens, update_digest, bytes, bytes_down, train_loss, "  \
+    "train_seconds, "                                                                                  \
+    "eval_loss_sum, eval_tokens, codec, elements, quantisation_error, residual_norm, reason, detail, " \
+    "accepted_ms, elapsed_ms"
 
 Result<PartRow> read_part(const Database& database, const JobId& job, RoundId round, const Statement& row) {
     PartRow part;
@@ -28,10 +29,14 @@ Result<PartRow> read_part(const Database& database, const JobId& job, RoundId ro
     part.train_seconds = row.real(10);
     part.eval_loss_sum = row.real(11);
     part.eval_tokens = row.count(12);
-    part.reason = row.text(13);
-    part.detail = row.text(14);
-    if (!row.is_null(15)) part.accepted = time_of(row.integer(15));
-    part.elapsed = Duration(row.integer(16));
+    part.codec = row.text(13);
+    part.elements = row.count(14);
+    part.quantisation_error = row.real(15);
+    part.residual_norm = row.real(16);
+    part.reason = row.text(17);
+    part.detail = row.text(18);
+    if (!row.is_null(19)) part.accepted = time_of(row.integer(19));
+    part.elapsed = Duration(row.integer(20));
     return part;
 }
 
@@ -45,7 +50,7 @@ std::string describe(const PartRow& part) {
 Result<void> Ledger::put_part(const PartRow& part) {
     FEDLLM_TRY(Statement put,
                database_->prepare("INSERT OR REPLACE INTO parts(job_id, round, " FEDLLM_PART_COLUMNS
-                                  ") VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"));
+                                  ") VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"));
     put.bind(part.job.get())
         .bind(part.round.get())
         .bind(part.client.get())
@@ -61,6 +66,10 @@ Result<void> Ledger::put_part(const PartRow& part) {
         .bind(part.train_seconds)
         .bind(part.eval_loss_sum)
         .bind(part.eval_tokens)
+        .bind(part.codec)
+        .bind(part.elements)
+        .bind(part.quantisation_error)
+        .bind(part.residual_norm)
         .bind(part.reason)
         .bind(part.detail);
     if (part.accepted) {

@@ -66,7 +66,11 @@ struct PartRow {
     double train_seconds = 0;
     double eval_loss_sum = 0;
     std::uint64_t eval_tokens = 0;
-    std::string reason;  // an error code's name when refused or declined
+    std::string codec;              // of the update: a name of common/codec
+    std::uint64_t elements = 0;     // values that it stands for
+    double quantisation_error = 0;  // |x - decoded|^2 / |x|^2 of what was encoded
+    double residual_norm = 0;       // L2 of what the client keeps for its next update
+    std::string reason;             // an error code's name when refused or declined
     std::string detail;
     std::optional<Timestamp> accepted;
     Duration elapsed{};  // from the round's opening to `accepted`

@@ -73,6 +73,12 @@ Json to_json(const protocol::JobSummary& job) {
             {"created_ms", job.created_ms()}};
 }
 
+// Bytes in bf16 over the bytes that were sent; NaN before there is an update.
+double ratio_of(const protocol::Part& part) {
+    if (part.elements() == 0 || part.bytes_up() == 0) return std::nan("");
+    return 2.0 * static_cast<double>(part.elements()) / static_cast<double>(part.bytes_up());
+}
+
 Json to_json(const protocol::Part& part) {
     return {
         {"client", part.client()},
@@ -83,6 +89,10 @@ Json to_json(const protocol::Part& part) {
         {"samples", part.samples()},
         {"bytes_up", part.bytes_up()},
         {"bytes_down", part.bytes_down()},
+        {"codec", part.codec()},
+        {"compression_ratio", number(ratio_of(part))},
+        {"quantisation_error", part.quantisation_error()},
+        {"residual_norm", part.residual_norm()},
         {"train_seconds", part.train_seconds()},
         {"eval_loss", number(part.eval_tokens() ? part.eval_loss_sum() / part.eval_tokens() : std::nan(""))},
         {"eval_tokens", part.eval_tokens()},
@@ -122,18 +132,21 @@ std::string render(const protocol::JobReport& report) {
     for (const auto& round : report.rounds()) {
         const bool final = round.round() == job.rounds();
         rows.push_back({final ? "final" : std::to_string(round.round()), round.state(), "", "",
-                        fixed(round.train_loss(), 4), fixed(round.eval_loss(), 4), "", "",
+                        fixed(round.train_loss(), 4), fixed(round.eval_loss(), 4), "", "", "", "",
                         fixed(round.seconds(), 1)});
         for (const auto& part : round.parts()) {
             const double eval = part.eval_tokens() ? part.eval_loss_sum() / part.eval_tokens() : std::nan("");
             rows.push_back({"", "", part.client(), status_of(part),
                             part.loss() != 0 ? fixed(part.loss(), 4) : "-", fixed(eval, 4),
                             format_bytes(part.bytes_up()), format_bytes(part.bytes_down()),
+                            std::isnan(ratio_of(part)) ? "-" : fixed(ratio_of(part), 1) + "x",
+                            part.quantisation_error() > 0 ? fixed(part.quantisation_error(), 3) : "-",
                             part.train_seconds() > 0 ? fixed(part.train_seconds(), 1) : "-"});
         }
     }
     if (!rows.empty()) {
-        text += table({"round", "state", "client", "progress", "loss", "held-out", "up", "down", "seconds"},
+        text += table({"round", "state", "client", "progress", "loss", "held-out", "up", "down", "of bf16",
+                       "error", "seconds"},
                       rows);
     }
     if (!std::isnan(report.final_eval_loss())) {

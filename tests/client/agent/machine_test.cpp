@@ -35,7 +35,12 @@ struct Shorten {
     std::string operator()(const Upload& e) const {
         return "upload " + e.id.get() + " " + std::to_string(e.offset);
     }
-    std::string operator()(const DropUpdate& e) const { return "drop " + e.id.get(); }
+    std::string operator()(const DropUpdate& e) const {
+        const std::string id = e.id.get();
+        return e.fate == Fate::Counted      ? "keep " + id
+               : e.fate == Fate::NotCounted ? "drop " + id
+                                            : "forget " + id;
+    }
     std::string operator()(const Disconnect&) const { return "disconnect"; }
     std::string operator()(const SendGoodbye&) const { return "goodbye"; }
     std::string operator()(const Say&) const { return ""; }
@@ -76,7 +81,7 @@ TEST_F(Script, ARoundWithoutTrouble) {
     EXPECT_EQ(on(Trained{a_, kClaim}), "offer a");
     EXPECT_FALSE(machine_.working());
     EXPECT_EQ(on(ProceedArrived{a_, 8}), "upload a 8");
-    EXPECT_EQ(on(VerdictArrived{a_, Outcome::Accepted, "", ""}), "drop a");
+    EXPECT_EQ(on(VerdictArrived{a_, Outcome::Accepted, "", ""}), "keep a");
     EXPECT_FALSE(machine_.task());
     EXPECT_EQ(on(TaskArrived{make_task("b")}), "prepare b");
 }
@@ -133,7 +138,7 @@ TEST_F(Script, DisconnectedWhileUploading) {
     on(Welcomed{});
     EXPECT_EQ(on(TaskArrived{make_task("a")}), "offer a");
     EXPECT_EQ(on(ProceedArrived{a_, 33}), "upload a 33") << "at the byte where it stopped";
-    EXPECT_EQ(on(VerdictArrived{a_, Outcome::AlreadyAccepted, "", ""}), "drop a");
+    EXPECT_EQ(on(VerdictArrived{a_, Outcome::AlreadyAccepted, "", ""}), "keep a");
 }
 
 TEST_F(Script, ReleasedAtEachStep) {
@@ -179,7 +184,7 @@ TEST_F(Script, AnotherTaskAfterAReconnectionEndsTheOldOne) {
     begin_work();
     on(Disconnected{});
     on(Welcomed{});
-    EXPECT_EQ(on(TaskArrived{make_task("b")}), "stop; drop a");
+    EXPECT_EQ(on(TaskArrived{make_task("b")}), "stop; forget a");
     EXPECT_EQ(on(WorkFailed{a_, kCancelled}), "prepare b");
 }
 
@@ -189,7 +194,7 @@ TEST_F(Script, TheSameTaskOnAnotherVersionIsAnotherTask) {
     on(Welcomed{});
     Task changed = make_task("a");
     changed.model_digest = "other";
-    EXPECT_EQ(on(TaskArrived{changed}), "drop a; prepare a");
+    EXPECT_EQ(on(TaskArrived{changed}), "forget a; prepare a");
 }
 
 TEST_F(Script, WorkThatFailsIsDeclined) {
@@ -198,7 +203,7 @@ TEST_F(Script, WorkThatFailsIsDeclined) {
     on(Disconnected{});
     on(Welcomed{});
     EXPECT_EQ(on(TaskArrived{make_task("a")}), "decline a not_finite") << "without training again";
-    EXPECT_EQ(on(TaskArrived{make_task("b")}), "drop a; prepare b");
+    EXPECT_EQ(on(TaskArrived{make_task("b")}), "forget a; prepare b");
 }
 
 TEST_F(Script, ADiskThatFailsWhileFetchingIsDeclined) {
@@ -256,7 +261,7 @@ TEST_F(Script, APolicyRefusalIsDeclinedAndEndsWhatWas) {
     on(Disconnected{});
     on(Welcomed{});
     EXPECT_EQ(on(TaskRefused{b_, make_error(Errc::PolicyRefused, "rank")}),
-              "stop; drop a; decline b policy_refused");
+              "stop; forget a; decline b policy_refused");
 }
 
 TEST_F(Script, ARefusedUpdateIsDropped) {

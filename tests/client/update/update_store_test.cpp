@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "common/crypto/sha256.hpp"
 
 namespace fedllm::client::update {
@@ -18,6 +20,10 @@ protected:
     ~UpdateStoreTest() override { fs::remove_all(folder_); }
 
     UpdateStore store() const { return UpdateStore::open(folder_).value(); }
+    std::ptrdiff_t files() const {
+        return std::count_if(fs::directory_iterator(folder_), fs::directory_iterator(),
+                             [](const auto& entry) { return entry.is_regular_file(); });
+    }
     Path file(const char* extension) const { return folder_ / ("j1-3-site-a" + std::string(extension)); }
 
     Claim save(const UpdateStore& store) const {
@@ -81,7 +87,7 @@ TEST_F(UpdateStoreTest, TaskIdsNeverLeaveTheFolder) {
     const UpdateStore updates = store();
     const TaskId hostile("../../../tmp/x\n" + std::string(500, 'y'));
     ASSERT_TRUE(updates.save(hostile, Claim{}, {}));
-    EXPECT_EQ(std::distance(fs::directory_iterator(folder_), fs::directory_iterator()), 2);
+    EXPECT_EQ(files(), 2);
 }
 
 TEST_F(UpdateStoreTest, DropsOneOrAllOthers) {
@@ -94,7 +100,7 @@ TEST_F(UpdateStoreTest, DropsOneOrAllOthers) {
     save(updates);
     updates.drop(task_);
     EXPECT_FALSE(updates.find(task_));
-    EXPECT_TRUE(fs::is_empty(folder_));
+    EXPECT_EQ(files(), 0);
 }
 
 }  // namespace

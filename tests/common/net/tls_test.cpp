@@ -89,6 +89,18 @@ TEST_F(TlsTest, BothSidesLearnWhoThePeerIs) {
     }
 }
 
+TEST_F(TlsTest, TheWireIsCountedBelowTls) {
+    Handshakes hands;
+    run(loop_, shake_hands(server(), client(client_files_), hands));
+    ASSERT_TRUE(*hands.server && *hands.client);
+    Stream& stream = *(*hands.server)->stream;
+    const std::uint64_t received = stream.wire_bytes().received;
+    EXPECT_GT(received, 500u) << "a certificate at least";
+    EXPECT_GT((*hands.client)->stream->wire_bytes().received, 500u);
+    stream.close();
+    EXPECT_EQ(stream.wire_bytes().received, received) << "also after the end";
+}
+
 TEST_F(TlsTest, ForeignAuthority) {
     TlsFiles files = foreign_.issue(Role::Client, "site-a");
     files.ca = client_files_.ca;  // trusts our server all the same

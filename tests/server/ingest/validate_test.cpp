@@ -63,13 +63,16 @@ TEST(Claim, IsRefusedByName) {
     EXPECT_EQ(with([nan](Claim& c) { c.update_norm = nan; }), Errc::NotFinite);
     EXPECT_EQ(with([nan](Claim& c) { c.eval_loss_sum = nan; }), Errc::NotFinite);
     EXPECT_EQ(with([](Claim& c) { c.eval_tokens = 0; }), Errc::Malformed);
+    EXPECT_EQ(with([](Claim& c) { c.codec = "zip"; }), Errc::Unsupported);
+    EXPECT_EQ(with([nan](Claim& c) { c.quantisation_error = nan; }), Errc::NotFinite);
+    EXPECT_EQ(with([](Claim& c) { c.residual_norm = -1; }), Errc::Malformed);
 }
 
 // Feeds the values in pieces; returns the first error.
 Result<double> judge(const std::vector<float>& values, std::size_t piece) {
     const tensor::Manifest shapes = manifest();
     const auto bytes = *codec::encode({}, {{{values.size(), 0}}, values.size(), 1}, values, 0);
-    UpdateValidator validator(shapes, rules());
+    UpdateValidator validator(shapes, rules().codec, rules().clip_norm);
     for (std::size_t at = 0; at < bytes.size(); at += piece) {
         const std::size_t n = std::min(piece, bytes.size() - at);
         FEDLLM_TRY_VOID(validator.feed(std::span(bytes).subspan(at, n)));

@@ -1,0 +1,120 @@
+#include "client/update/residual_store.hpp"
+
+#include <algorithm>
+#include <charconv>
+
+#include "client/update/file_name.hpp"
+#include "common/crypto/sha256.hpp"
+#include "common/formats/param_set_file.hpp"
+
+namespace fedllm::client::update {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kStaged = ".staged";
+constexpr const char* kResidual = ".residual";
+constexpr std::size_t kJobsMax = 4;  // whose residuals stay on disk: the last ones that were worked on
+
+std::string job_prefix(const ResidualStore::Key& key) {
+    const auto text = std::as_bytes(std::span(key.job_text.data(), key.job_text.size()));
+    return plain_file_name(key.job.get(), 40) + "-" + crypto::to_hex(crypto::sha256(text)).substr(0, 16) +
+           "-";
+}
+
+// "j1-0123456789abcdef-7" -> 7
+std::optional<std::uint32_t> round_in(const std::string& stem) {
+    const std::string digits = stem.substr(stem.rfind('-') + 1);
+    std::uint32_t round = 0;
+    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), round);
+    if (error != std::errc{} || end != digits.data() + digits.size()) return std::nullopt;
+    return round;
+}
+
+// What cannot be removed is found stale or damaged later.
+void remove_file(const Path& path) {
+    std::error_code ignored;
+    fs::remove(path, ignored);
+}
+
+}  // namespace
+
+Result<ResidualStore> ResidualStore::open(const Path& folder) {
+    FEDLLM_TRY_VOID(make_directories(folder));
+    return ResidualStore(folder);
+}
+
+std::vector<Path> ResidualStore::files(const std::string& prefix, const char* extension) const {
+    std::vector<Path> found;
+    std::error_code ignored;
+    for (const auto& entry : fs::directory_iterator(folder_, ignored)) {
+        const std::string name = entry.path().filename().string();
+        if (name.starts_with(prefix) && entry.path().extension() == extension) found.push_back(entry.path());
+    }
+    return found;
+}
+
+std::optional<tensor::ParamSet> ResidualStore::load(const Key& key, const tensor::Manifest& manifest) const {
+    for (const Path& path : files(job_prefix(key), kResidual)) {
+        const auto round = round_in(path.stem().string());
+        const bool fresh = round && *round < key.round.get() && key.round.get() - *round <= kRoundsMax;
+        if (fresh) {
+            auto residual = formats::read_param_set(path);
+            if (residual && residual->manifest() == manifest) return std::move(*residual);
+        }
+        remove_file(path);
+    }
+    return std::nullopt;
+}
+
+Result<void> ResidualStore::stage(const TaskId& task, const Key& key,
+                                  const tensor::ParamSet& residual) const {
+    drop(task);
+    const std::string name =
+        plain_file_name(task.get()) + "." + job_prefix(key) + std::to_string(key.round.get());
+    return formats::write_param_set(folder_ / (name + kStaged), residual);
+}
+
+void ResidualStore::keep(const TaskId& task) const {
+    const std::string owner = plain_file_name(task.get()) + ".";
+    for (const Path& staged : files(owner, kStaged)) {
+        const std::string name = staged.stem().string().substr(owner.size());
+        const Path kept = folder_ / (name + kResidual);
+        if (auto done = commit_file(staged, kept); !done) {
+            forget(task);
+            return;
+        }
+        for (const Path& older : files(name.substr(0, name.rfind('-') + 1), kResidual)) {
+            if (older != kept) remove_file(older);
+        }
+    }
+    std::vector<Path> all = files("", kResidual);
+    std::error_code ignored;
+    std::sort(all.begin(), all.end(), [&](const Path& a, const Path& b) {
+        return fs::last_write_time(a, ignored) > fs::last_write_time(b, ignored);
+    });
+    for (std::size_t i = kJobsMax; i < all.size(); ++i) remove_file(all[i]);
+}
+
+void ResidualStore::drop(const TaskId& task) const {
+    for (const Path& staged : files(plain_file_name(task.get()) + ".", kStaged)) remove_file(staged);
+}
+
+void ResidualStore::forget(const TaskId& task) const {
+    const std::string owner = plain_file_name(task.get()) + ".";
+    for (const Path& staged : files(owner, kStaged)) {
+        const std::string name = staged.stem().string().substr(owner.size());
+        for (const Path& path : files(name.substr(0, name.rfind('-') + 1), kResidual)) remove_file(path);
+        remove_file(staged);
+    }
+}
+
+void ResidualStore::forget_all_but(const TaskId& task) const {
+    const std::string owner = plain_file_name(task.get()) + ".";
+    for (const Path& staged : files("", kStaged)) {
+        const std::string name = staged.filename().string();
+        if (!name.starts_with(owner)) forget(TaskId(name.substr(0, name.find('.'))));
+    }
+}
+
+}  // namespace fedllm::client::update
