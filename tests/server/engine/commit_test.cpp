@@ -75,13 +75,12 @@ protected:
             const TaskId task("j1/" + std::to_string(base_.round.get()) + "/" + client);
             const auto bytes = *codec::encode({}, codec::layout_of(manifest()), update_of(client), 0);
             const std::string digest = crypto::to_hex(crypto::sha256(bytes));
+            parts.push_back({task, digest, bytes.size(), *client == 'a' ? 10u : 30u});
+            if (spool().open_update(task, digest, bytes.size())) continue;
             auto upload = *spool().begin(task, digest, bytes.size(),
                                          [](std::span<const std::byte>) -> Result<void> { return {}; });
-            if (upload.held() == 0) {
-                EXPECT_TRUE(upload.append(bytes));
-            }
+            EXPECT_TRUE(upload.append(bytes));
             EXPECT_TRUE(upload.commit());
-            parts.push_back({task, digest, bytes.size(), *client == 'a' ? 10u : 30u});
         }
         return parts;
     }
@@ -147,10 +146,12 @@ TEST_F(CommitTest, ADownloadCodecLosesNothingOverTheRounds) {
             const auto parts = contributions();
             const auto before = values_of(base_.digest), held_back = residual_of(base_.residual_digest);
             const auto next = *compute_version(job_, base_, parts, versions(), spool());
-            const auto again = *compute_version(job_, base_, {parts[1], parts[0]}, versions(), spool());
-            EXPECT_EQ(again.file, next.file) << "after a crash before the commit";
-            EXPECT_EQ(again.step, next.step);
-            EXPECT_EQ(again.residual, next.residual);
+            if (round == 1) {
+                const auto again = *compute_version(job_, base_, {parts[1], parts[0]}, versions(), spool());
+                EXPECT_EQ(again.file, next.file) << "after a crash before the commit";
+                EXPECT_EQ(again.step, next.step);
+                EXPECT_EQ(again.residual, next.residual);
+            }
 
             auto made = before;  // by a client
             const auto encoded = *versions().map(store::Attachment::Step, next.step.digest);
