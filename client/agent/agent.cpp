@@ -184,6 +184,7 @@ Result<void> Agent::on_message(const protocol::ServerMessage& message) {
             apply(ProceedArrived{id, message.proceed().offset()});
             return {};
         case protocol::ServerMessage::kVerdict: {
+            measure_link();
             const auto& verdict = message.verdict();
             const Outcome outcome = verdict.outcome() == protocol::OUTCOME_ACCEPTED ? Outcome::Accepted
                                     : verdict.outcome() == protocol::OUTCOME_ALREADY_ACCEPTED
@@ -200,6 +201,15 @@ Result<void> Agent::on_message(const protocol::ServerMessage& message) {
             return make_error(Errc::PeerClosed, "the server said goodbye: " + message.goodbye().reason());
         default: return {};  // Ping; the session lets nothing else through
     }
+}
+
+// From the first byte of an upload to its verdict, which waits for the last one: what the socket's buffer
+// swallows at once proves nothing about the link.
+void Agent::measure_link() {
+    const double seconds = monotonic_seconds() - upload_.began;
+    if (upload_.bytes > 0 && seconds > 0)
+        link_bytes_per_second_ = static_cast<double>(upload_.bytes) / seconds;
+    upload_ = {};
 }
 
 Result<void> Agent::on_chunk(const protocol::Frame& frame) {
@@ -289,8 +299,9 @@ void Agent::carry_out(const StartWork& effect) {
     const auto report = [this, id](const Progress& progress) {
         asio::post(executor_, [this, id, progress] { on_progress({id, progress}); });
     };
-    auto work = [bench = bench_.get(), task = effect.task, name = name_, report,
-                 stop = stop_work_.get_token()] { return bench->work(task, name, report, stop); };
+    auto work = [bench = bench_.get(), task = effect.task, name = name_, rate = link_bytes_per_second_,
+                 report,
+                 stop = stop_work_.get_token()] { return bench->work(task, name, rate, report, stop); };
     asio::co_spawn(
         worker_, net::run_once(std::move(work)),
         asio::bind_executor(executor_, [this, id](std::exception_ptr thrown, std::optional<Event> event) {
@@ -327,6 +338,7 @@ void Agent::carry_out(const Upload& effect) {
     auto file = updates_.map(effect.id);
     if (!file)
         return apply(TaskRefused{effect.id, with_context(file.error(), "the finished update is gone")});
+    upload_ = {monotonic_seconds(), file->bytes().size() - effect.offset};
     if (connection_ != nullptr) connection_->upload(effect.id, std::move(*file), effect.offset);
 }
 

@@ -59,6 +59,7 @@ private:
     Result<void> on_frame(const protocol::Frame& frame);
     Result<void> on_message(const protocol::ServerMessage& message);
     Result<void> on_chunk(const protocol::Frame& frame);
+    void measure_link();
     void on_progress(const Progressed& event);
     void on_worker_done(const TaskId& id, std::exception_ptr thrown, std::optional<Event> event);
 
@@ -93,6 +94,11 @@ private:
     Prepare preparing_;                      // the latest
     std::optional<VersionWriter> download_;  // of the current task
     std::optional<job::JobSpec> seeded_;     // the job whose first version was made from the seed, or tried
+    struct {
+        double began = 0;  // monotonic seconds
+        std::size_t bytes = 0;
+    } upload_;                          // that waits for its verdict
+    double link_bytes_per_second_ = 0;  // as the last upload went
     std::stop_source stop_work_;
     double progress_said_ = 0;          // when the last progress line was logged, monotonic seconds
     net::asio::steady_timer pause_;     // cancelled by stop(), and when the worker is done

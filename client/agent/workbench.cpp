@@ -192,6 +192,7 @@ Result<update::EncodedUpdate> Workbench::encode(const Task& task, const ClientId
     update::BuildRequest request{.spec = task.job.update};
     if (residual) request.residual = residual->values();
     request.turn = task.round.get() + static_cast<std::uint32_t>(stream_of(client.get()));
+    request.upload_bytes_max = task.job.update.upload_seconds * link_bytes_per_second_;
     request.key = Rng(task.job.seed, "update/" + task.id.get()).next_u64();
     FEDLLM_TRY(update::EncodedUpdate encoded, update::build(start, trained, request));
     if (update::keeps_residual(task.job.update)) {
@@ -213,7 +214,9 @@ Result<Event> Workbench::try_work(const Task& task, const ClientId& client, cons
     return Event{Trained{task.id, std::move(claim)}};
 }
 
-Event Workbench::work(const Task& task, const ClientId& client, const Report& report, std::stop_token stop) {
+Event Workbench::work(const Task& task, const ClientId& client, double link_bytes_per_second,
+                      const Report& report, std::stop_token stop) {
+    link_bytes_per_second_ = link_bytes_per_second;
     auto event = try_work(task, client, report, std::move(stop));
     return event ? std::move(*event) : Event{WorkFailed{task.id, event.error()}};
 }

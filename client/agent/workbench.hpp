@@ -42,7 +42,9 @@ public:
     using Report = std::function<void(const Progress&)>;
 
     // Trained, Evaluated or WorkFailed.
-    Event work(const Task& task, const ClientId& client, const Report& report, std::stop_token stop);
+    // link_bytes_per_second: measured with the last upload; 0: not yet.
+    Event work(const Task& task, const ClientId& client, double link_bytes_per_second, const Report& report,
+               std::stop_token stop);
 
     std::string device() const { return "cpu, " + std::to_string(pool_.threads()) + " threads"; }
 
@@ -89,6 +91,7 @@ private:
     kernels::ThreadPool pool_;
     std::map<std::string, Resident> residents_;
     std::unique_ptr<Bench> bench_;
+    double link_bytes_per_second_ = 0;
 };
 
 }  // namespace fedllm::client::agent

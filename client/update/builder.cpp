@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "common/crypto/sha256.hpp"
 
@@ -45,13 +46,52 @@ Result<tensor::ParamSet> difference_of(const tensor::ParamSet& start, const tens
     return delta;
 }
 
-struct Range {
+// Groups dealt out to `segments`, the largest first, each to the segment that has least. Whole groups,
+// because the zeros of what is not sent then cost nothing: a group of zeros alone has no entropy.
+std::vector<std::uint32_t> deal_out(const codec::Layout& layout, std::uint32_t segments) {
+    std::vector<std::uint64_t> sizes(layout.groups);
+    for (const codec::Layout::Run& run : layout.runs) sizes[run.group] += run.elements;
+    std::vector<std::uint32_t> order(layout.groups);
+    std::iota(order.begin(), order.end(), 0U);
+    std::stable_sort(order.begin(), order.end(),
+                     [&](std::uint32_t a, std::uint32_t b) { return sizes[a] > sizes[b]; });
+    std::vector<std::uint64_t> load(std::clamp<std::uint32_t>(segments, 1, std::max(layout.groups, 1U)));
+    std::vector<std::uint32_t> segment_of(layout.groups);
+    for (const std::uint32_t group : order) {
+        const auto lightest = std::min_element(load.begin(), load.end());
+        *lightest += sizes[group];
+        segment_of[group] = static_cast<std::uint32_t>(lightest - load.begin());
+    }
+    return segment_of;
+}
+
+// x where this turn's segment is, and 0 elsewhere.
+std::vector<float> segment(const BuildRequest& request, const codec::Layout& layout,
+                           std::span<const float> x) {
+    const std::vector<std::uint32_t> segment_of = deal_out(layout, request.spec.segments);
+    const std::uint32_t segments = std::min(request.spec.segments, std::max(layout.groups, 1U));
+    std::vector<float> sent(x.size());
     std::size_t first = 0;
-    std::size_t last = 0;  // exclusive
-};
-Range segment_of(std::size_t elements, std::uint32_t segments, std::uint32_t turn) {
-    const std::size_t index = turn % segments;
-    return {elements * index / segments, elements * (index + 1) / segments};
+    for (const codec::Layout::Run& run : layout.runs) {
+        if (segment_of[run.group] == request.turn % segments) {
+            std::copy_n(x.begin() + static_cast<std::ptrdiff_t>(first), run.elements,
+                        sent.begin() + static_cast<std::ptrdiff_t>(first));
+        }
+        first += run.elements;
+    }
+    return sent;
+}
+
+// The job's codec for these values. The step of deadzone is a multiple of the root mean square of all values;
+// zeros that stand for nothing (the other segments, frozen or untouched tensors) must not make it finer.
+codec::Spec codec_for(const BuildRequest& request, std::span<const float> sent) {
+    codec::Spec codec = request.spec.codec;
+    const auto elements = static_cast<double>(sent.size());
+    const auto zeros = static_cast<double>(std::count(sent.begin(), sent.end(), 0.0F));
+    if (zeros < elements) codec.step *= std::sqrt(elements / (elements - zeros));
+    const double most = request.upload_bytes_max * 8 / elements;
+    if (most > 0) codec.bits = codec.bits > 0 ? std::min(codec.bits, most) : most;
+    return codec;
 }
 
 // Encodes `sent`, smaller each time until what the server will decode is within the bound.
@@ -59,8 +99,9 @@ Result<std::vector<std::byte>> encode_within(const BuildRequest& request, const 
                                              std::span<float> sent) {
     constexpr int kAttemptsMax = 8;
     const job::UpdateSpec& spec = request.spec;
+    const codec::Spec codec = codec_for(request, sent);
     for (int attempt = 0; attempt < kAttemptsMax; ++attempt) {
-        FEDLLM_TRY(std::vector<std::byte> bytes, codec::encode(spec.codec, layout, sent, request.key));
+        FEDLLM_TRY(std::vector<std::byte> bytes, codec::encode(codec, layout, sent, request.key));
         double squares = 0;
         FEDLLM_TRY_VOID(codec::decode(
             spec.codec.id, layout, bytes,
@@ -72,15 +113,15 @@ Result<std::vector<std::byte>> encode_within(const BuildRequest& request, const 
                                           "' does not keep an update within its clip norm");
 }
 
-// Turns x into x - decoded; returns |sent - decoded|^2, where sent is x within `range` and 0 outside.
+// Turns x into x - decoded; returns |sent - decoded|^2.
 Result<double> subtract_decoded(const BuildRequest& request, const codec::Layout& layout,
-                                std::span<const std::byte> bytes, const Range& range, std::span<float> x) {
+                                std::span<const std::byte> bytes, std::span<const float> sent,
+                                std::span<float> x) {
     double squares = 0;
     const auto sink = [&](std::uint64_t first, std::span<const float> values) {
         for (std::size_t i = 0; i < values.size(); ++i) {
-            const std::size_t at = first + i;
-            x[at] -= values[i];
-            const double lost = at >= range.first && at < range.last ? x[at] : -values[i];
+            x[first + i] -= values[i];
+            const double lost = static_cast<double>(sent[first + i]) - values[i];
             squares += lost * lost;
         }
     };
@@ -108,17 +149,13 @@ Result<EncodedUpdate> build(const tensor::ParamSet& start, const tensor::ParamSe
         scale_down(x, norm, request.spec.clip_norm);
     }
 
-    const Range range = segment_of(x.size(), request.spec.segments, request.turn);
-    std::vector<float> sent(x.size());
-    std::copy(x.begin() + static_cast<std::ptrdiff_t>(range.first),
-              x.begin() + static_cast<std::ptrdiff_t>(range.last),
-              sent.begin() + static_cast<std::ptrdiff_t>(range.first));
     const codec::Layout layout = codec::layout_of(start.manifest());
+    std::vector<float> sent = segment(request, layout, x);
     FEDLLM_TRY(update.bytes, encode_within(request, layout, sent));
     update.digest = crypto::to_hex(crypto::sha256(update.bytes));
 
     const double sent_squares = square_sum(sent);
-    FEDLLM_TRY(const double lost, subtract_decoded(request, layout, update.bytes, range, x));
+    FEDLLM_TRY(const double lost, subtract_decoded(request, layout, update.bytes, sent, x));
     update.quantisation_error = sent_squares > 0 ? lost / sent_squares : 0;
     if (!keeps_residual(request.spec)) return update;
     update.residual_norm = norm_of(x);

@@ -20,6 +20,7 @@ struct BuildRequest {
     std::span<const float> residual{};  // of this client's updates before; empty: none
     std::uint32_t turn = 0;             // which of spec.segments is sent: turn modulo their number
     std::uint64_t key = 0;              // of stochastic rounding
+    double upload_bytes_max = 0;  // deadzone: what the link takes in the job's upload_seconds; 0: unknown
 };
 
 struct EncodedUpdate {

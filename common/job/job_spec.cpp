@@ -99,16 +99,14 @@ Table<JobSpec> make_table() {
             field<C>(
                 "update.error_feedback", [](auto& c) -> auto& { return c.update.error_feedback; },
                 "clients keep what encoding left out, and add it to their next update"),
-            field<C>(
-                "update.segments", [](auto& c) -> auto& { return c.update.segments; },
-                "each update carries one of so many equal parts of the tensors, in turn; the rest waits in "
-                "the error feedback",
-                {.min = 1, .max = 256}),
-            field<C>(
-                "update.upload_seconds", [](auto& c) -> auto& { return c.update.upload_seconds; },
-                "deadzone: a coarser step where the client's measured link would need longer than this; 0: "
-                "never",
-                {.min = 0, .max = 86400}),
+            field<C>("update.segments", [](auto& c) -> auto& { return c.update.segments; },
+                     "each update carries one of so many parts of the tensors, in turn; the rest waits "
+                     "in the error feedback",
+                     {.min = 1, .max = 256}),
+            field<C>("update.upload_seconds", [](auto& c) -> auto& { return c.update.upload_seconds; },
+                     "deadzone: a coarser step where the client's measured link would need longer than this; "
+                     "0: never",
+                     {.min = 0, .max = 86400}),
         });
     // Of the difference between two versions; `none` means that clients fetch whole versions.
     config::append(table, config::prefixed<C>(

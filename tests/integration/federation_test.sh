@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Whole federations of real processes over real TLS: the promises a user relies on.
-#   federation_test.sh BIN_DIR CASE      CASE: determinism | client_killed | server_killed | refusals | observability | tools | memory
+#   federation_test.sh BIN_DIR CASE      CASE: determinism | client_killed | server_killed | refusals | observability | tools | memory | downloads
 # BIN_DIR is a build folder. Prints what it sees; ends with status 0 only if every promise held.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

@@ -37,7 +37,7 @@ protected:
             auto updates = update::UpdateStore::open(site_.folder() / "updates").value();
             bench_ = Workbench::open(config_, std::move(versions), std::move(updates)).value();
         }
-        const Event event = bench_->work(task, ClientId("c"), [](const Progress&) {}, {});
+        const Event event = bench_->work(task, ClientId("c"), 0, [](const Progress&) {}, {});
         const auto* evaluated = std::get_if<Evaluated>(&event);
         EXPECT_NE(evaluated, nullptr);
         if (evaluated == nullptr) return 0;

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -90,27 +91,33 @@ tensor::ParamSet random_set(const char* stream, std::size_t elements = 1000) {
     return set;
 }
 
+// Groups of 500, 300 and 200 elements, each in two layers, make two segments of 500.
 TEST(Builder, OneSegmentIsSentInTurnAndTheOthersWait) {
-    const tensor::ParamSet start = make_set({{"a", {1000}}});
-    const tensor::ParamSet trained = random_set("segments");
-    BuildRequest request{.spec = {.clip_norm = 1000, .codec = {}, .segments = 3}};
-    for (std::uint32_t turn = 0; turn < 6; ++turn) {
+    const tensor::ParamSet start = make_set(
+        {{"0.b", {250}}, {"0.a", {150}}, {"0.c", {100}}, {"1.b", {250}}, {"1.a", {150}}, {"1.c", {100}}});
+    tensor::ParamSet trained = start;
+    Rng rng(7, "segments");
+    for (float& value : trained.values()) value = rng.normal();
+    BuildRequest request{.spec = {.clip_norm = 1000, .codec = {}, .segments = 2}};
+    for (std::uint32_t turn = 0; turn < 4; ++turn) {
         request.turn = turn;
         const auto update = build(start, trained, request);
         ASSERT_TRUE(update);
         EXPECT_EQ(update->quantisation_error, 0) << "what was sent was sent exactly";
-        const auto sent = decode(*update);
-        std::size_t carried = 0;
-        for (std::size_t i = 0; i < sent.size(); ++i) {
-            const bool mine = i >= 1000 * (turn % 3) / 3 && i < 1000 * (turn % 3 + 1) / 3;
-            carried += mine;
-            EXPECT_EQ(sent[i], mine ? trained.values()[i] : 0.0F) << i;
-            EXPECT_EQ(update->residual.values()[i], mine ? 0.0F : trained.values()[i]) << i;
-        }
-        EXPECT_NEAR(static_cast<double>(carried), 1000.0 / 3, 1);
+        std::vector<float> expected(1000), waiting(1000);
         double left = 0;
-        for (const float value : update->residual.values()) left += double{value} * value;
+        for (std::size_t i = 0; i < 1000; ++i) {
+            const bool mine = (i % 500 < 250) == (turn % 2 == 0);
+            (mine ? expected : waiting)[i] = trained.values()[i];
+            left += double{waiting[i]} * waiting[i];
+        }
+        EXPECT_EQ(decode(*update), expected);
+        EXPECT_TRUE(std::equal(waiting.begin(), waiting.end(), update->residual.values().begin()));
         EXPECT_NEAR(update->residual_norm, std::sqrt(left), 1e-9);
+    }
+    request.spec.segments = 200;  // three groups: never an empty update
+    for (request.turn = 0; request.turn < 4; ++request.turn) {
+        EXPECT_GT(norm_of(decode(*build(start, trained, request))), 0);
     }
 }
 
@@ -137,6 +144,71 @@ TEST(Builder, KeepsNoResidualOfWhatIsSentWholeOrUnwanted) {
         ASSERT_TRUE(update);
         EXPECT_TRUE(update->residual.values().empty());
     }
+}
+
+// Ten equal updates: with error feedback the server's sum is off by the last residual alone; without it, by
+// ten errors.
+TEST(Builder, ErrorFeedbackRepaysWhatTheCodecLoses) {
+    const tensor::ParamSet start = make_set({{"a", {1000}}});
+    const tensor::ParamSet trained = random_set("feedback");
+    const codec::Layout layout = codec::layout_of(start.manifest());
+    for (const bool feedback : {true, false}) {
+        BuildRequest request{.spec = {.clip_norm = 1000, .codec = {.id = codec::CodecId::Deadzone}}};
+        request.spec.error_feedback = feedback;
+        tensor::ParamSet residual;
+        std::vector<double> missing(1000);
+        double error = 0;
+        for (int round = 0; round < 10; ++round) {
+            request.residual = residual.values();
+            auto update = build(start, trained, request);
+            ASSERT_TRUE(update);
+            error = update->quantisation_error;
+            for (std::size_t i = 0; i < missing.size(); ++i) missing[i] += trained.values()[i];
+            const auto sink = [&](std::uint64_t first, std::span<const float> values) {
+                for (std::size_t i = 0; i < values.size(); ++i) missing[first + i] -= values[i];
+            };
+            ASSERT_TRUE(codec::decode(codec::CodecId::Deadzone, layout, update->bytes, sink));
+            residual = std::move(update->residual);
+        }
+        double square = 0;
+        for (const double value : missing) square += value * value;
+        const double one = std::sqrt(1000.0);  // about the norm of one update
+        EXPECT_GT(error, 0.1);
+        if (feedback) {
+            double left = 0;
+            for (const float value : residual.values()) left += double{value} * value;
+            EXPECT_NEAR(std::sqrt(square), std::sqrt(left), 1e-3);
+            EXPECT_LT(std::sqrt(square), 2.5 * one);
+        } else {
+            EXPECT_GT(std::sqrt(square), 5 * one);
+        }
+    }
+}
+
+// Zeros that stand for the other segments, or for what the link has no room for, cost nothing.
+TEST(Builder, SegmentsAndSlowLinksTakeFewerBytes) {
+    const tensor::ParamSet start =
+        make_set({{"a", {50'000}}, {"b", {50'000}}, {"c", {50'000}}, {"d", {50'000}}});
+    tensor::ParamSet trained = start;
+    Rng rng(7, "bytes");
+    for (float& value : trained.values()) value = rng.normal();
+    BuildRequest request{.spec = {.clip_norm = 1000, .codec = {.id = codec::CodecId::Deadzone}}};
+    const auto whole = build(start, trained, request);
+    request.spec.segments = 4;
+    const auto segment = build(start, trained, request);
+    ASSERT_TRUE(whole && segment);
+    const auto ratio = static_cast<double>(segment->bytes.size()) / static_cast<double>(whole->bytes.size());
+    EXPECT_NEAR(ratio, 0.25, 0.03);
+    EXPECT_NEAR(segment->quantisation_error, whole->quantisation_error, 0.01);
+
+    request.spec.segments = 1;
+    request.upload_bytes_max = static_cast<double>(whole->bytes.size()) / 2;
+    const auto slow = build(start, trained, request);
+    ASSERT_TRUE(slow);
+    EXPECT_NEAR(static_cast<double>(slow->bytes.size()) / request.upload_bytes_max, 1, 0.1);
+    request.upload_bytes_max = static_cast<double>(whole->bytes.size()) * 2;
+    EXPECT_EQ(build(start, trained, request)->bytes.size(), whole->bytes.size())
+        << "the link is not the limit";
 }
 
 }  // namespace
