@@ -1,11 +1,13 @@
 #include "client/agent/agent.hpp"
 
+#include <algorithm>
 #include <boost/asio/bind_executor.hpp>
 #include <boost/asio/experimental/awaitable_operators.hpp>
 #include <boost/asio/post.hpp>
 #include <cstring>
 #include <utility>
 
+#include "client/agent/download.hpp"
 #include "common/base/clock.hpp"
 #include "common/base/text.hpp"
 #include "common/crypto/secure_rng.hpp"
@@ -111,6 +113,9 @@ protocol::ClientMessage Agent::hello() const {
     hello.set_software("fedllm-client " + std::string(service::version()));
     hello.set_device(bench_->device());
     for (const auto& [model, folder] : config_.models) hello.add_base_models(model);
+    for (const auto& [id, codec] : config::EnumNames<codec::CodecId>::rows) {
+        hello.add_codecs(std::string(codec));
+    }
     return message;
 }
 
@@ -218,10 +223,10 @@ Result<void> Agent::on_chunk(const protocol::Frame& frame) {
         return {};
     }
     if (!download_->complete()) return {};
-    log::debug("model version received", {{"task", id.get()}, {"size", format_bytes(download_->held())}});
+    log::debug("received", {{"task", id.get()}, {"size", format_bytes(download_->held())}});
     download_.reset();
     connection_->session().download_finished();
-    apply(VersionHeld{id});
+    fetch_next();
     return {};
 }
 
@@ -245,16 +250,45 @@ void Agent::carry_out(const Prepare& effect) {
     if (task.kind == TaskKind::Train) {
         if (const auto claim = updates_.find(task.id)) return apply(UpdateFound{task.id, *claim});
     }
-    versions_.prune(config_.versions_kept, task.model_digest);
-    if (versions_.complete(task.model_digest, task.model_bytes)) return apply(VersionHeld{task.id});
-    auto writer = versions_.resume(task.model_digest, task.model_bytes);
+    preparing_ = effect;
+    fetch_next();
+}
+
+// What is on disk decides: after each piece, and after a restart.
+void Agent::fetch_next() {
+    const Task& task = preparing_.task;
+    const DownloadPlan plan = preparing_.whole ? plan_whole(task) : plan_download(task, versions_);
+    versions_.prune(config_.versions_kept, needed_by(plan, task));
+    const auto missing = std::find_if(plan.pieces.begin(), plan.pieces.end(), [this](const auto& piece) {
+        return !versions_.complete(piece.digest, piece.bytes);
+    });
+    if (missing == plan.pieces.end()) return apply(VersionHeld{task.id});
+    if (plan.base.empty() && !preparing_.whole && !initial_digest(task).empty() && seeded_ != task.job) {
+        seeded_ = task.job;  // once is enough: it would be the same again
+        return apply(InitialWanted{task.id});
+    }
+    auto writer = versions_.resume(missing->digest, missing->bytes);
     if (!writer) return apply(WorkFailed{task.id, writer.error()});
     download_.emplace(std::move(*writer));
     protocol::ClientMessage message;
     message.mutable_fetch()->set_task_id(task.id.get());
-    message.mutable_fetch()->set_digest(task.model_digest);
+    message.mutable_fetch()->set_digest(missing->digest);
     message.mutable_fetch()->set_offset(download_->held());
     send(std::move(message));
+}
+
+void Agent::carry_out(const MakeInitial& effect) {
+    const TaskId id = effect.task.id;
+    auto make = [bench = bench_.get(), task = effect.task] { return bench->make_initial(task); };
+    asio::co_spawn(worker_, net::run_once(std::move(make)),
+                   asio::bind_executor(
+                       executor_, [this, id](std::exception_ptr thrown, std::optional<Result<void>> made) {
+                           const bool held = !thrown && made && *made;
+                           log::debug("first version from the seed",
+                                      {{"task", id.get()}, {"held", held ? "yes" : "no: it is fetched"}});
+                           apply(InitialMade{id});
+                           if (machine_.stopping()) pause_.cancel();
+                       }));
 }
 
 // The worker's thread posts what it has to say to our executor; it never touches the machine.

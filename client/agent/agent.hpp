@@ -65,6 +65,8 @@ private:
 
     void apply(const Event& event);
     void carry_out(const Prepare& effect);
+    void fetch_next();
+    void carry_out(const MakeInitial& effect);
     void carry_out(const StartWork& effect);
     void carry_out(const StopWork& effect);
     void carry_out(const SendProgress& effect) { send(to_message(effect)); }
@@ -89,7 +91,9 @@ private:
     Machine machine_;
     ClientId name_;                          // as the server knows us, since the first Welcome
     Connection* connection_ = nullptr;       // while there is one; it lives in converse()
+    Prepare preparing_;                      // the latest
     std::optional<VersionWriter> download_;  // of the current task
+    std::optional<job::JobSpec> seeded_;     // the job whose first version was made from the seed, or tried
     struct {
         double began = 0;  // monotonic seconds
         std::size_t bytes = 0;

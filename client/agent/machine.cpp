@@ -68,6 +68,18 @@ void Machine::on(const UpdateFound& event, Effects& out) {
     settle(event.claim, out);
 }
 
+void Machine::on(const InitialWanted& event, Effects& out) {
+    if (!is_current(event.id) || !in<Preparing>() || stopping_) return;
+    worker_ = event.id;
+    out.push_back(MakeInitial{*task_});
+}
+
+void Machine::on(const InitialMade& event, Effects& out) {
+    if (worker_ == event.id) worker_.reset();
+    if (is_current(event.id) && in<Preparing>()) phase_ = Waiting{};
+    go_on(out);
+}
+
 void Machine::on(const VersionHeld& event, Effects& out) {
     if (!is_current(event.id) || !in<Preparing>() || stopping_) return;
     phase_ = Working{};
@@ -145,7 +157,7 @@ bool Machine::release_worker(const TaskId& id) {
 void Machine::go_on(Effects& out) {
     if (!task_ || !live_ || !in<Waiting>() || worker_ || stopping_) return;
     phase_ = Preparing{};
-    out.push_back(Prepare{*task_});
+    out.push_back(Prepare{*task_, fetched_again_});
 }
 
 void Machine::settle(Settled result, Effects& out) {

@@ -1,7 +1,8 @@
 // What a client does when, as a pure function of what happens: step(event) -> effects. No socket, disk, clock
 // or thread; agent.hpp carries the effects out in order and reports what came of them as events.
 //
-//   Idle --Task--> Preparing (find a finished update; else hold the model version, fetching what is missing)
+//   Idle --Task--> Preparing (find a finished update; else hold the model version: make it from the seed, or
+//                             fetch what is missing)
 //        --held--> Working (training or evaluating, on the worker)
 //        --done--> Settled (offered, evaluated or declined) --Verdict, Release--> Idle
 //
@@ -25,6 +26,14 @@ namespace fedllm::client::agent {
 
 enum class TaskKind { Train, Evaluate };
 
+struct VersionStep {  // base + decoded difference = version
+    std::string base_digest;
+    std::string digest;
+    std::string encoded_digest;
+    std::uint64_t encoded_bytes = 0;
+    bool operator==(const VersionStep&) const = default;
+};
+
 struct Task {
     TaskId id;
     TaskKind kind = TaskKind::Train;
@@ -33,6 +42,7 @@ struct Task {
     RoundId round;
     std::string model_digest;
     std::uint64_t model_bytes = 0;
+    std::vector<VersionStep> steps;  // the last ones that lead to model_digest, oldest first
     bool operator==(const Task&) const = default;
 };
 
@@ -61,6 +71,12 @@ struct TaskRefused {  // its job cannot be read, or the site's policy forbids it
 struct UpdateFound {  // Prepare: trained before, by a process that is gone
     TaskId id;
     update::Claim claim;
+};
+struct InitialWanted {  // Prepare: perhaps the job's seed gives the version, or the base of its steps
+    TaskId id;
+};
+struct InitialMade {  // MakeInitial is over: what it made is held, or it was something else
+    TaskId id;
 };
 struct VersionHeld {  // Prepare: all bytes are on disk (the worker checks the digest)
     TaskId id;
@@ -96,15 +112,19 @@ struct ReleaseArrived {
     std::string reason;
 };
 struct StopAsked {};  // SIGTERM
-using Event =
-    std::variant<Welcomed, Disconnected, TaskArrived, TaskRefused, UpdateFound, VersionHeld, Progressed,
-                 Trained, Evaluated, WorkFailed, ProceedArrived, VerdictArrived, ReleaseArrived, StopAsked>;
+using Event = std::variant<Welcomed, Disconnected, TaskArrived, TaskRefused, UpdateFound, InitialWanted,
+                           InitialMade, VersionHeld, Progressed, Trained, Evaluated, WorkFailed,
+                           ProceedArrived, VerdictArrived, ReleaseArrived, StopAsked>;
 
 // ------------------------------------------------------------------------------------------------------
 // effects
 
-struct Prepare {  // answer with UpdateFound or VersionHeld; fetch the version first where bytes of it are
-                  // missing
+// Answer with UpdateFound, InitialWanted or VersionHeld; fetch first what is missing of the version.
+struct Prepare {
+    Task task;
+    bool whole = false;  // not by steps: they came, and did not lead to it
+};
+struct MakeInitial {  // on the worker; answer with InitialMade
     Task task;
 };
 struct StartWork {  // answer with Progressed ..., then Trained, Evaluated or WorkFailed
@@ -145,8 +165,8 @@ struct Say {  // for the log
     std::string line;
     bool operator==(const Say&) const = default;
 };
-using Effect = std::variant<Prepare, StartWork, StopWork, SendProgress, SendOffer, SendEvaluation,
-                            SendDecline, Upload, DropUpdate, Disconnect, SendGoodbye, Say>;
+using Effect = std::variant<Prepare, MakeInitial, StartWork, StopWork, SendProgress, SendOffer,
+                            SendEvaluation, SendDecline, Upload, DropUpdate, Disconnect, SendGoodbye, Say>;
 using Effects = std::vector<Effect>;
 
 class Machine {
@@ -169,6 +189,8 @@ private:
     void on(const TaskArrived& event, Effects& out);
     void on(const TaskRefused& event, Effects& out);
     void on(const UpdateFound& event, Effects& out);
+    void on(const InitialWanted& event, Effects& out);
+    void on(const InitialMade& event, Effects& out);
     void on(const VersionHeld& event, Effects& out);
     void on(const Progressed& event, Effects& out);
     void on(const Trained& event, Effects& out);
@@ -192,7 +214,7 @@ private:
 
     std::optional<Task> task_;
     Phase phase_;
-    bool fetched_again_ = false;  // the version came damaged once; twice is once too often
+    bool fetched_again_ = false;  // the version, or a step to it, came damaged; twice is once too often
     bool connected_ = false;
     bool live_ = false;             // the Task was heard on this connection: the server waits for it
     std::optional<TaskId> worker_;  // what the worker is busy with; after a StopWork no longer task_

@@ -14,6 +14,10 @@ Result<Task> read_task(const protocol::Task& message, const ClientConfig& config
     task.round = RoundId(message.round());
     task.model_digest = message.model_digest();
     task.model_bytes = message.model_bytes();
+    for (const protocol::VersionStep& step : message.steps()) {
+        task.steps.push_back(
+            {step.base_digest(), step.digest(), step.encoded_digest(), step.encoded_bytes()});
+    }
     FEDLLM_TRY_VOID(check(task.job, config.policy));
     if (!config.models.contains(task.job.base_model)) {
         return make_error(Errc::PolicyRefused, "the job's base_model is '" + task.job.base_model +

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "common/crypto/sha256.hpp"
+#include "common/formats/param_set_file.hpp"
 
 namespace fedllm::client::agent {
 namespace {
@@ -24,6 +25,12 @@ std::uint64_t size_or_zero(const Path& path) {
     std::error_code code;
     const auto size = fs::file_size(path, code);
     return code ? 0 : size;
+}
+
+Result<MappedFile> map_hashed(const Path& path, const std::string& digest) {
+    FEDLLM_TRY(MappedFile file, MappedFile::open(path));
+    if (crypto::to_hex(crypto::sha256(file.bytes())) == digest) return file;
+    return make_error(Errc::DigestMismatch, "the received model version does not hash to " + digest);
 }
 
 }  // namespace
@@ -71,8 +78,10 @@ Result<VersionStore> VersionStore::open(const Path& folder) {
     return VersionStore(folder);
 }
 
+bool VersionStore::held(const std::string& digest) const { return fs::exists(final_path(digest)); }
+
 bool VersionStore::complete(const std::string& digest, std::uint64_t total) const {
-    return fs::exists(final_path(digest)) || size_or_zero(part_path(digest)) == total;
+    return held(digest) || size_or_zero(part_path(digest)) == total;
 }
 
 Result<VersionWriter> VersionStore::resume(const std::string& digest, std::uint64_t total) const {
@@ -88,32 +97,42 @@ Result<VersionWriter> VersionStore::resume(const std::string& digest, std::uint6
     return VersionWriter(path, fd, held, total);
 }
 
-Result<Path> VersionStore::verify(const std::string& digest) const {
-    const Path path = final_path(digest);
-    if (fs::exists(path)) return path;
-    const Path part = part_path(digest);
-    {
-        FEDLLM_TRY(const MappedFile file, MappedFile::open(part));
-        if (crypto::to_hex(crypto::sha256(file.bytes())) != digest) {
-            std::error_code
-                ignored;  // if it cannot be removed, the next round trip fails the same way and says so
-            fs::remove(part, ignored);
-            return make_error(Errc::DigestMismatch, "the received model version does not hash to " + digest);
-        }
+// The file becomes the version it must be, or goes.
+Result<Path> VersionStore::adopt(const Path& file, const std::string& digest) const {
+    if (auto right = map_hashed(file, digest); !right) {
+        std::error_code
+            ignored;  // if it cannot be removed, the next round trip fails the same way and says so
+        if (right.error().code == Errc::DigestMismatch) fs::remove(file, ignored);
+        return right.error();
     }
-    FEDLLM_TRY_VOID(commit_file(part, path));
-    return path;
+    FEDLLM_TRY_VOID(commit_file(file, final_path(digest)));
+    return final_path(digest);
 }
 
-void VersionStore::prune(std::size_t kept, const std::string& digest) const {
+Result<Path> VersionStore::verify(const std::string& digest) const {
+    if (held(digest)) return final_path(digest);
+    return adopt(part_path(digest), digest);
+}
+
+Result<MappedFile> VersionStore::map_received(const std::string& digest) const {
+    return map_hashed(part_path(digest), digest);
+}
+
+Result<Path> VersionStore::add(const std::string& digest, const tensor::ParamSet& params) const {
+    const Path file = folder_ / (digest + ".made");  // not the .part, of which bytes may have been fetched
+    FEDLLM_TRY_VOID(formats::write_param_set(file, params));
+    return adopt(file, digest);
+}
+
+void VersionStore::prune(std::size_t kept, const std::set<std::string>& needed) const {
     std::vector<std::pair<fs::file_time_type, Path>> versions;
     std::error_code code;
     for (const auto& entry : fs::directory_iterator(folder_, code)) {
-        if (entry.path().stem() == digest) continue;
-        if (entry.path().extension() == ".part") {
-            fs::remove(entry.path(), code);
-        } else if (entry.path().extension() == ".safetensors") {
+        if (needed.contains(entry.path().stem().string())) continue;
+        if (entry.path().extension() == ".safetensors") {
             versions.emplace_back(entry.last_write_time(code), entry.path());
+        } else {
+            fs::remove(entry.path(), code);
         }
     }
     std::sort(versions.rbegin(), versions.rend());

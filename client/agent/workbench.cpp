@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "client/agent/download.hpp"
+#include "client/model/manifests.hpp"
 #include "client/train/memory_plan.hpp"
 #include "common/base/clock.hpp"
 #include "common/base/memory.hpp"
@@ -122,6 +124,17 @@ Result<Workbench::Bench*> Workbench::bench_for(const Task& task) {
     return bench_.get();
 }
 
+Result<void> Workbench::make_initial(const Task& task) {
+    const auto found = residents_.find(task.job.base_model);
+    const Error other = make_error(Errc::NotFound, "the job's seed does not give its first version");
+    if (found == residents_.end() || task.job.method != job::Method::Lora) return other;
+    FEDLLM_TRY(const auto manifest, model::lora_manifest(found->second.model.config(), task.job.lora));
+    if (manifest.elements() > task.model_bytes / sizeof(float)) return other;
+    const auto made = versions_.add(initial_digest(task), model::initial_lora(manifest, task.job.seed));
+    if (made) return {};
+    return made.error().code == Errc::DigestMismatch ? other : made.error();
+}
+
 Result<update::Evaluation> Workbench::evaluate(const tensor::ParamSet& params) {
     if (bench_->dataset.eval().empty()) return update::Evaluation{};
     FEDLLM_TRY(const train::EvalOutcome outcome, bench_->trainer->evaluate(params, bench_->dataset.eval()));
@@ -190,7 +203,7 @@ Result<update::EncodedUpdate> Workbench::encode(const Task& task, const ClientId
 
 Result<Event> Workbench::try_work(const Task& task, const ClientId& client, const Report& report,
                                   std::stop_token stop) {
-    FEDLLM_TRY(const Path version, versions_.verify(task.model_digest));
+    FEDLLM_TRY(const Path version, obtain_version(task, versions_));
     FEDLLM_TRY(Bench* const bench, bench_for(task));
     FEDLLM_TRY(const tensor::ParamSet start, read_version(version, bench->trainer->manifest()));
     if (task.kind == TaskKind::Evaluate) {

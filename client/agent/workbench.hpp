@@ -35,6 +35,10 @@ public:
     static Result<std::unique_ptr<Workbench>> open(const ClientConfig& config, VersionStore versions,
                                                    update::UpdateStore updates);
 
+    // Makes the job's first version from its seed, and keeps it if the task starts from it or its first step
+    // does. NotFound where the seed does not give it: it was made otherwise.
+    Result<void> make_initial(const Task& task);
+
     using Report = std::function<void(const Progress&)>;
 
     // Trained, Evaluated or WorkFailed.

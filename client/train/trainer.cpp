@@ -79,7 +79,18 @@ Trainer::Trainer(engine::Transformer transformer, tensor::Manifest manifest, con
       transformer_(std::move(transformer)),
       gradients_(std::move(manifest)),
       first_moment_(gradients_.values().size()),
-      second_moment_(gradients_.values().size()) {}
+      second_moment_(gradients_.values().size()),
+      frozen_(frozen_runs(gradients_.manifest(), job)) {}
+
+std::vector<Trainer::Run> Trainer::frozen_runs(const tensor::Manifest& manifest, const job::JobSpec& job) {
+    std::vector<Run> runs;
+    if (job.method != job::Method::Lora || !job.lora.freeze_a) return runs;
+    for (std::size_t i = 0; i < manifest.tensors().size(); ++i) {
+        const tensor::TensorSpec& spec = manifest.tensors()[i];
+        if (spec.name.ends_with(".lora_A.weight")) runs.push_back({manifest.offset(i), spec.elements()});
+    }
+    return runs;
+}
 
 std::uint64_t Trainer::steps(std::span<const data::Example> examples) const {
     if (train_.local_steps != 0 || examples.empty()) return train_.local_steps;
@@ -159,17 +170,32 @@ Result<StepResult> Trainer::gradients_of(const Batch& batch, const tensor::Param
     return sum;
 }
 
-// Clips as torch.nn.utils.clip_grad_norm_ does, and takes the step. Returns the norm before clipping.
+// Clips as torch.nn.utils.clip_grad_norm_ does, and takes the step: run by run between what is frozen, which
+// counts in no norm. Returns the norm before clipping.
 Result<double> Trainer::update(tensor::ParamSet& params, std::uint64_t step, double learning_rate) {
     const job::OptimizerSpec& optimizer = train_.optimizer;
+    for (const Run& run : frozen_) {
+        const auto values = gradients_.values().subspan(run.first, run.count);
+        std::fill(values.begin(), values.end(), 0.0F);
+    }
     const double norm = kernels::l2_norm(*pool_, gradients_.values());
     if (!std::isfinite(norm)) return not_finite(step, "gradient", norm);
     const double clip =
         optimizer.gradient_clip > 0 ? std::min(1.0, optimizer.gradient_clip / (norm + 1e-6)) : 1.0;
     const kernels::AdamWConfig config{learning_rate, optimizer.beta1, optimizer.beta2, optimizer.epsilon,
                                       optimizer.weight_decay};
-    kernels::adamw(*pool_, config, step, static_cast<float>(clip), gradients_.values(), params.values(),
-                   first_moment_, second_moment_);
+    const auto advance = [&](std::size_t first, std::size_t end) {
+        const auto part = [&](std::span<float> values) { return values.subspan(first, end - first); };
+        if (first == end) return;
+        kernels::adamw(*pool_, config, step, static_cast<float>(clip), part(gradients_.values()),
+                       part(params.values()), part(first_moment_), part(second_moment_));
+    };
+    std::size_t first = 0;
+    for (const Run& run : frozen_) {
+        advance(first, run.first);
+        first = run.first + run.count;
+    }
+    advance(first, params.values().size());
     return norm;
 }
 

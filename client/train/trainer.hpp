@@ -94,6 +94,12 @@ private:
     engine::Transformer transformer_;
     tensor::ParamSet gradients_;
     std::vector<float> first_moment_, second_moment_;
+    struct Run {  // of consecutive values
+        std::size_t first = 0;
+        std::size_t count = 0;
+    };
+    static std::vector<Run> frozen_runs(const tensor::Manifest& manifest, const job::JobSpec& job);
+    std::vector<Run> frozen_;  // in order; they get no gradient and no weight decay
 };
 
 }  // namespace fedllm::client::train

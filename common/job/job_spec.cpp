@@ -68,6 +68,9 @@ Table<JobSpec> make_table() {
         field<C>(
             "lora.rslora", [](auto& c) -> auto& { return c.lora.rslora; }, "scale is alpha / sqrt(rank)"),
         field<C>(
+            "lora.freeze_a", [](auto& c) -> auto& { return c.lora.freeze_a; },
+            "train B alone: A stays as the seed made it, and updates carry nothing for it (FFA-LoRA)"),
+        field<C>(
             "lora.target_modules", [](auto& c) -> auto& { return c.lora.target_modules; },
             "the linear layers that get an adapter"),
         field<C>("rounds", [](auto& c) -> auto& { return c.rounds; }, "how many global versions to produce",
@@ -104,6 +107,7 @@ Table<JobSpec> make_table() {
                      "0: never",
                      {.min = 0, .max = 86400}),
         });
+    // Of the difference between two versions; `none` means that clients fetch whole versions.
     config::append(table, config::prefixed<C>(
                               "download", codec_table(), [](auto& c) -> auto& { return c.download.codec; }));
     config::append(

@@ -1,5 +1,5 @@
-// What a low-rank adapter is (Hu et al. 2021; rsLoRA: Kalajdzievski 2023): said by the job, obeyed by the
-// client.
+// What a low-rank adapter is (Hu et al. 2021; rsLoRA: Kalajdzievski 2023; frozen A: FFA-LoRA, Sun et al.
+// 2024, 2403.12313): said by the job, obeyed by the client.
 #pragma once
 
 #include <algorithm>
@@ -27,6 +27,7 @@ struct LoraSpec {
     bool rslora = false;                      // scale by alpha / sqrt(rank) instead of alpha / rank
     std::vector<std::string> target_modules;  // last parts of module paths ("q_proj"), or whole paths
     std::vector<LoraModule> modules{};        // the exceptions, in the order of their paths
+    bool freeze_a = false;                    // only B is trained, A stays as the seed made it
 
     double scale() const { return scale_by(rank, alpha); }
 

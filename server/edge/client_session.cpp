@@ -145,13 +145,16 @@ awaitable<Result<void>> ClientSession::download(protocol::Fetch fetch) {
         auto transfer =
             protocol::OutgoingTransfer::start((*version)->bytes(), fetch.offset(), limits_.chunk_bytes);
         if (transfer) {
+            if (transfer->remaining() == 0) session_.download_finished();
             while (const auto chunk = transfer->next()) {
                 if (session_.task() != task) co_return Result<void>{};  // released meanwhile
                 FEDLLM_CO_TRY_VOID(session_.on_send(MessageKind::Chunk));
+                // Before the last chunk leaves: the Fetch of the next step may come before we hear that it
+                // did.
+                if (transfer->remaining() == 0) session_.download_finished();
                 FEDLLM_CO_TRY_VOID(co_await channel_.send_chunk(chunk->offset, chunk->data));
                 engine_.count_download(peer_.name, chunk->data.size());
             }
-            session_.download_finished();
             co_return Result<void>{};
         }
         version = transfer.error();

@@ -25,6 +25,46 @@ Result<void> add_update(const codec::Layout& layout, const Contribution& part, c
         [&](std::uint64_t first, std::span<const float> values) { sum.add(first, values, part.weight); });
 }
 
+// target += server_learning_rate * the contributions' mean.
+Result<void> add_mean(const job::JobSpec& job, const codec::Layout& layout,
+                      const std::vector<Contribution>& contributions, const ingest::Spool& spool,
+                      std::span<float> target) {
+    FEDLLM_TRY(const auto scale, tensor::FixedPoint::choose(tensor::bound_with_slack(job.update.clip_norm),
+                                                            job::weight_total_max(job)));
+    aggregate::Accumulator sum(layout.elements, scale);
+    std::uint64_t total_weight = 0;
+    for (const Contribution& part : contributions) {
+        if (auto added = add_update(layout, part, spool, sum); !added) {
+            return with_context(added.error(), "adding " + part.task.get());
+        }
+        total_weight += part.weight;
+    }
+    std::vector<float> mean;
+    for (std::uint64_t first = 0; first < sum.elements(); first += kSliceElements) {
+        mean.resize(std::min(kSliceElements, sum.elements() - first));
+        sum.mean(first, mean, total_weight);
+        aggregate::fed_avg(target.subspan(first, mean.size()), mean, job.server_learning_rate);
+    }
+    return {};
+}
+
+// What the versions up to `base` have left out: zeros for the initial one.
+Result<std::vector<float>> read_residual(const store::VersionRow& base, std::uint64_t elements,
+                                         const store::Versions& versions) {
+    std::vector<float> residual(elements);
+    if (base.residual_digest.empty()) return residual;
+    FEDLLM_TRY(const MappedFile file, versions.map(store::Attachment::Residual, base.residual_digest));
+    const std::span<std::byte> out = std::as_writable_bytes(std::span(residual));
+    if (file.bytes().size() != out.size()) {
+        return make_error(Errc::ManifestMismatch, "the residual " + base.residual_digest + " has " +
+                                                      std::to_string(file.bytes().size()) +
+                                                      " bytes, the version's values " +
+                                                      std::to_string(out.size()));
+    }
+    std::copy(file.bytes().begin(), file.bytes().end(), out.begin());
+    return residual;
+}
+
 // `latest` is replaced by rename, so that a reader always finds a whole adapter behind it.
 Result<void> point_latest_at(const Path& folder) {
     const Path link = folder.parent_path() / "latest";
@@ -39,28 +79,39 @@ Result<void> point_latest_at(const Path& folder) {
 
 }  // namespace
 
-Result<store::VersionFile> compute_version(const job::JobSpec& job, const std::string& old_digest,
-                                           const std::vector<Contribution>& contributions,
-                                           const store::Versions& versions, const ingest::Spool& spool) {
-    FEDLLM_TRY(tensor::ParamSet params, versions.read(old_digest));
-    FEDLLM_TRY(const auto scale, tensor::FixedPoint::choose(tensor::bound_with_slack(job.update.clip_norm),
-                                                            job::weight_total_max(job)));
-    aggregate::Accumulator sum(params.manifest().elements(), scale);
+Result<std::vector<std::byte>> advance(const codec::Spec& codec, const codec::Layout& layout,
+                                       std::uint64_t key, std::span<float> version, std::span<float> step) {
+    FEDLLM_TRY(auto encoded, codec::encode(codec, layout, step, key));
+    FEDLLM_TRY_VOID(
+        codec::decode(codec.id, layout, encoded, [&](std::uint64_t first, std::span<const float> decoded) {
+            for (std::size_t i = 0; i < decoded.size(); ++i) {
+                const double exact = static_cast<double>(version[first + i]) + step[first + i];
+                version[first + i] += decoded[i];
+                step[first + i] = static_cast<float>(exact - version[first + i]);
+            }
+        }));
+    return encoded;
+}
+
+Result<NewVersion> compute_version(const job::JobSpec& job, const store::VersionRow& base,
+                                   const std::vector<Contribution>& contributions,
+                                   const store::Versions& versions, const ingest::Spool& spool) {
+    FEDLLM_TRY(tensor::ParamSet params, versions.read(base.digest));
     const codec::Layout layout = codec::layout_of(params.manifest());
-    std::uint64_t total_weight = 0;
-    for (const Contribution& part : contributions) {
-        if (auto added = add_update(layout, part, spool, sum); !added) {
-            return with_context(added.error(), "adding " + part.task.get());
-        }
-        total_weight += part.weight;
+    NewVersion next;
+    if (job.download.codec.id == codec::CodecId::None) {
+        FEDLLM_TRY_VOID(add_mean(job, layout, contributions, spool, params.values()));
+    } else {
+        FEDLLM_TRY(std::vector<float> step, read_residual(base, layout.elements, versions));
+        FEDLLM_TRY_VOID(add_mean(job, layout, contributions, spool, step));
+        FEDLLM_TRY(const auto encoded,
+                   advance(job.download.codec, layout, base.round.get(), params.values(), step));
+        FEDLLM_TRY(next.step, versions.write(store::Attachment::Step, encoded));
+        FEDLLM_TRY(next.residual,
+                   versions.write(store::Attachment::Residual, std::as_bytes(std::span(step))));
     }
-    std::vector<float> mean;
-    for (std::uint64_t first = 0; first < sum.elements(); first += kSliceElements) {
-        mean.resize(std::min(kSliceElements, sum.elements() - first));
-        sum.mean(first, mean, total_weight);
-        aggregate::fed_avg(params.values().subspan(first, mean.size()), mean, job.server_learning_rate);
-    }
-    return versions.write(params);
+    FEDLLM_TRY(next.file, versions.write(params));
+    return next;
 }
 
 Result<Path> write_adapter(const job::JobSpec& job, const JobId& id, std::uint32_t rounds_done,

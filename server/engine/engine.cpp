@@ -20,6 +20,15 @@ unsigned threads_or_cores(unsigned threads) {
 
 double seconds(Duration duration) { return std::chrono::duration<double>(duration).count(); }
 
+store::VersionRow row_of(const NewVersion& made, const store::VersionRow& base, Timestamp now) {
+    store::VersionRow row{made.file.digest, base.job, RoundId(base.round.get() + 1), made.file.bytes, now};
+    if (made.step.bytes > 0) row.base_digest = base.digest;
+    row.encoded_digest = made.step.digest;
+    row.encoded_bytes = made.step.bytes;
+    row.residual_digest = made.residual.digest;
+    return row;
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Engine>> Engine::open(asio::any_io_executor strand, const EngineOptions& options,
@@ -176,27 +185,6 @@ void Engine::open_round(const round::OpenRound& effect) {
                {"clients", effect.clients.size()}});
 }
 
-void Engine::ask(const round::AskClient& effect) {
-    const auto link = links_.find(effect.client);
-    if (link == links_.end()) return;
-    const auto version = ledger_.version(effect.model_digest);
-    if (!version) {
-        hold(version.error());
-        return;
-    }
-    protocol::ServerMessage message;
-    protocol::Task& task = *message.mutable_task();
-    task.set_task_id(store::task_id(active_->id, effect.round, effect.client).get());
-    task.set_kind(effect.kind == round::TaskKind::Train ? protocol::TASK_KIND_TRAIN
-                                                        : protocol::TASK_KIND_EVALUATE);
-    task.set_job_id(active_->id.get());
-    task.set_job(active_->yaml);
-    task.set_round(effect.round.get());
-    task.set_model_digest(effect.model_digest);
-    task.set_model_bytes(version->bytes);
-    link->second->post(std::move(message));
-}
-
 void Engine::record(const round::RecordPart& effect) {
     store::PartRow row;
     row.job = active_->id;
@@ -226,10 +214,10 @@ asio::awaitable<Result<void>> Engine::close_round(round::CloseRound effect) {
     const double started = monotonic_seconds();
     const JobId id = active_->id;
     const job::JobSpec spec = active_->spec;
-    const std::string old_digest = active_->state.model_digest;
     const Timestamp opened = active_->state.opened;
     FEDLLM_CO_TRY_VOID(ledger_.close_round(id, effect.round));
     FEDLLM_CO_TRY(const auto parts, ledger_.parts(id, effect.round));
+    FEDLLM_CO_TRY(const store::VersionRow base, ledger_.version(id, effect.round));
     std::vector<Contribution> contributions;
     for (const store::PartRow& part : parts) {
         if (part.status != store::PartStatus::Accepted) continue;
@@ -238,10 +226,10 @@ asio::awaitable<Result<void>> Engine::close_round(round::CloseRound effect) {
         contributions.push_back({part.task, part.update_digest, part.bytes, part.weight,
                                  plain ? codec::CodecId::None : spec.update.codec.id});
     }
-    const auto build = [&]() -> Result<store::VersionFile> {
-        FEDLLM_TRY(auto version, compute_version(spec, old_digest, contributions, versions_, spool_));
+    const auto build = [&]() -> Result<NewVersion> {
+        FEDLLM_TRY(auto version, compute_version(spec, base, contributions, versions_, spool_));
         FEDLLM_TRY([[maybe_unused]] const Path folder,
-                   write_adapter(spec, id, effect.round.get() + 1, version.digest, versions_,
+                   write_adapter(spec, id, effect.round.get() + 1, version.file.digest, versions_,
                                  options_.state_directory));
         return version;
     };
@@ -253,8 +241,11 @@ asio::awaitable<Result<void>> Engine::close_round(round::CloseRound effect) {
     }
     const Timestamp now = clock_.now();
     const store::RoundResult result{now, eval_loss_of(parts), train_loss_of(parts)};
-    const store::VersionRow next{version->digest, id, RoundId(effect.round.get() + 1), version->bytes, now};
+    const store::VersionRow next = row_of(*version, base, now);
     if (!hold(ledger_.commit_round(id, effect.round, result, next))) co_return Result<void>{};
+    if (base.residual_digest != next.residual_digest) {  // nothing will start from it again
+        versions_.remove(store::Attachment::Residual, base.residual_digest);
+    }
     for (const store::PartRow& part : parts) {  // also what dropped clients had begun to send
         if (auto gone = spool_.remove(part.task); !gone)
             log::warn("spool", {{"reason", gone.error().message}});
@@ -267,8 +258,9 @@ asio::awaitable<Result<void>> Engine::close_round(round::CloseRound effect) {
                                   {"accepted", contributions.size()},
                                   {"eval_loss", result.eval_loss},
                                   {"train_loss", result.train_loss},
-                                  {"version", version->digest.substr(0, 12)}});
-    raise(round::RoundCommitted{effect.round, version->digest});
+                                  {"version", next.digest.substr(0, 12)},
+                                  {"step_bytes", next.encoded_bytes}});
+    raise(round::RoundCommitted{effect.round, next.digest});
     co_return Result<void>{};
 }
 
@@ -330,6 +322,7 @@ registry::SessionId Engine::join(const ClientId& client, const protocol::Hello& 
     member.software = hello.software();
     member.device = hello.device();
     member.base_models.assign(hello.base_models().begin(), hello.base_models().end());
+    member.codecs.assign(hello.codecs().begin(), hello.codecs().end());
     member.since = clock_.now();
     const auto session = member.session;
     const auto base_models = member.base_models;
@@ -367,11 +360,6 @@ void Engine::on_decline(const ClientId& client, const protocol::Decline& decline
     raise(round::ClientDeclined{client, parsed->round, decline.reason(), decline.detail()});
 }
 
-void Engine::count_download(const ClientId& client, std::uint64_t bytes) {
-    metrics_.bytes_moved(client, observe::Direction::Down, bytes);
-    if (active_) active_->live[client].bytes_down += bytes;
-}
-
 // "<job>/<round>/<client>": the client part must be the one of the certificate.
 Result<Engine::ParsedTask> Engine::parse_task(const ClientId& client, const std::string& task) const {
     const auto first = task.find('/');
@@ -383,20 +371,6 @@ Result<Engine::ParsedTask> Engine::parse_task(const ClientId& client, const std:
         return make_error(Errc::PermissionDenied, "task '" + task + "' belongs to another client");
     }
     return ParsedTask{JobId(task.substr(0, first)), RoundId(static_cast<std::uint32_t>(*number))};
-}
-
-net::awaitable<Result<SharedVersion>> Engine::version(std::string digest) {
-    if (auto known = version_cache_[digest].lock()) co_return Result<SharedVersion>(std::move(known));
-    if (auto row = ledger_.version(digest); !row) {
-        version_cache_.erase(digest);
-        co_return row.error();
-    }
-    auto mapped = co_await net::offload(pool_.get_executor(), [&] { return versions_.map(digest); });
-    if (!mapped) co_return mapped.error();
-    auto shared = std::make_shared<const MappedFile>(std::move(*mapped));
-    std::erase_if(version_cache_, [](const auto& entry) { return entry.second.expired(); });
-    version_cache_[digest] = shared;
-    co_return Result<SharedVersion>(std::move(shared));
 }
 
 }  // namespace fedllm::server::engine

@@ -36,7 +36,8 @@ struct EngineOptions {
     unsigned threads = 0;  // of the compute pool; 0: one per core
 };
 
-// A version's verified bytes. Who shares: every connection that is sending them, and the engine's cache.
+// Verified bytes of a version or a step. Who shares: every connection that is sending them, and the engine's
+// cache.
 using SharedVersion = std::shared_ptr<const MappedFile>;
 
 // Lifecycle: open, start, and stop before destruction. Jobs run one after another, in order of submission.
@@ -70,6 +71,7 @@ public:
     net::awaitable<void> finish_upload(std::unique_ptr<Intake> intake, Link& reply);
     net::awaitable<void> refuse_upload(std::unique_ptr<Intake> intake, Error error, Link& reply);
 
+    // A version's bytes, or a step's.
     net::awaitable<Result<SharedVersion>> version(std::string digest);
 
     // Operators. `initial` holds the safetensors file of the first version.
@@ -114,6 +116,7 @@ private:
     void apply(const round::Effect& effect);
     void open_round(const round::OpenRound& effect);
     void ask(const round::AskClient& effect);
+    Result<void> add_steps(protocol::Task& task) const;
     void record(const round::RecordPart& effect);
     void record(const round::RecordEvaluation& effect);
     void finish(const round::FinishJob& effect);

@@ -9,6 +9,10 @@ bool Member::can_train(std::string_view base_model) const {
     return std::find(base_models.begin(), base_models.end(), base_model) != base_models.end();
 }
 
+bool Member::can_decode(std::string_view codec) const {
+    return std::find(codecs.begin(), codecs.end(), codec) != codecs.end();
+}
+
 std::optional<SessionId> Registry::join(Member member) {
     const auto [place, is_new] = members_.try_emplace(member.client);
     std::optional<SessionId> replaced;

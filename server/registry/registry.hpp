@@ -23,9 +23,11 @@ struct Member {
     std::string software;
     std::string device;
     std::vector<std::string> base_models;  // names the client announced
+    std::vector<std::string> codecs;       // the same: what it can decode
     Timestamp since{};
 
     bool can_train(std::string_view base_model) const;
+    bool can_decode(std::string_view codec) const;
 };
 
 // A plain data structure, without I/O. Concurrency: one strand.

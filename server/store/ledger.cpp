@@ -30,8 +30,11 @@ CREATE TABLE parts(
   FOREIGN KEY(job_id, round) REFERENCES rounds(job_id, round)) WITHOUT ROWID;
 CREATE TABLE versions(
   job_id TEXT NOT NULL REFERENCES jobs(job_id), round INTEGER NOT NULL, digest TEXT NOT NULL,
-  bytes INTEGER NOT NULL, created_ms INTEGER NOT NULL, PRIMARY KEY(job_id, round)) WITHOUT ROWID;
+  bytes INTEGER NOT NULL, created_ms INTEGER NOT NULL,
+  base_digest TEXT NOT NULL, encoded_digest TEXT NOT NULL, encoded_bytes INTEGER NOT NULL,
+  residual_digest TEXT NOT NULL, PRIMARY KEY(job_id, round)) WITHOUT ROWID;
 CREATE INDEX versions_by_digest ON versions(digest);
+CREATE INDEX versions_by_step ON versions(encoded_digest);
 PRAGMA user_version = 2;
 )sql";
 
@@ -90,13 +93,18 @@ Result<RoundRow> read_round(const Database& database, const JobId& job, const St
 
 Result<void> insert_version(Database& database, const VersionRow& version) {
     FEDLLM_TRY(Statement insert,
-               database.prepare("INSERT INTO versions(job_id, round, digest, bytes, created_ms) "
-                                "VALUES(?, ?, ?, ?, ?)"));
+               database.prepare("INSERT INTO versions(job_id, round, digest, bytes, created_ms, base_digest, "
+                                "encoded_digest, encoded_bytes, residual_digest) "
+                                "VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)"));
     return insert.bind(version.job.get())
         .bind(version.round.get())
         .bind(version.digest)
         .bind(version.bytes)
         .bind(milliseconds(version.created))
+        .bind(version.base_digest)
+        .bind(version.encoded_digest)
+        .bind(version.encoded_bytes)
+        .bind(version.residual_digest)
         .run();
 }
 

@@ -60,7 +60,12 @@ public:
     Result<std::optional<PartRow>> part(const JobId& job, RoundId round, const ClientId& client) const;
 
     Result<VersionRow> version(std::string_view digest) const;  // NotFound
+    Result<VersionRow> version(const JobId& job,
+                               RoundId round) const;                 // that the round starts from; NotFound
+    Result<VersionRow> step(std::string_view encoded_digest) const;  // the version it leads to; NotFound
     Result<std::vector<VersionRow>> versions(const JobId& job) const;
+    Result<std::vector<VersionRow>> latest_versions(const JobId& job,
+                                                    std::size_t count) const;  // newest first
 
 private:
     explicit Ledger(std::unique_ptr<Database> database) : database_(std::move(database)) {}

@@ -144,33 +144,72 @@ Result<std::optional<PartRow>> Ledger::part(const JobId& job, RoundId round, con
 
 // -------------------------------------------------------------------------------------------------- versions
 
+#define FEDLLM_VERSION_COLUMNS \
+    "digest, job_id, round, bytes, created_ms, base_digest, encoded_digest, encoded_bytes, residual_digest"
+
 namespace {
+
 VersionRow read_version(const Statement& row) {
-    return {row.text(0), JobId(row.text(1)), RoundId(static_cast<std::uint32_t>(row.integer(2))),
-            row.count(3), time_of(row.integer(4))};
-}
-}  // namespace
-
-Result<VersionRow> Ledger::version(std::string_view digest) const {
-    FEDLLM_TRY(Statement select,
-               database_->prepare("SELECT digest, job_id, round, bytes, created_ms FROM versions "
-                                  "WHERE digest = ? ORDER BY created_ms LIMIT 1"));
-    FEDLLM_TRY(const bool found, select.bind(digest).step());
-    if (!found) return make_error(Errc::NotFound, "there is no model version '" + std::string(digest) + "'");
-    return read_version(select);
+    return {row.text(0),
+            JobId(row.text(1)),
+            RoundId(static_cast<std::uint32_t>(row.integer(2))),
+            row.count(3),
+            time_of(row.integer(4)),
+            row.text(5),
+            row.text(6),
+            row.count(7),
+            row.text(8)};
 }
 
-Result<std::vector<VersionRow>> Ledger::versions(const JobId& job) const {
-    FEDLLM_TRY(Statement select,
-               database_->prepare("SELECT digest, job_id, round, bytes, created_ms FROM versions "
-                                  "WHERE job_id = ? ORDER BY round"));
-    select.bind(job.get());
+Result<std::vector<VersionRow>> read_versions(Statement& select) {
     std::vector<VersionRow> versions;
     while (true) {
         FEDLLM_TRY(const bool more, select.step());
         if (!more) return versions;
         versions.push_back(read_version(select));
     }
+}
+
+}  // namespace
+
+Result<VersionRow> Ledger::version(std::string_view digest) const {
+    FEDLLM_TRY(Statement select, database_->prepare("SELECT " FEDLLM_VERSION_COLUMNS
+                                                    " FROM versions WHERE digest = ? ORDER BY created_ms "
+                                                    "LIMIT 1"));
+    FEDLLM_TRY(const bool found, select.bind(digest).step());
+    if (!found) return make_error(Errc::NotFound, "there is no model version '" + std::string(digest) + "'");
+    return read_version(select);
+}
+
+Result<VersionRow> Ledger::version(const JobId& job, RoundId round) const {
+    FEDLLM_TRY(Statement select, database_->prepare("SELECT " FEDLLM_VERSION_COLUMNS
+                                                    " FROM versions WHERE job_id = ? AND round = ?"));
+    FEDLLM_TRY(const bool found, select.bind(job.get()).bind(round.get()).step());
+    if (found) return read_version(select);
+    return make_error(Errc::NotFound,
+                      "job " + job.get() + " has no model version for round " + std::to_string(round.get()));
+}
+
+Result<VersionRow> Ledger::step(std::string_view encoded_digest) const {
+    FEDLLM_TRY(Statement select,
+               database_->prepare("SELECT " FEDLLM_VERSION_COLUMNS
+                                  " FROM versions WHERE encoded_digest = ? AND encoded_bytes > 0 LIMIT 1"));
+    FEDLLM_TRY(const bool found, select.bind(encoded_digest).step());
+    if (!found) return make_error(Errc::NotFound, "there is no step '" + std::string(encoded_digest) + "'");
+    return read_version(select);
+}
+
+Result<std::vector<VersionRow>> Ledger::versions(const JobId& job) const {
+    FEDLLM_TRY(Statement select, database_->prepare("SELECT " FEDLLM_VERSION_COLUMNS
+                                                    " FROM versions WHERE job_id = ? ORDER BY round"));
+    return read_versions(select.bind(job.get()));
+}
+
+Result<std::vector<VersionRow>> Ledger::latest_versions(const JobId& job, std::size_t count) const {
+    FEDLLM_TRY(Statement select,
+               database_->prepare("SELECT " FEDLLM_VERSION_COLUMNS
+                                  " FROM versions WHERE job_id = ? ORDER BY round DESC LIMIT ?"));
+    return read_versions(select.bind(job.get()).bind(std::uint64_t{count}));
 }
 
 }  // namespace fedllm::server::store

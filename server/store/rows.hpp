@@ -82,6 +82,11 @@ struct VersionRow {
     RoundId round;  // the round that starts from it: 0 for the initial version
     std::uint64_t bytes = 0;
     Timestamp created{};
+    // The step from the version before, where the job's download.codec makes one; else empty.
+    std::string base_digest{};
+    std::string encoded_digest{};
+    std::uint64_t encoded_bytes = 0;
+    std::string residual_digest{};  // of what the published versions have left out so far; empty: nothing
     bool operator==(const VersionRow&) const = default;
 };
 

@@ -38,6 +38,17 @@ void remove_quietly(const Path& path) {
     std::filesystem::remove(path, ignored);
 }
 
+Result<MappedFile> map_verified(const Path& path, const crypto::Digest& digest) {
+    FEDLLM_TRY(MappedFile file, MappedFile::open(path));
+    if (crypto::sha256(file.bytes()) != digest) {
+        return make_error(Errc::DigestMismatch,
+                          path.string() +
+                              ": its bytes do not hash to its name: the disk has changed them; "
+                              "restore the file from a backup");
+    }
+    return file;
+}
+
 Result<VersionFile> write_and_name(const tensor::ParamSet& params, const Path& temporary,
                                    const Versions& versions) {
     FEDLLM_TRY_VOID(formats::write_param_set(temporary, params));
@@ -65,6 +76,10 @@ Path Versions::path_of(std::string_view digest) const {
     return folder_ / (std::string(digest) + ".safetensors");
 }
 
+Path Versions::path_of(Attachment kind, std::string_view digest) const {
+    return folder_ / std::string(digest).append(kind == Attachment::Step ? ".step" : ".residual");
+}
+
 Result<VersionFile> Versions::write(const tensor::ParamSet& params) const {
     FEDLLM_TRY(const Path temporary, temporary_in(folder_));
     auto written = write_and_name(params, temporary, *this);
@@ -87,20 +102,33 @@ Result<MappedFile> Versions::map(std::string_view digest) const {
     const auto checked = crypto::from_hex(digest);
     if (!checked)
         return make_error(Errc::NotFound, "there is no model version '" + std::string(digest) + "'");
-    const Path path = path_of(crypto::to_hex(*checked));
-    FEDLLM_TRY(MappedFile file, MappedFile::open(path));
-    if (crypto::sha256(file.bytes()) != *checked) {
-        return make_error(Errc::DigestMismatch,
-                          path.string() +
-                              ": its bytes do not hash to its name: the disk has changed them; "
-                              "restore the file from a backup");
-    }
-    return file;
+    return map_verified(path_of(crypto::to_hex(*checked)), *checked);
 }
 
 Result<tensor::ParamSet> Versions::read(std::string_view digest) const {
     FEDLLM_TRY([[maybe_unused]] const MappedFile verified, map(digest));
     return formats::read_param_set(path_of(digest));
+}
+
+Result<VersionFile> Versions::write(Attachment kind, std::span<const std::byte> bytes) const {
+    VersionFile file{crypto::to_hex(crypto::sha256(bytes)), bytes.size()};
+    FEDLLM_TRY(const Path temporary, temporary_in(folder_));
+    // As write_and_name(): under a name that open() sweeps after a crash.
+    auto written = write_file_atomically(temporary, bytes);
+    if (written) written = commit_file(temporary, path_of(kind, file.digest));
+    if (written) return file;
+    remove_quietly(temporary);
+    return written.error();
+}
+
+Result<MappedFile> Versions::map(Attachment kind, std::string_view digest) const {
+    const auto checked = crypto::from_hex(digest);
+    if (!checked) return make_error(Errc::NotFound, "there is no file '" + std::string(digest) + "'");
+    return map_verified(path_of(kind, crypto::to_hex(*checked)), *checked);
+}
+
+void Versions::remove(Attachment kind, std::string_view digest) const {
+    remove_quietly(path_of(kind, digest));
 }
 
 }  // namespace fedllm::server::store

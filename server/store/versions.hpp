@@ -1,9 +1,13 @@
 // Model versions as files: <state>/versions/<digest>.safetensors, whose name is the SHA-256 of its bytes.
 // Written to a temporary file, synced, renamed; never changed afterwards. Read back only after the bytes were
-// hashed.
+// hashed. Beside them, named and treated alike, what belongs to a version under a download codec:
+//   <digest>.step      the encoded difference from the version before, as clients fetch it
+//   <digest>.residual  what the published versions have left out so far: f32, little-endian, manifest order
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -19,11 +23,14 @@ struct VersionFile {
     bool operator==(const VersionFile&) const = default;
 };
 
+enum class Attachment { Step, Residual };
+
 class Versions {
 public:
     static Result<Versions> open(const Path& state_directory);
 
     Path path_of(std::string_view digest) const;
+    Path path_of(Attachment kind, std::string_view digest) const;
 
     // The safetensors file of the set; the same set gives the same file.
     Result<VersionFile> write(const tensor::ParamSet& params) const;
@@ -34,6 +41,10 @@ public:
     // Verified bytes, for sending. NotFound; DigestMismatch when the disk has changed them.
     Result<MappedFile> map(std::string_view digest) const;
     Result<tensor::ParamSet> read(std::string_view digest) const;
+
+    Result<VersionFile> write(Attachment kind, std::span<const std::byte> bytes) const;
+    Result<MappedFile> map(Attachment kind, std::string_view digest) const;  // verified, as above
+    void remove(Attachment kind, std::string_view digest) const;  // what is left behind costs space only
 
 private:
     explicit Versions(Path folder) : folder_(std::move(folder)) {}

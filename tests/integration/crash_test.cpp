@@ -127,10 +127,10 @@ struct Outcome {
     int accepted = 0;
 };
 
-Outcome federate(int kill_before) {
+Outcome federate(const std::string& download_codec, int kill_before) {
     Federation federation;
     federation.start();
-    TinyJob{.clients = 2, .minimum = 2, .rounds = 2}.submit(federation);
+    TinyJob{.clients = 2, .minimum = 2, .rounds = 2, .download_codec = download_codec}.submit(federation);
     Crowd crowd(federation, {"ash", "birch"}, [&](int message) {
         if (message != kill_before) return;
         federation.kill();
@@ -144,15 +144,20 @@ Outcome federate(int kill_before) {
     return outcome;
 }
 
-TEST(Crash, AtAnyMessageChangesNothing) {
-    const Outcome undisturbed = federate(0);
+// With whole versions, and with steps, whose residual must survive as well.
+class CrashAnywhere : public testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Downloads, CrashAnywhere, testing::Values("none", "deadzone"),
+                         [](const auto& codec) { return std::string(codec.param); });
+
+TEST_P(CrashAnywhere, AtAnyMessageChangesNothing) {
+    const Outcome undisturbed = federate(GetParam(), 0);
     ASSERT_EQ(undisturbed.accepted, 4);
     // Two rounds of two clients: task, Proceed, the second half, verdict; then a task to evaluate. The
     // verdict about the evaluation may come after the job is seen to be finished.
     ASSERT_GE(undisturbed.messages, 2 * 2 * 4 + 2);
     for (int moment = 1; moment <= undisturbed.messages; ++moment) {
         SCOPED_TRACE("kill -9 before message " + std::to_string(moment));
-        const Outcome crashed = federate(moment);
+        const Outcome crashed = federate(GetParam(), moment);
         EXPECT_EQ(crashed.digest, undisturbed.digest);
         // One line for each update; a kill between the ledger's commit and the line loses the line alone.
         EXPECT_LE(crashed.accepted, 4);

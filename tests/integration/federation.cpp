@@ -151,7 +151,8 @@ std::string TinyJob::yaml() const {
            "rounds: " +
            std::to_string(rounds) + "\nclients_per_round: " + std::to_string(clients) +
            "\nclients_minimum: " + std::to_string(minimum) + "\nsamples_max: " + std::to_string(kSamplesMax) +
-           "\nupdate: {clip_norm: " + std::to_string(kClipNorm) + "}\ntrain: {local_steps: 1}\n";
+           "\nupdate: {clip_norm: " + std::to_string(kClipNorm) + "}\ndownload: {codec: " + download_codec +
+           "}\ntrain: {local_steps: 1}\n";
 }
 
 void TinyJob::submit(Federation& federation) const {
@@ -195,7 +196,7 @@ protocol::Offer truthful_offer(const std::string& task, const std::vector<std::b
 
 // -------------------------------------------------------------------------------------------------- the peer
 
-awaitable<Result<void>> Peer::connect(std::uint16_t port) {
+awaitable<Result<void>> Peer::connect(std::uint16_t port, std::vector<std::string> codecs) {
     close();
     FEDLLM_CO_TRY(const auto tls, net::make_client_context(files_));
     FEDLLM_CO_TRY(auto connected, co_await net::connect_tls("127.0.0.1", port, tls, "127.0.0.1", 10s));
@@ -207,6 +208,7 @@ awaitable<Result<void>> Peer::connect(std::uint16_t port) {
     hello.mutable_hello()->set_software("test");
     hello.mutable_hello()->set_device("none");
     hello.mutable_hello()->add_base_models("none");
+    for (const auto& codec : codecs) hello.mutable_hello()->add_codecs(codec);
     FEDLLM_CO_TRY_VOID(co_await send(std::move(hello)));
     FEDLLM_CO_TRY(const auto welcome, co_await next());
     if (!welcome.has_welcome()) co_return make_error(Errc::OutOfOrder, "no Welcome");
@@ -220,6 +222,22 @@ awaitable<Result<protocol::ServerMessage>> Peer::next() {
         FEDLLM_CO_TRY(auto message, protocol::parse_server_message(frame.bytes));
         if (!message.has_ping()) co_return std::move(message);
     }
+}
+
+awaitable<Result<std::vector<std::byte>>> Peer::fetch(std::string task, std::string digest,
+                                                      std::uint64_t bytes) {
+    protocol::ClientMessage message;
+    message.mutable_fetch()->set_task_id(task);
+    message.mutable_fetch()->set_digest(digest);
+    FEDLLM_CO_TRY_VOID(co_await send(std::move(message)));
+    std::vector<std::byte> received;
+    while (received.size() < bytes) {
+        FEDLLM_CO_TRY(const auto frame, co_await channel_->receive(15s));
+        if (frame.kind != protocol::FrameKind::Chunk) continue;
+        EXPECT_EQ(frame.offset, received.size());
+        received.insert(received.end(), frame.bytes.begin(), frame.bytes.end());
+    }
+    co_return received;
 }
 
 awaitable<Result<void>> Peer::send(protocol::ClientMessage message) {

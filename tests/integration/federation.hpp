@@ -63,6 +63,7 @@ struct TinyJob {
     std::uint32_t clients = 2;
     std::uint32_t minimum = 2;
     std::uint32_t rounds = 2;
+    std::string download_codec = "none";
 
     static constexpr double kClipNorm = 4;
     static constexpr std::uint64_t kSamplesMax = 100;
@@ -81,8 +82,12 @@ class Peer {
 public:
     explicit Peer(net::TlsFiles files) : files_(std::move(files)) {}
 
-    awaitable<Result<void>> connect(std::uint16_t port);  // up to Welcome
-    awaitable<Result<protocol::ServerMessage>> next();    // pings and chunks left out
+    // Up to Welcome. `codecs`: what it says it can decode.
+    awaitable<Result<void>> connect(std::uint16_t port, std::vector<std::string> codecs = {});
+    // The answer to a Fetch: `bytes` bytes from the first on; other messages meanwhile are left out.
+    awaitable<Result<std::vector<std::byte>>> fetch(std::string task, std::string digest,
+                                                    std::uint64_t bytes);
+    awaitable<Result<protocol::ServerMessage>> next();  // pings and chunks left out
     awaitable<Result<void>> send(protocol::ClientMessage message);
     awaitable<Result<void>> send(protocol::Offer offer);
     awaitable<Result<void>> send_bytes(std::uint64_t offset, std::span<const std::byte> bytes);

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Whole federations of real processes over real TLS: the promises a user relies on.
-#   federation_test.sh BIN_DIR CASE      CASE: determinism | client_killed | server_killed | refusals | observability | tools | memory
+#   federation_test.sh BIN_DIR CASE      CASE: determinism | client_killed | server_killed | refusals | observability | tools | memory | downloads
 # BIN_DIR is a build folder. Prints what it sees; ends with status 0 only if every promise held.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -312,6 +312,36 @@ tools() {
     refused "already" "$fedllm" init --dir "$hub" --host localhost
     chmod 0644 "$hub/operator.key"
     refused "operator.key.*chmod" "$fedllm" job list --dir "$hub"
+}
+
+# Versions come as steps, and the first from the seed: what a site downloads is the steps and nothing else. A site that
+# lost everything catches up, and the run gives the same bits.
+downloads() {
+    local run expected="" steps down
+    for run in first second; do
+        prepare "downloads-$run" 3
+        echo "download: {codec: deadzone}" >>"$hub/job.yaml"
+        start_server
+        for site in "${sites[@]}"; do start_client "$site"; done
+        submit
+        if [ "$run" = second ]; then
+            wait_until 60 "the first round" grep -q "round committed.*round=0" "$hub/server.log"
+            kill -KILL "${pids[cedar]}"
+            wait "${pids[cedar]}" 2>/dev/null || true
+            rm -rf "$hub/cedar/state/versions"
+            start_client cedar
+        fi
+        finish
+        steps=$(cat "$hub/state/versions"/*.step | wc -c)
+        down=$(curl -sf "http://127.0.0.1:$admin/metrics" |
+            sed -n 's/^fedllm_client_bytes_total{client="ash",direction="down"} //p')
+        digest=$(digest)
+        stop_all
+        echo "$run: $digest; ash downloaded $down bytes, the steps have $steps," \
+            "a version has $(stat -c %s "$hub/state/versions/$digest.safetensors")"
+        [ "$down" = "$steps" ] || fail "ash downloaded $down bytes, the steps have $steps"
+        [ "${expected:=$digest}" = "$digest" ] || fail "the same job gave $expected and $digest"
+    done
 }
 
 # What `fedllm check` predicts for a job is what a client then takes, and a client with less refuses by the numbers.

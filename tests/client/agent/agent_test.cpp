@@ -32,7 +32,12 @@ protected:
     Site site_;
     ClientConfig config_ = site_.config();
     job::JobSpec job_ = site_.job();
-    std::string version_ = site_.version(job_);
+    // The version that tasks start from. Another seed than the job's made it: it has to be fetched.
+    std::string version_ = site_.version([this] {
+        job::JobSpec other = job_;
+        other.seed += 1;
+        return other;
+    }());
     std::string log_;
 };
 
@@ -42,6 +47,7 @@ TEST_F(AgentTest, TakesPartInARound) {
         auto peer = co_await world.accept();
         EXPECT_EQ(peer->hello().base_models(0), "tiny");
         EXPECT_EQ(peer->hello().protocol_version(), protocol::kProtocolVersion);
+        EXPECT_EQ(peer->hello().codecs(0), "none");
         const auto offer = co_await to_offer(*peer);
         EXPECT_EQ(offer.task_id(), "j1/0/site-a");
         EXPECT_GE(peer->progress(), 1);
@@ -221,6 +227,139 @@ TEST_F(AgentTest, ADamagedDownloadIsFetchedOnceMore) {
                   co_await peer->chunks(damaged, 0, damaged.size());
                   const auto message = co_await peer->next();
                   EXPECT_EQ(message.decline().reason(), "digest_mismatch") << message.ShortDebugString();
+              }),
+              "")
+        << log_;
+}
+
+// Versions with the steps between them, encoded as the job's download.codec says: `none` is a codec too.
+class StepsTest : public AgentTest {
+protected:
+    StepsTest() {
+        auto params = model::initial_lora(*model::lora_manifest(tiny_config(), job_.lora), job_.seed);
+        versions_.push_back(site_.bytes_of(params));
+        for (int i = 0; i < 2; ++i) {
+            std::vector<float> step(params.values().size(), 0.001f * static_cast<float>(i + 1));
+            for (std::size_t k = 0; k < step.size(); ++k) params.values()[k] += step[k] += 1e-5f * k;
+            encoded_.push_back(
+                *codec::encode(job_.download.codec, codec::layout_of(params.manifest()), step, 0));
+            versions_.push_back(site_.bytes_of(params));
+        }
+    }
+    static std::string digest(const auto& bytes) {
+        return crypto::to_hex(crypto::sha256(std::as_bytes(std::span(bytes))));
+    }
+    // Round `round` starts from that version; the steps to it from version `first` on are listed.
+    awaitable<void> ask(Peer& peer, std::uint32_t round, std::uint32_t first,
+                        protocol::TaskKind kind = protocol::TASK_KIND_TRAIN) const {
+        protocol::ServerMessage message;
+        auto& task = *message.mutable_task();
+        task.set_task_id("j1/" + std::to_string(round) + "/site-a");
+        task.set_kind(kind);
+        task.set_job_id("j1");
+        task.set_job(job::print_job(job_));
+        task.set_round(round);
+        task.set_model_digest(digest(versions_[round]));
+        task.set_model_bytes(announced_ > 0 ? announced_ : versions_[round].size());
+        for (std::uint32_t i = first; i < round; ++i) {
+            auto& step = *task.add_steps();
+            step.set_base_digest(digest(versions_[i]));
+            step.set_digest(digest(versions_[i + 1]));
+            step.set_encoded_digest(digest(encoded_[i]));
+            step.set_encoded_bytes(encoded_[i].size());
+        }
+        co_await peer.say(message);
+    }
+    std::string text(std::size_t step) const {
+        return {reinterpret_cast<const char*>(encoded_[step].data()), encoded_[step].size()};
+    }
+    // Through round 0, which costs no download.
+    awaitable<void> first_round(Peer& peer) {
+        co_await peer.task(job_, versions_[0]);
+        const auto offer = co_await peer.offer();
+        co_await peer.verdict(offer.task_id());
+    }
+    std::string held(std::size_t version) const {
+        const auto file =
+            read_file(config_.state_directory / "versions" / (digest(versions_[version]) + ".safetensors"));
+        return file ? *file : "";
+    }
+
+    std::vector<std::string> versions_;
+    std::vector<std::vector<std::byte>> encoded_;
+    std::uint64_t announced_ = 0;  // as the version's size, if not what it is
+};
+
+TEST_F(StepsTest, RoundZeroComesFromTheSeedAndTheNextByASingleStep) {
+    config_.versions_kept = 1;
+    EXPECT_EQ(run([&](World& world) -> awaitable<void> {
+                  auto peer = co_await world.accept();
+                  co_await first_round(*peer);
+                  co_await ask(*peer, 1, 0);
+                  EXPECT_EQ(co_await peer->fetch(digest(encoded_[0])), 0u);
+                  co_await peer->chunks(text(0), 0, encoded_[0].size());
+                  const auto offer = co_await peer->offer();
+                  co_await peer->verdict(offer.task_id());
+                  // A client without the middle would need both; this one has it.
+                  co_await ask(*peer, 2, 1, protocol::TASK_KIND_EVALUATE);
+                  EXPECT_EQ(co_await peer->fetch(digest(encoded_[1])), 0u);
+                  co_await peer->chunks(text(1), 0, encoded_[1].size());
+                  EXPECT_TRUE((co_await peer->next()).has_evaluation());
+              }),
+              "")
+        << log_;
+    EXPECT_EQ(held(2), versions_[2]);
+    EXPECT_EQ(held(1), versions_[1]) << "the base stays";
+    EXPECT_EQ(held(0), "");
+}
+
+// Both steps together are more than a version here, where they are raw: so a longer version is announced.
+TEST_F(StepsTest, ALateClientMakesTheBaseFromTheSeedAndResumesAStepAtTheByte) {
+    announced_ = versions_[2].size() * 3;
+    EXPECT_EQ(run([&](World& world) -> awaitable<void> {
+                  auto peer = co_await world.accept();
+                  co_await ask(*peer, 2, 0);
+                  EXPECT_EQ(co_await peer->fetch(digest(encoded_[0])), 0u);
+                  co_await peer->chunks(text(0), 0, encoded_[0].size());
+                  EXPECT_EQ(co_await peer->fetch(digest(encoded_[1])), 0u);
+                  co_await peer->chunks(text(1), 0, 100);
+                  co_await peer->task(job_, version_);  // out of order: makes the client cut after the chunks
+                  co_await peer->until_closed();
+                  peer = co_await world.accept();
+                  co_await ask(*peer, 2, 0);
+                  EXPECT_EQ(co_await peer->fetch(digest(encoded_[1])), 100u);
+                  co_await peer->chunks(text(1), 100, encoded_[1].size());
+                  EXPECT_EQ((co_await peer->offer()).task_id(), "j1/2/site-a");
+              }),
+              "")
+        << log_;
+    EXPECT_EQ(held(2), versions_[2]);
+}
+
+TEST_F(StepsTest, ADamagedStepIsFollowedByTheWholeVersion) {
+    std::string damaged = text(0);
+    damaged[5] ^= 1;
+    EXPECT_EQ(run([&](World& world) -> awaitable<void> {
+                  auto peer = co_await world.accept();
+                  co_await first_round(*peer);
+                  co_await ask(*peer, 1, 0);
+                  EXPECT_EQ(co_await peer->fetch(digest(encoded_[0])), 0u);
+                  co_await peer->chunks(damaged, 0, damaged.size());
+                  EXPECT_EQ(co_await peer->fetch(digest(versions_[1])), 0u);
+                  co_await peer->chunks(versions_[1], 0, versions_[1].size());
+                  EXPECT_EQ((co_await peer->offer()).task_id(), "j1/1/site-a");
+              }),
+              "")
+        << log_;
+}
+
+TEST_F(StepsTest, WhoHoldsNoBaseFetchesTheWholeVersion) {
+    EXPECT_EQ(run([&](World& world) -> awaitable<void> {
+                  auto peer = co_await world.accept();
+                  co_await ask(*peer, 2, 1);
+                  EXPECT_EQ(co_await peer->fetch(digest(versions_[2])), 0u);
+                  co_await peer->chunks(versions_[2], 0, versions_[2].size());
+                  EXPECT_EQ((co_await peer->offer()).task_id(), "j1/2/site-a");
               }),
               "")
         << log_;

@@ -70,10 +70,13 @@ public:
         co_await say(message);
     }
 
-    // The next message must be a Fetch; its offset.
-    awaitable<std::uint64_t> fetch() {
+    // The next message must be a Fetch, of `digest` where one is given; its offset.
+    awaitable<std::uint64_t> fetch(std::string digest = "") {
         const auto message = co_await next();
         if (!message.has_fetch()) throw std::runtime_error("expected Fetch: " + message.ShortDebugString());
+        if (!digest.empty() && message.fetch().digest() != digest) {
+            throw std::runtime_error("expected Fetch of " + digest + ": " + message.ShortDebugString());
+        }
         co_return message.fetch().offset();
     }
     awaitable<void> chunks(const std::string& bytes, std::uint64_t first, std::uint64_t end) {

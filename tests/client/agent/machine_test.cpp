@@ -20,7 +20,10 @@ const update::Evaluation kEvaluation{.loss_sum = 12, .tokens = 3};
 const Error kCancelled = make_error(Errc::Cancelled, "stopped");
 
 struct Shorten {
-    std::string operator()(const Prepare& e) const { return "prepare " + e.task.id.get(); }
+    std::string operator()(const Prepare& e) const {
+        return (e.whole ? "prepare whole " : "prepare ") + e.task.id.get();
+    }
+    std::string operator()(const MakeInitial& e) const { return "make " + e.task.id.get(); }
     std::string operator()(const StartWork& e) const { return "work " + e.task.id.get(); }
     std::string operator()(const StopWork&) const { return "stop"; }
     std::string operator()(const SendProgress& e) const { return "progress " + e.id.get(); }
@@ -212,9 +215,45 @@ TEST_F(Script, ADiskThatFailsWhileFetchingIsDeclined) {
 TEST_F(Script, ADamagedVersionIsFetchedOnceMore) {
     begin_work();
     const Error damaged = make_error(Errc::DigestMismatch, "damaged");
-    EXPECT_EQ(on(WorkFailed{a_, damaged}), "prepare a");
+    EXPECT_EQ(on(WorkFailed{a_, damaged}), "prepare whole a") << "and not by steps";
+    EXPECT_EQ(on(Disconnected{}), "");
+    on(Welcomed{});
+    EXPECT_EQ(on(TaskArrived{make_task("a")}), "prepare whole a") << "still";
     EXPECT_EQ(on(VersionHeld{a_}), "work a");
     EXPECT_EQ(on(WorkFailed{a_, damaged}), "decline a digest_mismatch");
+}
+
+TEST_F(Script, TheFirstVersionIsMadeFromTheSeed) {
+    on(Welcomed{});
+    on(TaskArrived{make_task("a")});
+    EXPECT_EQ(on(InitialWanted{a_}), "make a");
+    EXPECT_TRUE(machine_.working());
+    EXPECT_EQ(on(InitialMade{a_}), "prepare a") << "whether it is the version is seen there";
+    EXPECT_EQ(on(VersionHeld{a_}), "work a");
+}
+
+TEST_F(Script, ATaskWaitsForTheWorkerThatMakesTheFirstVersionOfAnother) {
+    on(Welcomed{});
+    on(TaskArrived{make_task("a")});
+    EXPECT_EQ(on(InitialWanted{a_}), "make a");
+    EXPECT_EQ(on(ReleaseArrived{a_, "late"}), "drop a");
+    EXPECT_EQ(on(TaskArrived{make_task("b")}), "");
+    EXPECT_EQ(on(InitialMade{a_}), "prepare b");
+}
+
+TEST_F(Script, DisconnectedWhileTheFirstVersionIsMade) {
+    on(Welcomed{});
+    on(TaskArrived{make_task("a")});
+    EXPECT_EQ(on(InitialWanted{a_}), "make a");
+    EXPECT_EQ(on(Disconnected{}), "");
+    EXPECT_EQ(on(InitialMade{a_}), "");
+    on(Welcomed{});
+    EXPECT_EQ(on(TaskArrived{make_task("a")}), "prepare a");
+    EXPECT_EQ(on(InitialWanted{a_}), "make a");
+    EXPECT_EQ(on(Disconnected{}), "");
+    on(Welcomed{});
+    EXPECT_EQ(on(TaskArrived{make_task("a")}), "") << "the worker has it";
+    EXPECT_EQ(on(InitialMade{a_}), "prepare a");
 }
 
 TEST_F(Script, APolicyRefusalIsDeclinedAndEndsWhatWas) {

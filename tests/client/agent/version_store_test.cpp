@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "common/crypto/sha256.hpp"
+#include "common/formats/param_set_file.hpp"
 
 namespace fedllm::client::agent {
 namespace {
@@ -79,6 +80,33 @@ TEST_F(VersionStoreTest, OtherBytesAreRemoved) {
     EXPECT_EQ(store().resume(digest_, text_.size())->held(), 0u);
 }
 
+TEST_F(VersionStoreTest, StepsAreHashedAndStayForAnotherTry) {
+    receive_all();
+    EXPECT_TRUE(store().map_received(digest_));
+    EXPECT_FALSE(store().held(digest_)) << "it is no version";
+    text_[3] ^= 1;
+    fs::remove_all(folder_);
+    receive_all();
+    EXPECT_EQ(store().map_received(digest_).error().code, Errc::DigestMismatch);
+}
+
+TEST_F(VersionStoreTest, WhatIsMadeHereIsKeptOnlyIfItIsTheVersion) {
+    tensor::ParamSet params(*tensor::Manifest::create({{"a", {3}}}));
+    const Path file = folder_ / "elsewhere";
+    ASSERT_TRUE(make_directories(folder_));
+    ASSERT_TRUE(formats::write_param_set(file, params));
+    const std::string digest = crypto::to_hex(crypto::sha256(*read_file(file)));
+    fs::remove(file);
+    ASSERT_TRUE(store().resume(digest, 50)->append(0, bytes(0, 10)));
+    params.values()[1] = 1;
+    EXPECT_EQ(store().add(digest, params).error().code, Errc::DigestMismatch);
+    EXPECT_FALSE(store().held(digest));
+    EXPECT_EQ(store().resume(digest, 50)->held(), 10u) << "what was fetched of it is not lost";
+    params.values()[1] = 0;
+    EXPECT_TRUE(store().add(digest, params));
+    EXPECT_TRUE(store().held(digest));
+}
+
 TEST_F(VersionStoreTest, APartialFileThatIsTooLongBeginsAnew) {
     receive_all();
     EXPECT_EQ(store().resume(digest_, text_.size() - 1)->held(), 0u);
@@ -94,13 +122,16 @@ TEST_F(VersionStoreTest, KeepsTheNewestVersions) {
     }
     ASSERT_TRUE(write_file_atomically(folder_ / "other.part", "x"));
     ASSERT_TRUE(write_file_atomically(folder_ / "v9.part", "x"));
-    store().prune(3, "v9");
+    ASSERT_TRUE(write_file_atomically(folder_ / "v9.made.tmp17", "x"));
+    store().prune(3, {"v9", "v4"});
     EXPECT_TRUE(fs::exists(folder_ / "v0.safetensors"));
     EXPECT_TRUE(fs::exists(folder_ / "v1.safetensors"));
     EXPECT_FALSE(fs::exists(folder_ / "v2.safetensors"));
     EXPECT_TRUE(fs::exists(folder_ / "v9.part")) << "it is the third";
+    EXPECT_TRUE(fs::exists(folder_ / "v4.safetensors")) << "old, but needed";
     EXPECT_FALSE(fs::exists(folder_ / "other.part"));
-    store().prune(1, "v1");
+    EXPECT_FALSE(fs::exists(folder_ / "v9.made.tmp17")) << "of a crash";
+    store().prune(1, {"v1"});
     EXPECT_TRUE(fs::exists(folder_ / "v1.safetensors"));
     EXPECT_FALSE(fs::exists(folder_ / "v0.safetensors"));
 }

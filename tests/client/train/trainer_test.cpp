@@ -214,6 +214,42 @@ TEST_F(TrainerTest, EveryRoundStartsAnew) {
     EXPECT_TRUE(params == trained(pool));
 }
 
+// FFA-LoRA: no gradient, no moment and no weight decay touches A.
+TEST_F(TrainerTest, AFrozenAStaysBitForBit) {
+    job.lora.freeze_a = true;
+    job.train.optimizer.weight_decay = 0.5;
+    const ParamSet params = trained(pool);
+    const ParamSet start = model::initial_lora(params.manifest(), 1);
+    for (std::size_t i = 0; i < params.manifest().tensors().size(); ++i) {
+        const auto was = start.tensor(i), is = params.tensor(i);
+        const std::string& name = params.manifest().tensors()[i].name;
+        const bool same = std::memcmp(was.data(), is.data(), was.size_bytes()) == 0;
+        EXPECT_EQ(same, name.ends_with(".lora_A.weight")) << name;
+    }
+}
+
+// While B is 0, A has no gradient: after one step both are where they would be anyway, and have the same
+// gradients. From then on A's no longer count in the norm.
+TEST_F(TrainerTest, AFrozenALeavesTheStepsOfB) {
+    job.train.local_steps = 2;
+    std::vector<double> norms[2];
+    for (const bool frozen : {false, true}) {
+        job.lora.freeze_a = frozen;
+        auto trainer = Trainer::create(base, job, pool).value();
+        ParamSet params = model::initial_lora(trainer->manifest(), 1);
+        ASSERT_TRUE(trainer->train(params, examples, {.seed = 9}, [&](const TrainProgress& progress) {
+            norms[frozen].push_back(progress.gradient_norm);
+        }));
+    }
+    EXPECT_EQ(norms[1][0], norms[0][0]);
+    EXPECT_LT(norms[1][1], norms[0][1]);
+    EXPECT_GT(norms[1][1], 0.5 * norms[0][1]);
+    job.train.local_steps = 1;
+    const ParamSet frozen = trained(pool);
+    job.lora.freeze_a = false;
+    EXPECT_TRUE(frozen == trained(pool));
+}
+
 TEST_F(TrainerTest, OnePassOverTheDataSeesEveryExampleOnce) {
     job.train.local_steps = 0;
     TrainOutcome outcome;

@@ -203,6 +203,27 @@ TEST_F(LedgerTest, FailedJobKeepsItsCause) {
     EXPECT_EQ(ledger().job(job_)->detail, "stopped by the operator");
 }
 
+TEST_F(LedgerTest, StepsAreFoundByTheirDigestAndNewestFirst) {
+    open_first_round();
+    VersionRow next = version("d1", 1);
+    next.base_digest = "d0";
+    next.encoded_digest = "s1";
+    next.encoded_bytes = 77;
+    next.residual_digest = "r1";
+    ASSERT_TRUE(ledger().commit_round(job_, RoundId(0), {at(2000), 1, 1}, next));
+    EXPECT_EQ(*ledger().version("d1"), next);
+    EXPECT_EQ(*ledger().version(job_, RoundId(1)), next);
+    EXPECT_EQ(ledger().version(job_, RoundId(2)).error().code, Errc::NotFound);
+    EXPECT_EQ(*ledger().step("s1"), next);
+    EXPECT_EQ(ledger().step("").error().code, Errc::NotFound) << "the initial version has no step";
+    EXPECT_EQ(ledger().step("d1").error().code, Errc::NotFound);
+    const auto latest = *ledger().latest_versions(job_, 2);
+    ASSERT_EQ(latest.size(), 2u);
+    EXPECT_EQ(latest[0], next);
+    EXPECT_EQ(latest[1].digest, "d0");
+    EXPECT_EQ(ledger().latest_versions(job_, 1)->size(), 1u);
+}
+
 // Text from clients goes into the ledger as values, never as SQL; bytes that are odd come back as they were.
 TEST_F(LedgerTest, TextIsNeverSql) {
     open_first_round();

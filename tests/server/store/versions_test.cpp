@@ -97,6 +97,24 @@ TEST_F(VersionsTest, RefusesUploadsThatAreNoParamSet) {
     EXPECT_EQ(files_in(folder()), 0u);
 }
 
+TEST_F(VersionsTest, AttachmentsAreNamedAndCheckedAsVersionsAre) {
+    std::vector<std::byte> bytes(100, std::byte{7});
+    const auto step = *versions().write(Attachment::Step, bytes);
+    EXPECT_EQ(*versions().write(Attachment::Step, bytes), step) << "again, after a crash";
+    const auto residual = *versions().write(Attachment::Residual, bytes);
+    EXPECT_EQ(step.digest, crypto::to_hex(crypto::sha256(bytes)));
+    EXPECT_EQ(step, residual);
+    EXPECT_EQ(files_in(folder()), 2u) << "a kind each, and nothing temporary";
+    EXPECT_EQ(versions().map(Attachment::Step, step.digest)->bytes().size(), 100u);
+    EXPECT_EQ(versions().map(step.digest).error().code, Errc::NotFound) << "it is no version";
+    versions().remove(Attachment::Residual, residual.digest);
+    EXPECT_EQ(versions().map(Attachment::Residual, residual.digest).error().code, Errc::NotFound);
+    EXPECT_TRUE(versions().map(Attachment::Step, step.digest));
+    std::ofstream(versions().path_of(Attachment::Step, step.digest)) << "other bytes";
+    EXPECT_EQ(versions().map(Attachment::Step, step.digest).error().code, Errc::DigestMismatch);
+    EXPECT_EQ(versions().map(Attachment::Step, "../ledger").error().code, Errc::NotFound);
+}
+
 TEST_F(VersionsTest, LeftoversOfACrashAreSweptAndNamesAreChecked) {
     std::filesystem::create_directories(folder());
     std::ofstream(folder() / "writing-abcdef") << "half a version";

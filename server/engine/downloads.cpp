@@ -1,0 +1,76 @@
+// The engine's half about downloads: which version a task starts from, by which steps, and their bytes.
+#include <vector>
+
+#include "common/net/offload.hpp"
+#include "server/engine/engine.hpp"
+
+namespace fedllm::server::engine {
+
+void Engine::ask(const round::AskClient& effect) {
+    const auto link = links_.find(effect.client);
+    if (link == links_.end()) return;
+    const auto version = ledger_.version(active_->id, effect.round);
+    if (!version) {
+        hold(version.error());
+        return;
+    }
+    protocol::ServerMessage message;
+    protocol::Task& task = *message.mutable_task();
+    task.set_task_id(store::task_id(active_->id, effect.round, effect.client).get());
+    task.set_kind(effect.kind == round::TaskKind::Train ? protocol::TASK_KIND_TRAIN
+                                                        : protocol::TASK_KIND_EVALUATE);
+    task.set_job_id(active_->id.get());
+    task.set_job(active_->yaml);
+    task.set_round(effect.round.get());
+    task.set_model_digest(effect.model_digest);
+    task.set_model_bytes(version->bytes);
+    const registry::Member* const member = registry_.find(effect.client);
+    if (member != nullptr && member->can_decode(codec::name(active_->spec.download.codec.id))) {
+        if (!hold(add_steps(task))) return;
+    }
+    link->second->post(std::move(message));
+}
+
+// The last steps that lead to the task's version, oldest first, while they are fewer bytes than the version
+// itself: from further back, and for whoever holds nothing, the whole version is the shorter way.
+Result<void> Engine::add_steps(protocol::Task& task) const {
+    FEDLLM_TRY(const auto latest, ledger_.latest_versions(active_->id, protocol::kVersionStepsMax));
+    std::size_t count = 0;
+    for (std::uint64_t bytes = 0; count < latest.size() && !latest[count].base_digest.empty(); ++count) {
+        bytes += latest[count].encoded_bytes;
+        if (bytes >= task.model_bytes()) break;
+    }
+    while (count > 0) {
+        const store::VersionRow& row = latest[--count];
+        protocol::VersionStep& step = *task.add_steps();
+        step.set_base_digest(row.base_digest);
+        step.set_digest(row.digest);
+        step.set_encoded_digest(row.encoded_digest);
+        step.set_encoded_bytes(row.encoded_bytes);
+    }
+    return {};
+}
+
+void Engine::count_download(const ClientId& client, std::uint64_t bytes) {
+    metrics_.bytes_moved(client, observe::Direction::Down, bytes);
+    if (active_) active_->live[client].bytes_down += bytes;
+}
+
+net::awaitable<Result<SharedVersion>> Engine::version(std::string digest) {
+    if (auto known = version_cache_[digest].lock()) co_return Result<SharedVersion>(std::move(known));
+    const bool step = ledger_.step(digest).has_value();
+    if (auto row = ledger_.version(digest); !step && !row) {
+        version_cache_.erase(digest);
+        co_return row.error();
+    }
+    auto mapped = co_await net::offload(pool_.get_executor(), [&] {
+        return step ? versions_.map(store::Attachment::Step, digest) : versions_.map(digest);
+    });
+    if (!mapped) co_return mapped.error();
+    auto shared = std::make_shared<const MappedFile>(std::move(*mapped));
+    std::erase_if(version_cache_, [](const auto& entry) { return entry.second.expired(); });
+    version_cache_[digest] = shared;
+    co_return Result<SharedVersion>(std::move(shared));
+}
+
+}  // namespace fedllm::server::engine
