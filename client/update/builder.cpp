@@ -82,26 +82,19 @@ std::vector<float> segment(const BuildRequest& request, const codec::Layout& lay
     return sent;
 }
 
-// The job's codec for these values. The step of deadzone is a multiple of the root mean square of all values;
-// zeros that stand for nothing (the other segments, frozen or untouched tensors) must not make it finer.
-codec::Spec codec_for(const BuildRequest& request, std::span<const float> sent) {
-    codec::Spec codec = request.spec.codec;
-    const auto elements = static_cast<double>(sent.size());
-    const auto zeros = static_cast<double>(std::count(sent.begin(), sent.end(), 0.0F));
-    if (zeros < elements) codec.step *= std::sqrt(elements / (elements - zeros));
-    const double most = request.upload_bytes_max * 8 / elements;
-    if (most > 0) codec.bits = codec.bits > 0 ? std::min(codec.bits, most) : most;
-    return codec;
-}
-
 // Encodes `sent`, smaller each time until what the server will decode is within the bound.
 Result<std::vector<std::byte>> encode_within(const BuildRequest& request, const codec::Layout& layout,
                                              std::span<float> sent) {
     constexpr int kAttemptsMax = 8;
     const job::UpdateSpec& spec = request.spec;
-    const codec::Spec codec = codec_for(request, sent);
+    codec::Spec codec = codec::without_zeros(spec.codec, sent);
     for (int attempt = 0; attempt < kAttemptsMax; ++attempt) {
         FEDLLM_TRY(std::vector<std::byte> bytes, codec::encode(codec, layout, sent, request.key));
+        const double most = request.upload_bytes_max;
+        if (most > 0 && static_cast<double>(bytes.size()) > most && codec.id == codec::CodecId::Deadzone) {
+            codec.bits = 8 * most / static_cast<double>(sent.size());
+            FEDLLM_TRY(bytes, codec::encode(codec, layout, sent, request.key));
+        }
         double squares = 0;
         FEDLLM_TRY_VOID(codec::decode(
             spec.codec.id, layout, bytes,

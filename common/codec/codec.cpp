@@ -61,6 +61,16 @@ std::string_view name(CodecId codec) {
     return "unknown";
 }
 
+Spec without_zeros(const Spec& spec, std::span<const float> values) {
+    const auto zeros = std::count(values.begin(), values.end(), 0.0F);
+    if (values.empty() || static_cast<std::size_t>(zeros) == values.size()) return spec;
+    const double share = 1 - static_cast<double>(zeros) / static_cast<double>(values.size());
+    Spec others = spec;
+    others.step /= std::sqrt(share);
+    others.bits *= share;
+    return others;
+}
+
 ByteRange encoded_bytes(CodecId codec, const Layout& layout) {
     if (codec == CodecId::None) return {kRawBytes * layout.elements, kRawBytes * layout.elements};
     const Bounds bounds = bounds_of(codec, layout.groups);

@@ -36,7 +36,7 @@ enum class TopKValues : std::uint8_t { Bf16 = 0, Int4 = 1 };  // the numbers are
 struct Spec {
     CodecId id = CodecId::None;
     double step = 2.5;  // deadzone: of the quantiser, in root mean squares of all values
-    double bits = 0.0;  // deadzone: > 0 raises the step until about this many bits per value suffice
+    double bits = 0.0;  // deadzone: > 0: the step that takes about so many bits per value, in place of `step`
     Rounding rounding = Rounding::Nearest;      // int8, int4
     double density = 0.05;                      // topk: the share of values that is sent
     TopKValues topk_values = TopKValues::Int4;  // topk: how they are sent
@@ -44,6 +44,10 @@ struct Spec {
 };
 
 std::string_view name(CodecId codec);
+
+// The same for values of which many are exactly zero and stand for nothing (a frozen A, other segments): step
+// and bits count for the others.
+Spec without_zeros(const Spec& spec, std::span<const float> values);
 
 // The least and the most bytes that any values of this layout can take, so that a claim of any other size is
 // refused before a byte is taken.

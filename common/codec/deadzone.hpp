@@ -1,12 +1,13 @@
 // The bits of `deadzone`: a uniform quantiser with a dead zone and one global step, a static table per group,
 // rANS.
 //
-// Quantiser. step = f32(spec.step * rms); a value x becomes the level sign(x) * m with t = |x| * (1 / step)
-// in f32, m = 0 where t < 0.55, else min(127, floor(t + 0.5)). What saturates or is rounded away is left to
-// error feedback. rms = sqrt(sum / elements) in double, sum = the sum in order of the sums of blocks of 4096
-// values; a block's sum is that of 32 lanes, folded 16, 8, 4, 2, 1 apart (lane i takes lane i + 16, ...), and
-// lane i adds the exact squares of elements i, i + 32, ... of the block in order. A rms that makes the step
-// less than 2^-100 counts as 0.
+// Quantiser. step = f32(min(spec.step * rms, largest)), so that something is always sent; with spec.bits > 0
+// the step is searched for instead (deadzone_codec.cpp), which is the encoder's affair: the step is in the
+// bytes. A value x becomes the level sign(x) * m with t = |x| * (1 / step) in f32, m = 0 where t < 0.55, else
+// min(127, floor(t + 0.5)). What saturates or is rounded away is left to error feedback. rms = sqrt(sum /
+// elements) in double, sum = the sum in order of the sums of blocks of 4096 values; a block's sum is that of
+// 32 lanes, folded 16, 8, 4, 2, 1 apart (lane i takes lane i + 16, ...), and lane i adds the exact squares of
+// elements i, i + 32, ... of the block in order. A rms that makes the step less than 2^-100 counts as 0.
 //
 // Tables. A group's symbols are the levels -M to M, ordered 0, +1, -1, +2, -2, ...; +m and -m have one
 // frequency, as the signs of deltas carry no information. The value of a level is (256 m + offset[min(m, 4)])

@@ -1,5 +1,7 @@
 #include "common/codec/deadzone_codec.hpp"
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -18,10 +20,20 @@ float step_of(double rms, double factor) {
     return static_cast<float>(std::min(step, static_cast<double>(kStepMax)));
 }
 
-Result<double> rms_of(std::span<const float> values) {
+struct Size {
+    double rms = 0;
+    double largest = 0;  // magnitude
+};
+
+Result<Size> size_of(std::span<const float> values) {
     double sum = 0;
+    std::uint32_t largest = 0;  // positive floats are ordered as their bits are, and integer maxima vectorise
     for (std::size_t at = 0; at < values.size(); at += kSquareBlock) {
-        const double block = sum_of_squares(values.subspan(at, std::min(kSquareBlock, values.size() - at)));
+        const auto part = values.subspan(at, std::min(kSquareBlock, values.size() - at));
+        const double block = sum_of_squares(part);
+        for (const float value : part) {
+            largest = std::max(largest, std::bit_cast<std::uint32_t>(value) & 0x7FFFFFFFU);
+        }
         if (!std::isfinite(block)) {
             return make_error(Errc::NotFinite, "a value among elements " + std::to_string(at) + " to " +
                                                    std::to_string(at + kSquareBlock - 1) +
@@ -29,7 +41,8 @@ Result<double> rms_of(std::span<const float> values) {
         }
         sum += block;
     }
-    return values.empty() ? 0.0 : std::sqrt(sum / static_cast<double>(values.size()));
+    if (values.empty()) return Size{};
+    return Size{std::sqrt(sum / static_cast<double>(values.size())), std::bit_cast<float>(largest)};
 }
 
 // Bits of an ideal coder, signs included.
@@ -87,11 +100,12 @@ private:
     std::vector<Part> parts_;
 };
 
-// The least of 512 steps, 2^(1/64) apart, that is estimated to keep within spec.bits: nine trials.
-float raise_step(const Spec& spec, const Layout& layout, std::span<const float> values, double rms) {
+// The least of 768 steps, 2^(1/64) apart, that is estimated to keep within spec.bits: ten trials. The finest
+// puts the last level at eight root mean squares.
+float step_for_bits(const Spec& spec, const Layout& layout, std::span<const float> values, double rms) {
     constexpr double kRatio = 1.0108892860517005;  // 2^(1/64)
-    std::array<double, 512> factors{};
-    double factor = spec.step;
+    std::array<double, 768> factors{};
+    double factor = 1.0 / 16;
     for (double& candidate : factors) {
         candidate = factor;
         factor *= kRatio;
@@ -155,10 +169,15 @@ private:
 }  // namespace
 
 Result<float> choose_step(const Spec& spec, const Layout& layout, std::span<const float> values) {
-    FEDLLM_TRY(const double rms, rms_of(values));
-    const float step = step_of(rms, spec.step);
-    if (step == 0 || spec.bits <= 0) return step;
-    return raise_step(spec, layout, values, rms);
+    FEDLLM_TRY(const Size size, size_of(values));
+    if (step_of(size.rms, 1) == 0) return 0.0f;
+    // What never is sent is never repaid: where all values are of about one size (Adam's first steps, a
+    // residual below the last dead zone) a step that follows their size alone would leave them all in the
+    // dead zone, round after round.
+    if (spec.bits <= 0) return step_of(std::min(size.rms * spec.step, size.largest), 1);
+    constexpr double kLargestCounts = 0.999 / kThreshold;  // the largest value just leaves the dead zone
+    return step_of(
+        std::min<double>(step_for_bits(spec, layout, values, size.rms), size.largest * kLargestCounts), 1);
 }
 
 Result<std::vector<std::byte>> encode(const Spec& spec, const Layout& layout, std::span<const float> values) {

@@ -175,13 +175,13 @@ const Table<codec::Spec>& codec_table() {
         field<C>(
             "codec", [](auto& c) -> auto& { return c.id; },
             "how values are encoded on the wire; deadzone is the smallest at any quality"),
-        field<C>(
-            "step", [](auto& c) -> auto& { return c.step; },
-            "deadzone: step of the quantiser, in root mean squares of all values; 2.5 takes about 0.8 bits a "
-            "value, 1.2 twice as much",
-            {.min = 1e-3, .max = 64}),
+        field<C>("step", [](auto& c) -> auto& { return c.step; },
+                 "deadzone with bits: 0: step of the quantiser, in root mean squares of all values; 2.5 "
+                 "takes about 0.8 "
+                 "bits a value, 1.2 twice as much",
+                 {.min = 1e-3, .max = 64}),
         field<C>("bits", [](auto& c) -> auto& { return c.bits; },
-                 "deadzone: when above 0, the step is raised until about this many bits per value suffice",
+                 "deadzone: about so many bits per value; 0: as many as the step takes",
                  {.min = 0, .max = 16}),
         field<C>(
             "rounding", [](auto& c) -> auto& { return c.rounding; },

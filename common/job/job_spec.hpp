@@ -43,8 +43,8 @@ struct TrainSpec {
 
 struct UpdateSpec {
     double clip_norm =
-        10.0;           // L2 bound of the whole update: clients scale down to it, the server refuses more
-    codec::Spec codec;  // how it is encoded
+        10.0;  // L2 bound of the whole update: clients scale down to it, the server refuses more
+    codec::Spec codec{.id = codec::CodecId::Deadzone, .bits = 0.75};  // how it is encoded
     bool error_feedback = true;  // what encoding left out is added to the next update
     std::uint32_t segments = 1;  // each update carries one of so many parts, in turn (EcoLoRA, 2506.02001)
     double upload_seconds = 0;   // a coarser step where the link would need longer; 0: never
@@ -52,7 +52,7 @@ struct UpdateSpec {
 };
 
 struct DownloadSpec {
-    codec::Spec codec;  // of the difference between two versions
+    codec::Spec codec{.id = codec::CodecId::Deadzone, .bits = 1.5};  // of the difference between two versions
     bool operator==(const DownloadSpec&) const = default;
 };
 

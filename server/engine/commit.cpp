@@ -81,7 +81,7 @@ Result<void> point_latest_at(const Path& folder) {
 
 Result<std::vector<std::byte>> advance(const codec::Spec& codec, const codec::Layout& layout,
                                        std::uint64_t key, std::span<float> version, std::span<float> step) {
-    FEDLLM_TRY(auto encoded, codec::encode(codec, layout, step, key));
+    FEDLLM_TRY(auto encoded, codec::encode(codec::without_zeros(codec, step), layout, step, key));
     FEDLLM_TRY_VOID(
         codec::decode(codec.id, layout, encoded, [&](std::uint64_t first, std::span<const float> decoded) {
             for (std::size_t i = 0; i < decoded.size(); ++i) {

@@ -151,8 +151,8 @@ std::string TinyJob::yaml() const {
            "rounds: " +
            std::to_string(rounds) + "\nclients_per_round: " + std::to_string(clients) +
            "\nclients_minimum: " + std::to_string(minimum) + "\nsamples_max: " + std::to_string(kSamplesMax) +
-           "\nupdate: {clip_norm: " + std::to_string(kClipNorm) + "}\ndownload: {codec: " + download_codec +
-           "}\ntrain: {local_steps: 1}\n";
+           "\nupdate: {codec: none, clip_norm: " + std::to_string(kClipNorm) +
+           "}\ndownload: {codec: " + download_codec + "}\ntrain: {local_steps: 1}\n";
 }
 
 void TinyJob::submit(Federation& federation) const {

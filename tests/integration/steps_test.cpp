@@ -91,8 +91,8 @@ TEST(Steps, LeadToEveryVersion) {
     Federation federation;
     federation.start();
     TinyJob{.clients = 1, .minimum = 1, .rounds = 3, .download_codec = "deadzone"}.submit(federation);
+    Loop loop;  // outlives the connection in it
     Follower follower(federation);
-    Loop loop;
     const auto done = loop.run(follower.run({"none", "deadzone"}, 3));
     ASSERT_TRUE(done) << to_string(done.error());
     EXPECT_EQ(follower.steps(), 3);
@@ -110,8 +110,8 @@ TEST(Steps, AreNotOfferedToWhoCannotDecodeThem) {
     Federation federation;
     federation.start();
     TinyJob{.clients = 1, .minimum = 1, .rounds = 1, .download_codec = "deadzone"}.submit(federation);
+    Loop loop;  // outlives the connection in it
     Follower follower(federation);
-    Loop loop;
     const auto done = loop.run(follower.run({"none", "bf16"}, 1));
     ASSERT_TRUE(done) << to_string(done.error());
     EXPECT_EQ(follower.steps(), 0);

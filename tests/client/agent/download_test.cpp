@@ -86,6 +86,7 @@ protected:
             bytes_.push_back(*read_file(file));
             digests_.push_back(crypto::to_hex(crypto::sha256(bytes_.back())));
         }
+        task_.job.download.codec = {};
         task_.model_digest = digests_[2];
         task_.model_bytes = bytes_[2].size();
         for (int i = 0; i < 2; ++i) {

@@ -87,6 +87,7 @@ public:
         job.lora.rank = 2;
         job.lora.target_modules = {"q_proj", "v_proj"};
         job.rounds = 3;
+        job.update.codec = job.download.codec = {};  // plain values: what is sent can be compared
         job.train.local_steps = 4;
         job.train.batch_rows = 2;
         job.train.sequence_length = 32;

@@ -88,16 +88,44 @@ TEST(Deadzone, CostsLittleMoreThanTheEntropy) {
     }
 }
 
-TEST(Deadzone, BitsAreALimitAndTheStepIsNotRaisedMoreThanNeeded) {
+TEST(Deadzone, BitsTakeThePlaceOfTheStep) {
     const Layout layout = mixed(600'000);
     const auto values = deltas(layout);
     for (const double bits : {0.1, 0.5, 1.0, 2.0}) {
-        const auto bytes = encode(spec_of(0.2, bits), layout, values, 0)->size();
+        const auto bytes = encode(spec_of(20, bits), layout, values, 0)->size();
         EXPECT_LE(bits_per_value(bytes, layout), bits * 1.02) << bits;
         EXPECT_GE(bits_per_value(bytes, layout), bits * 0.9) << bits;
     }
-    // A step that is large enough stays.
-    EXPECT_EQ(*choose_step(spec_of(4, 8), layout, values), *choose_step(spec_of(4), layout, values));
+}
+
+// What never is sent is never repaid by error feedback.
+TEST(Deadzone, SomethingIsAlwaysSent) {
+    const Layout layout = mixed(50'000);
+    std::vector<float> equal = deltas(layout);
+    for (float& value : equal) value = value < 0 ? -3e-3f : 3e-3f;
+    std::vector<float> one(50'000);
+    one[777] = 1e-6f;
+    for (const auto& values : {equal, one}) {
+        for (const Spec& spec : {spec_of(64), spec_of(2.5, 0.01), spec_of(2.5, 0.75)}) {
+            const auto back = *decoded(CodecId::Deadzone, layout, *encode(spec, layout, values, 0));
+            EXPECT_GT(squares(back), 1e-3 * squares(values)) << spec.step << " " << spec.bits;
+        }
+    }
+}
+
+TEST(Codec, ZerosThatStandForNothingDoNotCount) {
+    const Layout layout = mixed(600'000);
+    std::vector<float> values = deltas(layout);
+    const auto whole = encode(spec_of(2.5, 1), layout, values, 0)->size();
+    for (std::size_t i = 0; i < values.size(); ++i) {
+        if (i % 2 == 0) values[i] = 0;
+    }
+    const auto zeros = static_cast<double>(std::count(values.begin(), values.end(), 0.0f));
+    const double share = 1 - zeros / static_cast<double>(values.size());
+    const Spec half = without_zeros(spec_of(2.5, 1), values);
+    EXPECT_DOUBLE_EQ(half.bits, share);
+    EXPECT_DOUBLE_EQ(half.step, 2.5 / std::sqrt(share));
+    EXPECT_LT(encode(half, layout, values, 0)->size(), whole * 0.52);
 }
 
 // Clipped updates must stay within the bound, also where nothing averages out: one step of Adam.

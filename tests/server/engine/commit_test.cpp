@@ -46,6 +46,7 @@ protected:
         job_.base_model = "none";
         job_.server_learning_rate = 0.7;
         job_.samples_max = 100;
+        job_.update.codec = job_.download.codec = {};
         tensor::ParamSet initial(manifest());
         const auto values = some_values(1, 0.1f);
         std::copy(values.begin(), values.end(), initial.values().begin());
