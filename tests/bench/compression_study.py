@@ -18,19 +18,21 @@ import time
 from pathlib import Path
 
 SETTINGS = {
-    "none": {},
-    "bf16": {"update.codec": "bf16", "download.codec": "bf16"},
+    "none": {"update.codec": "none", "download.codec": "none"},
+    "default": {},
+    "without feedback": {"update.error_feedback": "false"},
     "int4": {"update.codec": "int4", "download.codec": "int4"},
-    "topk": {"update.codec": "topk", "update.density": 0.05, "download.codec": "deadzone"},
-    "deadzone": {"update.codec": "deadzone", "download.codec": "deadzone"},
-    "deadzone-no-feedback": {"update.codec": "deadzone", "update.error_feedback": "false", "download.codec": "deadzone"},
+    "topk 5 %": {"update.codec": "topk"},
+    "in 3 segments": {"update.segments": 3},
+    "with A frozen": {"lora.freeze_a": "true"},
 }
 
 JOB = """
 name: {name}
 base_model: base
 seed: 11
-lora: {{rank: 16, alpha: 32, target_modules: [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]}}
+lora.rank: 16
+lora.alpha: 32
 rounds: {rounds}
 clients_per_round: {clients}
 clients_minimum: {clients}
@@ -77,7 +79,7 @@ def speakers(assets, clients):
 
 
 def run(setting, arguments, assets):
-    build, folder = Path(arguments.build).resolve(), Path(arguments.out).resolve() / setting
+    build, folder = Path(arguments.build).resolve(), Path(arguments.out).resolve() / re.sub("[^a-z0-9]+", "-", setting)
     fedllm = build / "tools/fedllm"
     hub = folder / "hub"
     hub.mkdir(parents=True)
