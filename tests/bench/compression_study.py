@@ -138,7 +138,7 @@ def summarise(report, log):
     }
 
 
-COLOURS = ["#1b5e8c", "#8a8a8a", "#b5651d", "#3f8f4f", "#c02f2f", "#7b4fa3"]
+COLOURS = ["#8a8a8a", "#1b5e8c", "#c02f2f", "#3f8f4f", "#b5651d", "#7b4fa3", "#2a9d9d"]
 
 
 def plot(results, path):
@@ -160,11 +160,9 @@ def plot(results, path):
     for i in range(0, longest + 1, 5):
         out.append(f'<text x="{x(i):.1f}" y="{height - bottom + 18}" text-anchor="middle">{i}</text>')
     out.append(f'<text x="{(left + width - right) / 2}" y="{height - 10}" text-anchor="middle">rounds done</text>')
-    ends = sorted(((c[-1], name) for name, c in curves.items()), reverse=True)
-    label_y = {}
-    previous = -100.0
-    for value, name in ends:
-        previous = label_y[name] = max(y(value), previous + 15)
+    label_y, below = {}, height - bottom + 15.0
+    for value, name in sorted((c[-1], name) for name, c in curves.items()):  # from the lowest up
+        below = label_y[name] = min(y(value), below - 15)
     for colour, (name, curve) in zip(COLOURS, curves.items()):
         points = " ".join(f"{x(i):.1f},{y(v):.1f}" for i, v in enumerate(curve))
         out.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.8"/>'
