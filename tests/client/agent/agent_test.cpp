@@ -382,6 +382,7 @@ TEST_F(AgentTest, AReleaseStopsTheTrainingForTheNextTask) {
 }
 
 TEST_F(AgentTest, TrainingOutlivesTheConnection) {
+    job_.train.local_steps = 2000;  // long enough to be seen at work
     EXPECT_EQ(run([&](World& world) -> awaitable<void> {
                   auto peer = co_await world.accept();
                   co_await peer->task(job_, version_);
