@@ -56,11 +56,11 @@ double entropy_bits(const Statistics& statistics) {
     return bits;
 }
 
-// Every n-th block of 64 values, about 2^18 values in all, each with its group: what steps are tried on.
+// Every n-th block of 64 values, about 2^16 values in all, each with its group: what steps are tried on.
 class Sample {
 public:
     Sample(const Layout& layout, std::span<const float> values) : groups_(layout.groups) {
-        constexpr std::uint64_t kBlock = 64, kValues = std::uint64_t{1} << 18;
+        constexpr std::uint64_t kBlock = 64, kValues = std::uint64_t{1} << 16;
         const std::uint64_t every = std::max<std::uint64_t>(1, layout.elements / kValues);
         Pieces pieces(layout);
         for (std::uint64_t at = 0; at < layout.elements;) {

@@ -174,7 +174,7 @@ const Table<codec::Spec>& codec_table() {
     static const Table<C> table{
         field<C>(
             "codec", [](auto& c) -> auto& { return c.id; },
-            "how values are encoded on the wire; deadzone is the smallest at any quality"),
+            "how values are encoded on the wire; none: plain values (updates), whole versions (downloads)"),
         field<C>("step", [](auto& c) -> auto& { return c.step; },
                  "deadzone with bits: 0: step of the quantiser, in root mean squares of all values; 2.5 "
                  "takes about 0.8 "
