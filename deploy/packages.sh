@@ -12,8 +12,10 @@ fedllm_build_packages() {
         "libspdlog-dev libfmt-dev libhwy-dev libsystemd-dev zlib1g-dev libcurl4-openssl-dev"
 }
 
-fedllm_test_packages() {
-    echo "libgtest-dev libbenchmark-dev prometheus openssl curl sqlite3 procps"
+fedllm_test_packages() {  # Boost.Context: the CUDA bodies run on the CPU
+    local context=libboost-context-dev
+    [ "$(fedllm_boost_package)" = libboost-dev ] || context=libboost-context1.81-dev
+    echo "$context libgtest-dev libbenchmark-dev prometheus openssl curl sqlite3 procps"
 }
 
 fedllm_demo_packages() {  # the texts of the demo's sites; see deploy/demo/README.md

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 namespace fedllm::kernels {
 
@@ -17,7 +18,10 @@ struct MatrixView {
     MatrixView() = default;
     MatrixView(T* d, std::size_t r, std::size_t c) : data(d), rows(r), cols(c), pitch(c) {}
     MatrixView(T* d, std::size_t r, std::size_t c, std::size_t p) : data(d), rows(r), cols(c), pitch(p) {}
-    operator MatrixView<const T>() const { return {data, rows, cols, pitch}; }
+    // A view of values that may be written is one of values that may be read.
+    template <class U>
+    requires std::is_same_v<const U, T> MatrixView(MatrixView<U> other)
+        : data(other.data), rows(other.rows), cols(other.cols), pitch(other.pitch) {}
 
     T* row(std::size_t index) const { return data + index * pitch; }
     MatrixView columns(std::size_t first, std::size_t count) const {

@@ -1,0 +1,101 @@
+// kernels/cuda/runtime.hpp on the CPU: a stream does its work at once, or keeps it for the graph it records.
+#include "kernels/cuda/runtime.hpp"
+
+#include <cstring>
+#include <new>
+#include <vector>
+
+#include "kernels/cuda/emulated_block.hpp"
+
+namespace fedllm::kernels::cuda {
+namespace {
+
+using Work = std::vector<std::function<void()>>;
+struct StreamState {
+    Work* recording = nullptr;
+};
+StreamState& state(const Stream& stream) { return *static_cast<StreamState*>(stream.handle()); }
+
+constexpr std::align_val_t kAlignment{256};
+
+}  // namespace
+
+namespace emulation {
+
+void enqueue(const Stream& stream, std::function<void()> work) {
+    if (Work* recording = state(stream).recording; recording != nullptr)
+        return recording->push_back(std::move(work));
+    work();
+}
+
+}  // namespace emulation
+
+unsigned device_count() { return 1; }
+void use_device(unsigned device) {
+    if (device != 0) throw GpuError("GPU " + std::to_string(device) + ": the emulation is GPU 0 alone");
+}
+const DeviceProperties& device_properties() {
+    static const DeviceProperties properties{
+        "CPU emulation of a GPU", std::size_t{4} << 30, std::size_t{4} << 30, 227 * 1024, 50 << 20, 4, 9, 0};
+    return properties;
+}
+std::size_t free_memory_bytes() { return device_properties().memory_free_bytes; }
+
+Stream::Stream() : handle_(new StreamState) {}
+Stream::~Stream() { delete static_cast<StreamState*>(handle_); }
+void Stream::synchronize() const {
+    if (state(*this).recording != nullptr)
+        throw GpuError("a stream that records a graph cannot be waited for");
+}
+// Another stream's work that a recording one waits for was done at once: only its place in the graph is lost.
+void Stream::wait(const Event&) const {}
+
+Event::Event() : handle_(new int(0)) {}
+Event::~Event() { delete static_cast<int*>(handle_); }
+void Event::record(const Stream&) {}
+void Event::synchronize() const {}
+float Event::milliseconds_since(const Event&) const { return 0.0f; }
+
+// What nobody wrote is NaN, or an index out of every range.
+void* allocate(std::size_t bytes, MemoryKind) {
+    if (bytes == 0) return nullptr;
+    void* data = ::operator new(bytes, kAlignment);
+    std::memset(data, 0xFF, bytes);
+    return data;
+}
+void release(void* data, MemoryKind) noexcept { ::operator delete(data, kAlignment); }
+
+void copy_to_device(const Stream& stream, void* device, const void* host, std::size_t bytes) {
+    copy_on_device(stream, device, host, bytes);
+}
+void copy_to_host(const Stream& stream, void* host, const void* device, std::size_t bytes) {
+    copy_on_device(stream, host, device, bytes);
+}
+void copy_on_device(const Stream& stream, void* to, const void* from, std::size_t bytes) {
+    if (bytes != 0) emulation::enqueue(stream, [=] { std::memcpy(to, from, bytes); });
+}
+void fill_bytes(const Stream& stream, void* device, int byte, std::size_t bytes) {
+    if (bytes != 0) emulation::enqueue(stream, [=] { std::memset(device, byte, bytes); });
+}
+
+Graph Graph::record(const Stream& stream, const std::function<void()>& enqueue) {
+    auto work = std::make_unique<Work>();
+    struct Recording {  // ends whatever happens
+        StreamState& of;
+        ~Recording() { of.recording = nullptr; }
+    };
+    {
+        const Recording recording{state(stream)};
+        recording.of.recording = work.get();
+        enqueue();
+    }
+    Graph made;
+    made.handle_ = work.release();
+    return made;
+}
+Graph::~Graph() { delete static_cast<Work*>(handle_); }
+void Graph::launch(const Stream&) const {
+    for (const auto& work : *static_cast<const Work*>(handle_)) work();
+}
+
+}  // namespace fedllm::kernels::cuda
