@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "client/engine/block.hpp"
+#include "client/engine/linear.hpp"
 #include "client/engine/rows.hpp"
 #include "kernels/attention/op.hpp"
 #include "kernels/embedding/op.hpp"

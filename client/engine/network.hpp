@@ -85,14 +85,4 @@ private:
     std::size_t parameters_ = 0;
 };
 
-// y = linear(x); s (M,R) keeps x a^T for the backward pass.
-void linear_forward(kernels::ThreadPool& pool, const Linear& linear, kernels::ConstMatrix x,
-                    kernels::Matrix s, kernels::Matrix y);
-
-// Gradients of whatever is trained are accumulated; dx (data null: not wanted) is written. ds (M,R) is
-// scratch.
-void linear_backward(kernels::ThreadPool& pool, const Linear& linear, kernels::ConstMatrix dy,
-                     kernels::ConstMatrix x, kernels::ConstMatrix s, kernels::Matrix ds, kernels::Matrix dx,
-                     kernels::Write dx_write = kernels::Write::Overwrite);
-
 }  // namespace fedllm::client::engine

@@ -10,9 +10,6 @@
 
 namespace fedllm::client::engine {
 
-// The turning speed of each pair of a head, theta^(-2j/D), stretched by the model's rope_scaling.
-std::vector<double> rope_frequencies(const model::ModelConfig& config);
-
 // Turns nothing for families with learned positions.
 class Rotation {
 public:

@@ -4,6 +4,7 @@
 #include <string>
 #include <utility>
 
+#include "client/engine/linear.hpp"
 #include "client/engine/rows.hpp"
 #include "client/engine/step.hpp"
 #include "kernels/attention/op.hpp"

@@ -9,6 +9,7 @@
 
 #include "client/engine/arena.hpp"
 #include "client/engine/block.hpp"
+#include "client/engine/engine.hpp"
 #include "client/engine/network.hpp"
 #include "client/engine/rotation.hpp"
 #include "common/base/result.hpp"
@@ -16,33 +17,6 @@
 #include "kernels/device/thread_pool.hpp"
 
 namespace fedllm::client::engine {
-
-// B rows of T tokens. targets[i] is what token i should predict (kernels::kIgnoreIndex: nothing); positions
-// count from 0 in each document; first_key[i] is the first place of the row that token i may see. All (B,T).
-struct BatchView {
-    std::size_t rows = 0;
-    std::size_t tokens_per_row = 0;
-    std::span<const std::int32_t> tokens, targets, positions, first_key;
-
-    // Rows [first, first + count) alone.
-    BatchView slice(std::size_t first, std::size_t count) const;
-};
-
-// What the forward pass keeps for the backward pass: all activations, or of each layer its input, from which
-// the backward pass computes the rest again (the same bits).
-enum class Keep { Activations, LayerInputs };
-
-// The largest micro-batch that will come: buffers are laid out for it.
-struct Limits {
-    std::size_t rows = 1;
-    std::size_t tokens_per_row = 0;
-    Keep keep = Keep::Activations;
-};
-
-struct StepResult {
-    double loss_sum = 0;       // of the counted tokens, in nats
-    std::uint64_t tokens = 0;  // how many were counted
-};
 
 // Lifecycle: move-only; all memory is taken in create(), none in a step. `pool` must outlive it.
 // Concurrency: one call at a time.

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <initializer_list>
 
+#include "client/engine/linear.hpp"
 #include "client/engine/rows.hpp"
 #include "client/engine/step.hpp"
 #include "client/engine/transformer.hpp"

@@ -6,6 +6,8 @@
 #include <string>
 #include <utility>
 
+#include "client/engine/cpu_engine.hpp"
+
 namespace fedllm::client::train {
 namespace {
 
@@ -63,7 +65,8 @@ Result<Evaluator> Evaluator::create(const model::BaseModel& model, const tensor:
     FEDLLM_TRY(engine::Network network,
                engine::Network::create(model.config(), model.weights(), manifest, scales));
     engine::Limits limits{std::max<std::size_t>(1, kBatchTokens / sequence_length), sequence_length};
-    while (limits.rows > 1 && engine::Transformer::buffer_bytes(network, limits) > Trainer::kBufferBytesMax) {
+    while (limits.rows > 1 &&
+           engine::Transformer::buffer_bytes(network, limits) > engine::CpuBackend::kBufferBytesMax) {
         --limits.rows;
     }
     FEDLLM_TRY(auto transformer, engine::Transformer::create(pool, std::move(network), limits));

@@ -3,8 +3,8 @@
 #include <array>
 #include <utility>
 
+#include "client/engine/cpu_engine.hpp"
 #include "client/model/manifests.hpp"
-#include "client/train/trainer.hpp"
 #include "common/base/text.hpp"
 #include "kernels/device/thread_pool.hpp"
 
@@ -38,13 +38,14 @@ Result<tensor::Manifest> trained_manifest(const model::ModelConfig& config, cons
     return model::lora_manifest(config, job.lora);
 }
 
-Result<engine::Limits> choose_limits(const engine::Network& network, const job::TrainSpec& train) {
+Result<engine::Limits> choose_limits(const job::TrainSpec& train,
+                                     const std::function<std::size_t(const engine::Limits&)>& bytes_of,
+                                     std::size_t most) {
     engine::Limits limits{train.batch_rows, train.sequence_length,
                           train.checkpointing == job::Checkpointing::Layers ? engine::Keep::LayerInputs
                                                                             : engine::Keep::Activations};
-    const auto bytes_of = [&] { return engine::Transformer::buffer_bytes(network, limits); };
-    while (limits.rows > 1 && bytes_of() > Trainer::kBufferBytesMax) --limits.rows;
-    const std::size_t bytes = bytes_of();
+    while (limits.rows > 1 && bytes_of(limits) > most) --limits.rows;
+    const std::size_t bytes = bytes_of(limits);
     if (bytes <= kRowBytesMax) return limits;
     return make_error(Errc::TooLarge, "one row of train.sequence_length " +
                                           std::to_string(train.sequence_length) + " needs " +
@@ -56,7 +57,11 @@ Result<MemoryPlan> plan_memory(const model::BaseModel& model, const job::JobSpec
     FEDLLM_TRY(const tensor::Manifest manifest, trained_manifest(model.config(), job));
     FEDLLM_TRY(const engine::Network network,
                engine::Network::create(model.config(), model.weights(), manifest, job.lora));
-    FEDLLM_TRY(const engine::Limits limits, choose_limits(network, job.train));
+    const auto bytes_of = [&](const engine::Limits& of) {
+        return engine::Transformer::buffer_bytes(network, of);
+    };
+    FEDLLM_TRY(const engine::Limits limits,
+               choose_limits(job.train, bytes_of, engine::CpuBackend::kBufferBytesMax));
     MemoryPlan plan;
     plan.micro_rows = limits.rows;
     const std::size_t trained = manifest.elements() * sizeof(float);
@@ -65,8 +70,7 @@ Result<MemoryPlan> plan_memory(const model::BaseModel& model, const job::JobSpec
     plan.gradients = trained;
     plan.optimizer = 2 * trained;
     plan.update = 2 * trained;
-    plan.buffers =
-        engine::Transformer::buffer_bytes(network, limits) + kernels::ThreadPool::scratch_bytes(threads);
+    plan.buffers = bytes_of(limits) + kernels::ThreadPool::scratch_bytes(threads);
     plan.program = kProgramBytes;
     return plan;
 }

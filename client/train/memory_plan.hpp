@@ -3,9 +3,10 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <string>
 
-#include "client/engine/transformer.hpp"
+#include "client/engine/engine.hpp"
 #include "client/model/base_model.hpp"
 #include "common/base/result.hpp"
 #include "common/job/job_spec.hpp"
@@ -37,9 +38,11 @@ Result<MemoryPlan> plan_memory(const model::BaseModel& model, const job::JobSpec
 // TooLarge, with the numbers, if the plan needs more than `limit` bytes.
 Result<void> check_fits(const MemoryPlan& plan, std::size_t limit);
 
-// The largest number of a batch's rows whose buffers stay within Trainer::kBufferBytesMax. It depends on job
-// and model only, so machines of any size give the same bits. TooLarge where one row needs absurdly much.
-Result<engine::Limits> choose_limits(const engine::Network& network, const job::TrainSpec& train);
+// The largest number of a batch's rows for which `bytes_of` an engine's buffers is at most `most`. TooLarge
+// where one row needs absurdly much.
+Result<engine::Limits> choose_limits(const job::TrainSpec& train,
+                                     const std::function<std::size_t(const engine::Limits&)>& bytes_of,
+                                     std::size_t most);
 
 // What a job trains: every tensor of the model, or the adapters.
 Result<tensor::Manifest> trained_manifest(const model::ModelConfig& config, const job::JobSpec& job);

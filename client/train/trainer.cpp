@@ -5,9 +5,9 @@
 #include <string>
 #include <utility>
 
+#include "client/engine/cpu_engine.hpp"
 #include "client/train/memory_plan.hpp"
 #include "common/base/clock.hpp"
-#include "kernels/adamw/op.hpp"
 
 namespace fedllm::client::train {
 namespace {
@@ -15,6 +15,7 @@ namespace {
 using data::Batch;
 using engine::BatchView;
 using engine::Limits;
+using engine::Run;
 using engine::StepResult;
 
 BatchView view_of(const Batch& batch) {
@@ -52,10 +53,20 @@ Error not_finite(std::uint64_t step, const std::string& what, double value) {
                           "the model");
 }
 
+std::vector<Run> frozen_runs(const tensor::Manifest& manifest, const job::JobSpec& job) {
+    std::vector<Run> runs;
+    if (job.method != job::Method::Lora || !job.lora.freeze_a) return runs;
+    for (std::size_t i = 0; i < manifest.tensors().size(); ++i) {
+        const tensor::TensorSpec& spec = manifest.tensors()[i];
+        if (spec.name.ends_with(".lora_A.weight")) runs.push_back({manifest.offset(i), spec.elements()});
+    }
+    return runs;
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Trainer>> Trainer::create(const model::BaseModel& model, const job::JobSpec& job,
-                                                 kernels::ThreadPool& pool) {
+                                                 engine::Backend& backend) {
     const model::ModelConfig& config = model.config();
     if (job.train.sequence_length > config.context) {
         return make_error(Errc::InvalidConfig,
@@ -65,31 +76,16 @@ Result<std::unique_ptr<Trainer>> Trainer::create(const model::BaseModel& model, 
     }
     FEDLLM_TRY(tensor::Manifest manifest, trained_manifest(config, job));
     FEDLLM_TRY(engine::Network network, engine::Network::create(config, model.weights(), manifest, job.lora));
-    FEDLLM_TRY(const Limits limits, choose_limits(network, job.train));
-    FEDLLM_TRY(auto transformer, engine::Transformer::create(pool, std::move(network), limits));
-    return std::unique_ptr<Trainer>(
-        new Trainer(std::move(transformer), std::move(manifest), job, limits.rows, pool));
+    const auto bytes_of = [&](const Limits& of) { return backend.buffer_bytes(network, of); };
+    FEDLLM_TRY(const Limits limits, choose_limits(job.train, bytes_of, backend.buffer_bytes_max()));
+    FEDLLM_TRY(auto engine, backend.make(std::move(network), limits, frozen_runs(manifest, job)));
+    return std::unique_ptr<Trainer>(new Trainer(std::move(engine), std::move(manifest), job));
 }
 
-Trainer::Trainer(engine::Transformer transformer, tensor::Manifest manifest, const job::JobSpec& job,
-                 std::size_t micro_rows, kernels::ThreadPool& pool)
-    : pool_(&pool),
-      train_(job.train),
-      micro_rows_(micro_rows),
-      transformer_(std::move(transformer)),
-      gradients_(std::move(manifest)),
-      first_moment_(gradients_.values().size()),
-      second_moment_(gradients_.values().size()),
-      frozen_(frozen_runs(gradients_.manifest(), job)) {}
-
-std::vector<Trainer::Run> Trainer::frozen_runs(const tensor::Manifest& manifest, const job::JobSpec& job) {
-    std::vector<Run> runs;
-    if (job.method != job::Method::Lora || !job.lora.freeze_a) return runs;
-    for (std::size_t i = 0; i < manifest.tensors().size(); ++i) {
-        const tensor::TensorSpec& spec = manifest.tensors()[i];
-        if (spec.name.ends_with(".lora_A.weight")) runs.push_back({manifest.offset(i), spec.elements()});
-    }
-    return runs;
+Result<std::unique_ptr<Trainer>> Trainer::create(const model::BaseModel& model, const job::JobSpec& job,
+                                                 kernels::ThreadPool& pool) {
+    engine::CpuBackend backend(pool);
+    return create(model, job, backend);
 }
 
 std::uint64_t Trainer::steps(std::span<const data::Example> examples) const {
@@ -118,35 +114,51 @@ Result<TrainOutcome> Trainer::train(tensor::ParamSet& params, std::span<const da
     FEDLLM_TRY_VOID(check(params, examples));
     if (examples.empty()) return make_error(Errc::InvalidData, "there are no examples to train on");
     data::Batcher batcher(examples, train_.batch_rows, train_.sequence_length, request.seed, packing());
+    FEDLLM_TRY_VOID(engine_->begin_training(params));
+    Result<TrainOutcome> outcome = run(batcher, request, progress, stop);
+    FEDLLM_TRY_VOID(engine_->end_training());
+    return outcome;
+}
+
+// While the device works on a step, the host makes the next batch.
+Result<TrainOutcome> Trainer::run(data::Batcher& batcher, const TrainRequest& request,
+                                  const std::function<void(const TrainProgress&)>& progress,
+                                  const std::stop_token& stop) {
+    const job::OptimizerSpec& optimizer = train_.optimizer;
     TrainOutcome outcome;
     outcome.steps = train_.local_steps != 0 ? train_.local_steps : batcher.steps_per_epoch();
     const std::uint64_t total = std::max(request.total_steps, request.first_step + outcome.steps);
-    std::fill(first_moment_.begin(), first_moment_.end(), 0.0F);
-    std::fill(second_moment_.begin(), second_moment_.end(), 0.0F);
     std::vector<StepResult> results;
     results.reserve(outcome.steps);
-    Batch batch;
+    Batch batch, next;
+    batcher.next(batch);
     const double started = monotonic_seconds();
     for (std::uint64_t step = 0; step < outcome.steps; ++step) {
         if (stop.stop_requested()) {
             return make_error(Errc::Cancelled, "training stopped after " + std::to_string(step) + " of " +
                                                    std::to_string(outcome.steps) + " steps");
         }
-        batcher.next(batch);
-        const double rate = job::learning_rate_at(train_.optimizer, request.first_step + step, total);
-        FEDLLM_TRY(const StepResult result, gradients_of(batch, params));
-        if (!std::isfinite(result.loss_sum)) return not_finite(step + 1, "loss", result.loss_sum);
-        FEDLLM_TRY(const double norm, update(params, step + 1, rate));
-        results.push_back(result);
-        outcome.tokens += result.tokens;
+        const double rate = job::learning_rate_at(optimizer, request.first_step + step, total);
+        FEDLLM_TRY_VOID(engine_->start(view_of(batch), {{rate, optimizer.beta1, optimizer.beta2,
+                                                         optimizer.epsilon, optimizer.weight_decay},
+                                                        step + 1,
+                                                        optimizer.gradient_clip}));
+        if (step + 1 < outcome.steps) batcher.next(next);
+        FEDLLM_TRY(const engine::StepReport report, engine_->finish());
+        if (!std::isfinite(report.loss.loss_sum)) return not_finite(step + 1, "loss", report.loss.loss_sum);
+        if (!std::isfinite(report.gradient_norm))
+            return not_finite(step + 1, "gradient", report.gradient_norm);
+        results.push_back(report.loss);
+        outcome.tokens += report.loss.tokens;
         outcome.examples += documents(batch);
         outcome.seconds = monotonic_seconds() - started;
         outcome.tokens_per_second =
             static_cast<double>((step + 1) * batch.tokens.size()) / std::max(outcome.seconds, 1e-9);
         if (progress) {
-            progress(
-                {step + 1, outcome.steps, mean_loss({&result, 1}), norm, rate, outcome.tokens_per_second});
+            progress({step + 1, outcome.steps, mean_loss({&report.loss, 1}), report.gradient_norm, rate,
+                      outcome.tokens_per_second});
         }
+        std::swap(batch, next);
     }
     const std::size_t tenth = std::max<std::size_t>(1, results.size() / 10);
     outcome.loss_first = mean_loss(std::span(results).first(tenth));
@@ -154,59 +166,15 @@ Result<TrainOutcome> Trainer::train(tensor::ParamSet& params, std::span<const da
     return outcome;
 }
 
-// Gradients of the mean loss over the batch's counted tokens, micro-batch by micro-batch.
-Result<StepResult> Trainer::gradients_of(const Batch& batch, const tensor::ParamSet& params) {
-    std::fill(gradients_.values().begin(), gradients_.values().end(), 0.0F);
-    const BatchView view = view_of(batch);
-    const float scale = 1.0F / static_cast<float>(std::max<std::size_t>(1, batch.labels));
-    StepResult sum;
-    for (std::size_t row = 0; row < batch.rows; row += micro_rows_) {
-        const std::size_t rows = std::min(micro_rows_, batch.rows - row);
-        FEDLLM_TRY(const StepResult part,
-                   transformer_.forward_backward(view.slice(row, rows), params, gradients_, scale));
-        sum.loss_sum += part.loss_sum;
-        sum.tokens += part.tokens;
-    }
-    return sum;
-}
-
-// Clips as torch.nn.utils.clip_grad_norm_ does, and takes the step: run by run between what is frozen, which
-// counts in no norm. Returns the norm before clipping.
-Result<double> Trainer::update(tensor::ParamSet& params, std::uint64_t step, double learning_rate) {
-    const job::OptimizerSpec& optimizer = train_.optimizer;
-    for (const Run& run : frozen_) {
-        const auto values = gradients_.values().subspan(run.first, run.count);
-        std::fill(values.begin(), values.end(), 0.0F);
-    }
-    const double norm = kernels::l2_norm(*pool_, gradients_.values());
-    if (!std::isfinite(norm)) return not_finite(step, "gradient", norm);
-    const double clip =
-        optimizer.gradient_clip > 0 ? std::min(1.0, optimizer.gradient_clip / (norm + 1e-6)) : 1.0;
-    const kernels::AdamWConfig config{learning_rate, optimizer.beta1, optimizer.beta2, optimizer.epsilon,
-                                      optimizer.weight_decay};
-    const auto advance = [&](std::size_t first, std::size_t end) {
-        const auto part = [&](std::span<float> values) { return values.subspan(first, end - first); };
-        if (first == end) return;
-        kernels::adamw(*pool_, config, step, static_cast<float>(clip), part(gradients_.values()),
-                       part(params.values()), part(first_moment_), part(second_moment_));
-    };
-    std::size_t first = 0;
-    for (const Run& run : frozen_) {
-        advance(first, run.first);
-        first = run.first + run.count;
-    }
-    advance(first, params.values().size());
-    return norm;
-}
-
 Result<EvalOutcome> Trainer::evaluate(const tensor::ParamSet& params,
                                       std::span<const data::Example> examples) {
     FEDLLM_TRY_VOID(check(params, examples));
-    data::EvalBatches batches(examples, micro_rows_, train_.sequence_length, data::Packing::On);
+    FEDLLM_TRY_VOID(engine_->begin_evaluation(params));
+    data::EvalBatches batches(examples, limits().rows, train_.sequence_length, data::Packing::On);
     EvalOutcome outcome;
     Batch batch;
     while (batches.next(batch)) {
-        FEDLLM_TRY(const StepResult result, transformer_.forward_loss(view_of(batch), params));
+        FEDLLM_TRY(const StepResult result, engine_->loss(view_of(batch)));
         outcome.loss_sum += result.loss_sum;
         outcome.tokens += result.tokens;
     }

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "client/data/batcher.hpp"
-#include "client/engine/transformer.hpp"
+#include "client/engine/engine.hpp"
 #include "client/model/base_model.hpp"
 #include "common/base/result.hpp"
 #include "common/job/job_spec.hpp"
@@ -51,28 +51,30 @@ struct EvalOutcome {
     double mean() const { return tokens == 0 ? 0.0 : loss_sum / static_cast<double>(tokens); }
 };
 
-// Lifecycle: all large memory is taken in create(); `model` and `pool` must outlive it.
+// Lifecycle: all large memory is taken in create(); `model` and what `backend` stands on must outlive it.
 // Concurrency: one call at a time.
-// Limits: a batch that needs more than kBufferBytesMax is cut into micro-batches whose gradients are added;
-// the cut depends on job and model only, so machines of any size give the same bits.
+// Limits: a batch that needs more than Backend::buffer_bytes_max() is cut into micro-batches whose gradients
+// are added. On CPUs the cut depends on job and model only, so machines of any size give the same bits.
 class Trainer {
 public:
-    static constexpr std::size_t kBufferBytesMax = std::size_t{1} << 30;
-
     // InvalidConfig where the job does not fit the model, TooLarge where one row alone needs absurdly much
     // memory.
     static Result<std::unique_ptr<Trainer>> create(const model::BaseModel& model, const job::JobSpec& job,
+                                                   engine::Backend& backend);
+    // On the CPU.
+    static Result<std::unique_ptr<Trainer>> create(const model::BaseModel& model, const job::JobSpec& job,
                                                    kernels::ThreadPool& pool);
 
-    const tensor::Manifest& manifest() const { return gradients_.manifest(); }  // of what is trained
-    const engine::Network& network() const { return transformer_.network(); }
-    const engine::Limits& limits() const { return transformer_.limits(); }  // of a micro-batch
+    const tensor::Manifest& manifest() const { return manifest_; }  // of what is trained
+    const engine::Network& network() const { return engine_->network(); }
+    const engine::Limits& limits() const { return engine_->limits(); }  // of a micro-batch
 
     // Steps that train() will take with these examples.
     std::uint64_t steps(std::span<const data::Example> examples) const;
 
     // AdamW with fresh moments, in place. The same arguments give the same bits, whatever the number of
-    // threads. ManifestMismatch, InvalidData (nothing to learn), NotFinite (names the step), Cancelled.
+    // threads of a CPU. ManifestMismatch, InvalidData (nothing to learn), NotFinite (names the step),
+    // Cancelled.
     Result<TrainOutcome> train(tensor::ParamSet& params, std::span<const data::Example> examples,
                                const TrainRequest& request,
                                const std::function<void(const TrainProgress&)>& progress = {},
@@ -81,25 +83,17 @@ public:
     Result<EvalOutcome> evaluate(const tensor::ParamSet& params, std::span<const data::Example> examples);
 
 private:
-    Trainer(engine::Transformer transformer, tensor::Manifest manifest, const job::JobSpec& job,
-            std::size_t micro_rows, kernels::ThreadPool& pool);
+    Trainer(std::unique_ptr<engine::Engine> engine, tensor::Manifest manifest, const job::JobSpec& job)
+        : train_(job.train), manifest_(std::move(manifest)), engine_(std::move(engine)) {}
     Result<void> check(const tensor::ParamSet& params, std::span<const data::Example> examples) const;
-    Result<engine::StepResult> gradients_of(const data::Batch& batch, const tensor::ParamSet& params);
-    Result<double> update(tensor::ParamSet& params, std::uint64_t step, double learning_rate);
+    Result<TrainOutcome> run(data::Batcher& batcher, const TrainRequest& request,
+                             const std::function<void(const TrainProgress&)>& progress,
+                             const std::stop_token& stop);
     data::Packing packing() const { return train_.packing ? data::Packing::On : data::Packing::Off; }
 
-    kernels::ThreadPool* pool_;
     job::TrainSpec train_;
-    std::size_t micro_rows_;
-    engine::Transformer transformer_;
-    tensor::ParamSet gradients_;
-    std::vector<float> first_moment_, second_moment_;
-    struct Run {  // of consecutive values
-        std::size_t first = 0;
-        std::size_t count = 0;
-    };
-    static std::vector<Run> frozen_runs(const tensor::Manifest& manifest, const job::JobSpec& job);
-    std::vector<Run> frozen_;  // in order; they get no gradient and no weight decay
+    tensor::Manifest manifest_;
+    std::unique_ptr<engine::Engine> engine_;
 };
 
 }  // namespace fedllm::client::train

@@ -26,6 +26,7 @@ Words words(Errc code) {
         case Errc::PermissionDenied: return {"permission_denied", "not allowed for this user or role"};
         case Errc::IoFailed: return {"io_failed", "the file system failed"};
         case Errc::StoreFailed: return {"store_failed", "the ledger failed"};
+        case Errc::DeviceFailed: return {"device_failed", "the GPU cannot be used"};
         case Errc::PeerClosed: return {"peer_closed", "the other side closed the connection"};
         case Errc::PeerUntrusted: return {"peer_untrusted", "the other side could not prove who it is"};
         case Errc::Timeout: return {"timeout", "no progress before the deadline"};

@@ -28,6 +28,7 @@ enum class Errc {
     PermissionDenied,  // the file system or the role of a certificate says no
     IoFailed,          // the disk or file system failed
     StoreFailed,       // the ledger refused or failed
+    DeviceFailed,      // a GPU that is absent, too old, too small, or failed at work
     PeerClosed,        // the other side went away
     PeerUntrusted,     // TLS: no certificate, foreign CA, expired, wrong name or ALPN
     Timeout,           // a deadline passed without progress
