@@ -9,11 +9,15 @@
 #ifdef __CUDACC__
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
-// Before a loop over an array that must stay in registers.
-#define FEDLLM_UNROLL _Pragma("unroll")
+// Before a loop over an array that must stay in registers; before one whose loads shall be under way
+// together.
+#define FEDLLM_PRAGMA(text) _Pragma(#text)
+#define FEDLLM_UNROLL FEDLLM_PRAGMA(unroll)
+#define FEDLLM_UNROLL_BY(count) FEDLLM_PRAGMA(unroll count)
 #else
 #include "kernels/cuda/emulated_device_code.hpp"
 #define FEDLLM_UNROLL
+#define FEDLLM_UNROLL_BY(count)
 #endif
 
 #include <cmath>
