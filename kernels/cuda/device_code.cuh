@@ -82,6 +82,9 @@ __device__ __forceinline__ float high_of(std::uint32_t pair) {
     return to_float(BF16{static_cast<std::uint16_t>(pair >> 16)});
 }
 
+// exp of a large -x is inf, and its inverse 0: no special case.
+__device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
+
 // Every lane gets the result. The order of additions is fixed.
 template <class T>
 __device__ __forceinline__ T warp_sum(T value) {
