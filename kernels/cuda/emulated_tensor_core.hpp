@@ -15,7 +15,7 @@ namespace emulation {
 struct AsyncCopy {
     void* shared;
     const void* global;
-    bool valid;
+    unsigned bytes;
 };
 struct AsyncCopies {
     std::vector<AsyncCopy> open;
@@ -58,9 +58,12 @@ struct Mma {
 
 }  // namespace emulation
 
-inline void copy_async_16(void* shared, const void* global, bool valid = true) {
+inline void copy_async_part(void* shared, const void* global, unsigned bytes) {
     std::memset(shared, 0xFF, 16);
-    emulation::async_copies().open.push_back({shared, global, valid});
+    emulation::async_copies().open.push_back({shared, global, bytes});
+}
+inline void copy_async_16(void* shared, const void* global, bool valid = true) {
+    copy_async_part(shared, global, valid ? 16 : 0);
 }
 inline void copy_async_commit() {
     auto& copies = emulation::async_copies();
@@ -72,8 +75,8 @@ void copy_async_wait() {
     auto& groups = emulation::async_copies().groups;
     for (; groups.size() > kPending; groups.pop_front()) {
         for (const emulation::AsyncCopy& copy : groups.front()) {
-            if (copy.valid) std::memcpy(copy.shared, copy.global, 16);
-            if (!copy.valid) std::memset(copy.shared, 0, 16);
+            std::memset(copy.shared, 0, 16);
+            if (copy.bytes != 0) std::memcpy(copy.shared, copy.global, copy.bytes);
         }
     }
 }
