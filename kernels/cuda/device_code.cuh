@@ -9,8 +9,15 @@
 #ifdef __CUDACC__
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
+// Before a loop over an array that must stay in registers; before one whose loads shall be under way
+// together.
+#define FEDLLM_PRAGMA(text) _Pragma(#text)
+#define FEDLLM_UNROLL FEDLLM_PRAGMA(unroll)
+#define FEDLLM_UNROLL_BY(count) FEDLLM_PRAGMA(unroll count)
 #else
 #include "kernels/cuda/emulated_device_code.hpp"
+#define FEDLLM_UNROLL
+#define FEDLLM_UNROLL_BY(count)
 #endif
 
 #include <cmath>
@@ -61,7 +68,12 @@ __device__ __forceinline__ BF16 from_float<BF16>(float value) {
 
 // Two bf16 in a register: `low` is the one at the lower address.
 __device__ __forceinline__ std::uint32_t pack(float low, float high) {
+#ifdef __CUDACC__
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);  // one instruction
+    return __bfloat16_as_ushort(pair.x) | static_cast<std::uint32_t>(__bfloat16_as_ushort(pair.y)) << 16;
+#else
     return from_float<BF16>(low).bits | static_cast<std::uint32_t>(from_float<BF16>(high).bits) << 16;
+#endif
 }
 __device__ __forceinline__ float low_of(std::uint32_t pair) {
     return to_float(BF16{static_cast<std::uint16_t>(pair)});
