@@ -98,12 +98,88 @@ void forward_case(Harness& harness, const Case& c) {
         [&](std::size_t) { return error; }, "log_sum_exp");
 }
 
+// What the backward pass is given of the forward pass: rounded, as that would have left it.
+TestMatrix rounded(const Stream& stream, const Dense& values, std::size_t gap) {
+    TestMatrix made = random_matrix(stream, values.rows, values.cols, 0, 0.0, gap);
+    std::vector<BF16> host(made.rows * made.pitch, BF16{0xFFFF});
+    for (std::size_t r = 0; r < made.rows; ++r) {
+        for (std::size_t c = 0; c < made.cols; ++c)
+            host[r * made.pitch + c] = narrow(static_cast<float>(values(r, c)));
+    }
+    made.device = to_device<BF16>(stream, host);
+    return made;
+}
+
+// Weights and gradients of scores are rounded to bf16, and so is the result; `out` was, from which the
+// gradients of scores come.
+void backward_case(Harness& harness, const Case& c) {
+    harness.begin(name_of("attention_backward", c));
+    const Inputs in(c);
+    const Dense q = dense(in.q), k = dense(in.k), v = dense(in.v);
+    const auto forward = reference::attention(in.sizes, in.first_key, q, k, v);
+    const TestMatrix out = rounded(in.stream, forward.out, 8);
+    const std::vector<float> log_sum_exp(forward.log_sum_exp.begin(), forward.log_sum_exp.end());
+    const auto device_log_sum_exp = to_device<float>(in.stream, log_sum_exp);
+    const TestMatrix dq = empty_matrix(in.stream, q.rows, q.cols, 8);
+    const TestMatrix dk = empty_matrix(in.stream, k.rows, k.cols, 16);
+    const TestMatrix dv = empty_matrix(in.stream, k.rows, k.cols, 24);
+    const DeviceBuffer<std::byte> scratch(attention_scratch(in.shape()));
+    attention_backward(in.stream, in.shape(), in.device_first_key.data(), in.q.view(), in.k.view(),
+                       in.v.view(), out.view(), device_log_sum_exp.data(), in.dout.view(), scratch.data(),
+                       dq.view(), dk.view(), dv.view());
+    const auto want = reference::attention_backward(in.sizes, in.first_key, q, k, v, dense(in.dout));
+    const double error = in.probability_error(forward);
+    auto check = [&](const TestMatrix& got, const Dense& expected, const Dense& magnitude, double roundings,
+                     const char* what) {
+        harness.close(
+            values_of(harness, in.stream, got), expected.values,
+            [&](std::size_t i) {
+                return magnitude.values[i] * (roundings * kHalfUlp + error) +
+                       std::fabs(expected.values[i]) * kHalfUlp;
+            },
+            what);
+    };
+    check(dq, want.dq, want.dq_magnitude, 2, "dq");
+    check(dk, want.dk, want.dk_magnitude, 2, "dk");
+    check(dv, want.dv, want.dv_magnitude, 1, "dv");
+}
+
+// Both passes, one fed by the other: blocks run in another order each time, the bits are the same.
+void repeat_case(Harness& harness, const Case& c) {
+    harness.begin(name_of("attention twice", c));
+    const Inputs in(c);
+    auto run_once = [&] {
+        const TestMatrix out = empty_matrix(in.stream, in.q.rows, in.q.cols);
+        const TestMatrix dq = empty_matrix(in.stream, in.q.rows, in.q.cols);
+        const TestMatrix dk = empty_matrix(in.stream, in.k.rows, in.k.cols);
+        const TestMatrix dv = empty_matrix(in.stream, in.k.rows, in.k.cols);
+        const DeviceBuffer<float> log_sum_exp(c.batch * c.heads * c.tokens);
+        const DeviceBuffer<std::byte> scratch(attention_scratch(in.shape()));
+        attention_forward(in.stream, in.shape(), in.device_first_key.data(), in.q.view(), in.k.view(),
+                          in.v.view(), out.view(), log_sum_exp.data());
+        attention_backward(in.stream, in.shape(), in.device_first_key.data(), in.q.view(), in.k.view(),
+                           in.v.view(), out.view(), log_sum_exp.data(), in.dout.view(), scratch.data(),
+                           dq.view(), dk.view(), dv.view());
+        std::vector<float> all;
+        for (const TestMatrix* matrix : {&out, &dq, &dk, &dv}) {
+            const std::vector<float> values = values_of(harness, in.stream, *matrix);
+            all.insert(all.end(), values.begin(), values.end());
+        }
+        return all;
+    };
+    harness.check(run_once() == run_once(), "the second time the bits differ");  // and are no NaN
+}
+
 }  // namespace
 }  // namespace fedllm::kernels::cuda::cases
 
 int main() {
     using namespace fedllm::kernels::cuda::cases;
     return run([](Harness& harness) {
-        for (const Case& c : kCases) forward_case(harness, c);
+        for (const Case& c : kCases) {
+            forward_case(harness, c);
+            backward_case(harness, c);
+        }
+        repeat_case(harness, {2, 150, 4, 2, 64, Mask::Packed});
     });
 }
