@@ -48,7 +48,8 @@ using Kernel =
 
 Kernel kernel_of(const Nf4Tile& tile) {
     return [tile](const Stream& stream, ConstDeviceMatrix x, const Nf4Tiles& w, DeviceMatrix y, Write write) {
-        nf4::launch_mma(stream, tile.tokens, x, w, y, write);
+        const auto start = tile.way == Nf4Way::Wgmma ? nf4::launch_wgmma : nf4::launch_mma;
+        start(stream, tile.tokens, x, w, y, write);
     };
 }
 
@@ -166,6 +167,9 @@ void all_cases(Harness& harness) {
     supports_cases(harness);
     plan_cases(harness);
     for (const Nf4Tile& tile : kMmaTiles) tile_cases(harness, tile);
+    if (device_properties().compute_major == 9) {
+        for (const Nf4Tile& tile : kWgmmaTiles) tile_cases(harness, tile);
+    }
     const Kernel chosen = [](const Stream& stream, ConstDeviceMatrix x, const Nf4Tiles& w, DeviceMatrix y,
                              Write write) { nf4_matmul(stream, x, w, y, write); };
     product_case(harness, "nf4_matmul", chosen, 5, 48, 192, Write::Overwrite);
