@@ -9,8 +9,11 @@
 #ifdef __CUDACC__
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
+// Before a loop over an array that must stay in registers.
+#define FEDLLM_UNROLL _Pragma("unroll")
 #else
 #include "kernels/cuda/emulated_device_code.hpp"
+#define FEDLLM_UNROLL
 #endif
 
 #include <cmath>
@@ -61,7 +64,12 @@ __device__ __forceinline__ BF16 from_float<BF16>(float value) {
 
 // Two bf16 in a register: `low` is the one at the lower address.
 __device__ __forceinline__ std::uint32_t pack(float low, float high) {
+#ifdef __CUDACC__
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);  // one instruction
+    return __bfloat16_as_ushort(pair.x) | static_cast<std::uint32_t>(__bfloat16_as_ushort(pair.y)) << 16;
+#else
     return from_float<BF16>(low).bits | static_cast<std::uint32_t>(from_float<BF16>(high).bits) << 16;
+#endif
 }
 __device__ __forceinline__ float low_of(std::uint32_t pair) {
     return to_float(BF16{static_cast<std::uint16_t>(pair)});
@@ -71,7 +79,8 @@ __device__ __forceinline__ float high_of(std::uint32_t pair) {
 }
 
 // Every lane gets the result. The order of additions is fixed.
-__device__ __forceinline__ float warp_sum(float value) {
+template <class T>
+__device__ __forceinline__ T warp_sum(T value) {
     for (unsigned apart = kWarp / 2; apart > 0; apart /= 2) value += __shfl_xor_sync(kFullMask, value, apart);
     return value;
 }
@@ -81,15 +90,16 @@ __device__ __forceinline__ float warp_max(float value) {
     return value;
 }
 
-// The sum over a block, to every thread; `scratch` is 32 floats of shared memory, free again after the next
+// The sum over a block, to every thread; `scratch` is 32 values of shared memory, free again after the next
 // barrier.
-__device__ __forceinline__ float block_sum(float value, float* scratch) {
+template <class T>
+__device__ __forceinline__ T block_sum(T value, T* scratch) {
     value = warp_sum(value);
     const unsigned warps = (blockDim.x + kWarp - 1) / kWarp;
     if (warps == 1) return value;
     if (threadIdx.x % kWarp == 0) scratch[threadIdx.x / kWarp] = value;
     __syncthreads();
-    return warp_sum(threadIdx.x % kWarp < warps ? scratch[threadIdx.x % kWarp] : 0.0f);
+    return warp_sum(threadIdx.x % kWarp < warps ? scratch[threadIdx.x % kWarp] : T{0});
 }
 
 }  // namespace fedllm::kernels::cuda

@@ -19,23 +19,24 @@
 #define blockDim (::fedllm::kernels::cuda::emulation::thread().block_dim)
 #define gridDim (::fedllm::kernels::cuda::emulation::thread().grid_dim)
 
-// Vector types are aligned to their size: the sanitizer reports what a GPU would refuse to load.
-struct alignas(8) uint2 {
+// Vector types are aligned to their size: the sanitizer reports what a GPU would refuse to load. As
+// on a GPU they may be what memory of other types is read through.
+struct alignas(8) [[gnu::may_alias]] uint2 {
     unsigned x, y;
 };
-struct alignas(16) uint4 {
+struct alignas(16) [[gnu::may_alias]] uint4 {
     unsigned x, y, z, w;
 };
-struct alignas(8) int2 {
+struct alignas(8) [[gnu::may_alias]] int2 {
     int x, y;
 };
-struct alignas(16) int4 {
+struct alignas(16) [[gnu::may_alias]] int4 {
     int x, y, z, w;
 };
-struct alignas(8) float2 {
+struct alignas(8) [[gnu::may_alias]] float2 {
     float x, y;
 };
-struct alignas(16) float4 {
+struct alignas(16) [[gnu::may_alias]] float4 {
     float x, y, z, w;
 };
 inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
@@ -137,6 +138,11 @@ inline float __expf(float value) { return std::exp(value); }
 inline float __logf(float value) { return std::log(value); }
 inline float __fdividef(float a, float b) { return a / b; }
 inline float __frcp_rn(float value) { return 1.0f / value; }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fsub_rn(float a, float b) { return a - b; }
+inline float __fdiv_rn(float a, float b) { return a / b; }
+inline float __fsqrt_rn(float value) { return std::sqrt(value); }
 template <class T>
 T __ldg(const T* from) {
     return *from;

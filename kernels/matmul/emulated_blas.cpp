@@ -2,17 +2,14 @@
 // cuBLASLt asks of one (alignment, types, shapes met before a graph is recorded).
 #include <cmath>
 #include <cstring>
-#include <map>
-#include <tuple>
+#include <set>
 #include <vector>
 
 #include "kernels/cuda/emulated_block.hpp"
-#include "kernels/matmul/op_cuda.hpp"
+#include "kernels/matmul/gemm_contract.hpp"
 
 namespace fedllm::kernels::cuda {
 namespace {
-
-std::size_t size_of(Element type) { return type == Element::E4M3 ? 1 : type == Element::BF16 ? 2 : 4; }
 
 // Sign, 4 bits of exponent biased by 7, 3 of fraction; no infinities, one NaN.
 float widen_e4m3(std::uint8_t bits) {
@@ -73,46 +70,10 @@ void multiply(const Gemm& gemm) {
     }
 }
 
-void demand(bool holds, const char* what) {
-    if (!holds) throw GpuError(std::string("a product asks for ") + what);
-}
-void check_place(const void* data, std::size_t pitch, std::size_t width, Element type) {
-    demand(data != nullptr, "memory that is not there");
-    demand(reinterpret_cast<std::uintptr_t>(data) % 16 == 0, "data that is not aligned to 16 bytes");
-    demand(pitch * size_of(type) % 16 == 0, "rows that are not aligned to 16 bytes");
-    demand(pitch >= width, "a pitch less than its columns");
-}
-void check(const Gemm& gemm) {
-    const bool narrow_operands = gemm.a.type == Element::E4M3;
-    demand(gemm.a.type == gemm.b.type, "operands of two types");
-    demand(gemm.d_type != Element::E4M3, "a result of E4M3");
-    check_place(gemm.a.data, gemm.a.pitch, gemm.a.turned ? gemm.m : gemm.k, gemm.a.type);
-    check_place(gemm.b.data, gemm.b.pitch, gemm.b.turned ? gemm.k : gemm.n, gemm.b.type);
-    check_place(gemm.d, gemm.d_pitch, gemm.n, gemm.d_type);
-    if (gemm.beta != 0.0f) check_place(gemm.c, gemm.c_pitch, gemm.n, gemm.d_type);
-    demand(gemm.c != gemm.d || gemm.beta == 0.0f || gemm.c_pitch == gemm.d_pitch,
-           "a sum in place by two pitches");
-    const bool scaled = gemm.a.scales != nullptr && gemm.b.scales != nullptr;
-    const bool unscaled = gemm.a.scales == nullptr && gemm.b.scales == nullptr;
-    demand(narrow_operands ? scaled : unscaled, "scales of E4M3 alone, of both operands");
-    demand(!narrow_operands || (!gemm.a.turned && gemm.b.turned && gemm.k % 16 == 0),
-           "E4M3 whose depth does not run along memory by 16");
-    demand(gemm.a.type != Element::F32 || gemm.d_type == Element::F32, "BF16 of F32 operands");
-}
-
-using Shape = std::tuple<std::size_t, std::size_t, std::size_t, std::size_t, std::size_t, std::size_t,
-                         std::size_t, bool, bool, Element, Element>;
-Shape shape_of(const Gemm& gemm) {
-    return {gemm.m,       gemm.n,        gemm.k,
-            gemm.a.pitch, gemm.b.pitch,  gemm.beta != 0 ? gemm.c_pitch : 0,
-            gemm.d_pitch, gemm.a.turned, gemm.b.turned,
-            gemm.a.type,  gemm.d_type};
-}
-
 }  // namespace
 
 struct Blas::Implementation {
-    std::map<Shape, bool> met;
+    std::set<GemmShape> met;
 };
 Blas::Blas() : implementation_(std::make_unique<Implementation>()) {}
 Blas::~Blas() = default;
@@ -122,10 +83,9 @@ Blas& Blas::operator=(Blas&&) noexcept = default;
 void Blas::gemm(const Stream& stream, const Gemm& gemm) {
     if (gemm.m == 0 || gemm.n == 0) return;
     check(gemm);
-    bool& met = implementation_->met[shape_of(gemm)];
-    if (!met && emulation::records(stream))
-        throw GpuError("a product met for the first time while a graph is recorded");
-    met = true;
+    if (emulation::records(stream) && !implementation_->met.contains(shape_of(gemm)))
+        throw GpuError("a product is new while a graph is recorded");
+    implementation_->met.insert(shape_of(gemm));
     emulation::enqueue(stream, [=] { multiply(gemm); });
 }
 
@@ -133,7 +93,7 @@ void Blas::prepare(const Stream& stream, const Gemm& gemm) {
     if (gemm.m == 0 || gemm.n == 0) return;
     check(gemm);
     if (emulation::records(stream)) throw GpuError("a product is prepared while a graph is recorded");
-    implementation_->met[shape_of(gemm)] = true;
+    implementation_->met.insert(shape_of(gemm));
     for (std::size_t m = 0; m < gemm.m; ++m) {
         for (std::size_t n = 0; n < gemm.n; ++n) store(gemm.d, gemm.d_type, m * gemm.d_pitch + n, NAN);
     }
