@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that can be tested on this machine: installs what is missing, builds, runs all suites.
 #
-#   tests/run.sh               the default suite (release build)
+#   tests/run.sh               the default suite (release build), then the CUDA operations on the CPU under ASan+UBSan
 #   tests/run.sh --sanitizers  the unit suites again under ASan+UBSan and under TSan (adds about half an hour)
 #   tests/run.sh --peers       then compare with PyTorch, transformers, peft, bitsandbytes, tokenizers, llama.cpp and the
 #                              hub's client, from PyPI, in a virtual environment of gigabytes (tests/peers)
@@ -44,6 +44,7 @@ suite() {  # suite PRESET [ctest arguments]: configure, build, test
 }
 
 suite release
+suite emulation
 if [ "$sanitizers" = yes ]; then
     # The whole-system runs are about processes and time; the sanitizers watch the code beneath them.
     suite asan

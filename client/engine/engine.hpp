@@ -43,6 +43,11 @@ struct StepResult {
     std::uint64_t tokens = 0;  // how many were counted
 };
 
+// InvalidArgument where a network cannot have rows of that length.
+Result<void> check_limits(const Network& network, const Limits& limits);
+// InvalidData for a token, position or first_key out of range. The batch may have any number of rows.
+Result<void> check_batch(const Network& network, const Limits& limits, const BatchView& batch);
+
 // One step of the optimiser, AdamW with clipping by the global norm (0: none).
 struct OptimizerStep {
     kernels::AdamWConfig adamw;

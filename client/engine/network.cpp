@@ -1,6 +1,7 @@
 #include "client/engine/network.hpp"
 
 #include <algorithm>
+#include <initializer_list>
 #include <string>
 #include <utility>
 
@@ -87,6 +88,29 @@ std::size_t Network::rank(Part part) const {
     std::size_t largest = 0;
     for (const auto& layer : binding_.layers) largest = std::max(largest, layer[part].rank);
     return largest;
+}
+
+// A gradient is formed only if something at or below its place is trained.
+Needs Network::needs(std::size_t layer) const {
+    using namespace model;  // the parts' names
+    const auto trained = [&](std::initializer_list<Part> parts) {
+        return std::any_of(parts.begin(), parts.end(),
+                           [&](Part part) { return binding_.at(part, layer).trained(); });
+    };
+    const bool tables = binding_.at(kEmbedding).trained() || binding_.at(kPositions).trained();
+    Needs need;
+    need.attention_input = layer > binding_.first_trained_layer() || tables || trained({kInputNorm});
+    need.qkv = need.attention_input || trained({kQ, kK, kV, kQkv, kQueryNorm, kKeyNorm});
+    need.middle = need.qkv || trained({kO});
+    need.mlp_input = need.middle || trained({kMlpNorm});
+    need.act = need.mlp_input || trained({kGate, kUp});
+    return need;
+}
+
+Network Network::with_base(model::ModelWeights base) const {
+    Network other = *this;
+    other.base_ = std::move(base);
+    return other;
 }
 
 Linear Network::linear(std::size_t layer, Part part, const float* params, float* gradients) const {

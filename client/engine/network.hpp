@@ -45,6 +45,11 @@ struct Columns {
     std::size_t width = 0;
 };
 
+// How far down a layer's backward pass must go.
+struct Needs {
+    bool act = false, mlp_input = false, middle = false, qkv = false, attention_input = false;
+};
+
 // Lifecycle: a value; the views in `base` point at memory that must outlive it.
 // Concurrency: immutable after create().
 class Network {
@@ -65,6 +70,14 @@ public:
     std::span<const Columns> qkv() const { return qkv_; }
     // The largest rank of the adapters on this part; 0 without.
     std::size_t rank(Part part) const;
+
+    Needs needs(std::size_t layer) const;
+
+    // The same computation with copies of the frozen weights, in a GPU's memory for example: `params` and
+    // `gradients` are then there, too.
+    Network with_base(model::ModelWeights base) const;
+    const model::ModelWeights& base() const { return base_; }
+    const model::Projection& shape(Part part) const { return shapes_[part]; }  // of a linear part
 
     // Views at `params` and, unless null, `gradients`.
     Linear linear(std::size_t layer, Part part, const float* params, float* gradients) const;

@@ -18,27 +18,13 @@ using kernels::ConstMatrix;
 using kernels::Matrix;
 using namespace model;  // the parts' names
 
-BatchView BatchView::slice(std::size_t first, std::size_t count) const {
-    const std::size_t t = tokens_per_row;
-    const auto part = [&](std::span<const std::int32_t> all) { return all.subspan(first * t, count * t); };
-    return {count, t, part(tokens), part(targets), part(positions), part(first_key)};
-}
-
 Transformer::Transformer(kernels::ThreadPool* pool, Network network, Limits limits)
     : pool_(pool), network_(std::move(network)), limits_(limits) {
     first_trained_ = network_.binding().first_trained_layer();
 }
 
 Result<Transformer> Transformer::create(kernels::ThreadPool& pool, Network network, Limits limits) {
-    if (limits.rows == 0 || limits.tokens_per_row == 0) {
-        return make_error(Errc::InvalidArgument, "a micro-batch needs at least one row of one token");
-    }
-    const model::ModelConfig& config = network.config();
-    if (network.has(kPositions) && limits.tokens_per_row > config.context) {
-        return make_error(Errc::InvalidArgument, "rows of " + std::to_string(limits.tokens_per_row) +
-                                                     " tokens: the model has learned positions for " +
-                                                     std::to_string(config.context));
-    }
+    FEDLLM_TRY_VOID(check_limits(network, limits));
     Transformer made(&pool, std::move(network), limits);
     made.rotation_ = Rotation(made.network_.config(), limits.tokens_per_row);
     if (made.network_.config().window != 0) {
@@ -123,31 +109,9 @@ Transformer::LayerBuffers& Transformer::buffers(std::size_t layer) {
 }
 
 Result<void> Transformer::check(const BatchView& batch, const tensor::ParamSet& params) const {
-    const std::size_t m = batch.rows * batch.tokens_per_row;
-    FEDLLM_CHECK(batch.rows <= limits_.rows && batch.tokens_per_row <= limits_.tokens_per_row && m > 0,
-                 "the batch must fit the limits given at creation");
-    FEDLLM_CHECK(batch.tokens.size() == m && batch.targets.size() == m && batch.positions.size() == m &&
-                     batch.first_key.size() == m,
-                 "all arrays of a batch have rows * tokens_per_row entries");
+    FEDLLM_CHECK(batch.rows <= limits_.rows, "the batch must fit the limits given at creation");
     FEDLLM_CHECK(params.values().size() == network_.parameters(), "parameters have the network's manifest");
-    const auto vocab = static_cast<std::int64_t>(network_.config().vocab);
-    const auto within = [](std::int64_t value, std::int64_t end) { return value >= 0 && value < end; };
-    for (std::size_t i = 0; i < m; ++i) {
-        const auto t = static_cast<std::int64_t>(i % batch.tokens_per_row);
-        const bool target_good = batch.targets[i] == kernels::kIgnoreIndex || within(batch.targets[i], vocab);
-        if (within(batch.tokens[i], vocab) && target_good &&
-            within(batch.positions[i], static_cast<std::int64_t>(limits_.tokens_per_row)) &&
-            within(batch.first_key[i], t + 1)) {
-            continue;
-        }
-        return make_error(
-            Errc::InvalidData,
-            "token " + std::to_string(i) + " of a batch: id " + std::to_string(batch.tokens[i]) +
-                ", target " + std::to_string(batch.targets[i]) + ", position " +
-                std::to_string(batch.positions[i]) + ", first key " + std::to_string(batch.first_key[i]) +
-                "; the model has " + std::to_string(vocab) + " token ids: does the tokenizer belong to it?");
-    }
-    return {};
+    return check_batch(network_, limits_, batch);
 }
 
 Result<StepResult> Transformer::forward_backward(const BatchView& batch, const tensor::ParamSet& params,
@@ -164,7 +128,7 @@ Result<StepResult> Transformer::forward_backward(const BatchView& batch, const t
     const double loss_sum = head_losses(step, gradient_scale);
     backward_head(step);
     for (std::size_t layer = network_.config().layers; layer-- > first_trained_;) {
-        const Needs need = needs(layer);
+        const Needs need = network_.needs(layer);
         recompute(step, layer);
         backward_mlp(step, layer, need);
         if (need.middle) backward_attention(step, layer, need);

@@ -80,10 +80,6 @@ private:
         float* lora = nullptr;    // (M,R)
         float* dot = nullptr;     // (B,H,T)
     };
-    // How far down a layer's backward pass must go.
-    struct Needs {
-        bool act = false, mlp_input = false, middle = false, qkv = false, attention_input = false;
-    };
     struct Step;  // one call: batch, parameter and gradient pointers, number of tokens
 
     Transformer(kernels::ThreadPool* pool, Network network, Limits limits);
@@ -92,7 +88,6 @@ private:
     void lay_out_kept(Carver& carver, LayerBuffers& layer);
     Result<void> check(const BatchView& batch, const tensor::ParamSet& params) const;
     LayerBuffers& buffers(std::size_t layer);
-    Needs needs(std::size_t layer) const;
 
     void forward_stream(const Step& step);
     void embed(const Step& step, kernels::Matrix stream);

@@ -1,6 +1,3 @@
-#include <algorithm>
-#include <initializer_list>
-
 #include "client/engine/linear.hpp"
 #include "client/engine/rows.hpp"
 #include "client/engine/step.hpp"
@@ -13,23 +10,6 @@ using kernels::ConstMatrix;
 using kernels::Matrix;
 using kernels::Write;
 using namespace model;  // the parts' names
-
-// A gradient is formed only if something at or below its place is trained.
-Transformer::Needs Transformer::needs(std::size_t layer) const {
-    const auto trained = [&](std::initializer_list<Part> parts) {
-        return std::any_of(parts.begin(), parts.end(),
-                           [&](Part part) { return network_.binding().at(part, layer).trained(); });
-    };
-    const auto& binding = network_.binding();
-    const bool tables = binding.at(kEmbedding).trained() || binding.at(kPositions).trained();
-    Needs need;
-    need.attention_input = layer > first_trained_ || tables || trained({kInputNorm});
-    need.qkv = need.attention_input || trained({kQ, kK, kV, kQkv, kQueryNorm, kKeyNorm});
-    need.middle = need.qkv || trained({kO});
-    need.mlp_input = need.middle || trained({kMlpNorm});
-    need.act = need.mlp_input || trained({kGate, kUp});
-    return need;
-}
 
 void Transformer::backward_part(const Step& step, std::size_t layer, Part part, ConstMatrix dy, ConstMatrix x,
                                 Matrix dx, Write write) {

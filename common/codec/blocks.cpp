@@ -8,10 +8,6 @@
 namespace fedllm::codec::blocks {
 namespace {
 
-constexpr int kInt8Levels = 127;
-constexpr int kInt4Levels = 7;
-constexpr int kInt4Bias = 8;
-
 struct Levels {
     std::uint16_t scale = 0;
     std::array<int, kBlockValues> level{};

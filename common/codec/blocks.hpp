@@ -39,6 +39,9 @@ constexpr std::uint64_t kBlockValues = 64;
 constexpr std::uint16_t kScaleMax = 0x7B80;  // 2^120 in bf16
 constexpr float kScaleMin = 0x1p-100f;
 constexpr std::uint16_t kLargestBf16 = 0x7F7F;  // finite
+constexpr int kInt8Levels = 127;
+constexpr int kInt4Levels = 7;
+constexpr int kInt4Bias = 8;
 
 FEDLLM_HOST_DEVICE inline std::uint16_t bf16_nearest(float value) {  // of a finite value
     const auto bits = std::bit_cast<std::uint32_t>(value);

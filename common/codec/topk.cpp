@@ -11,9 +11,6 @@
 namespace fedllm::codec::topk {
 namespace {
 
-constexpr unsigned kShiftMax = 17;
-constexpr std::size_t kCountBytes = 5;  // count and shift
-
 CodecId codec_of(TopKValues kind) { return kind == TopKValues::Bf16 ? CodecId::Bf16 : CodecId::Int4; }
 std::uint32_t magnitude_bits(float value) { return std::bit_cast<std::uint32_t>(value) & 0x7FFFFFFFu; }
 std::uint64_t gap_bytes_most(std::uint64_t count) { return (count + 7) / 8; }
@@ -115,13 +112,9 @@ private:
 }  // namespace
 
 Result<std::vector<std::byte>> encode(const Spec& spec, const Layout& layout, std::span<const float> values) {
-    const auto wanted = static_cast<std::uint64_t>(spec.density * static_cast<double>(layout.elements));
-    const std::uint64_t count = std::min(std::max<std::uint64_t>(1, wanted), layout.elements);
-    Threshold threshold = threshold_of(values, count);
+    Threshold threshold = threshold_of(values, selected_of(spec, layout.elements));
     std::vector<std::byte> bytes;
-    append_header(
-        bytes, CodecId::TopK, layout,
-        std::array{static_cast<std::byte>(spec.topk_values), std::byte{}, std::byte{}, std::byte{}});
+    append_header(bytes, CodecId::TopK, layout, parameters_of(spec));
     for (std::uint64_t first = 0; first < values.size(); first += kSegmentValues) {
         const std::uint64_t some = std::min(kSegmentValues, values.size() - first);
         append_segment(bytes, values.subspan(first, some), threshold, spec.topk_values);

@@ -17,6 +17,9 @@
 // BF.
 #pragma once
 
+#include <algorithm>
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -27,6 +30,17 @@
 namespace fedllm::codec::topk {
 
 constexpr std::size_t kParameterBytes = 4;
+constexpr std::size_t kCountBytes = 5;  // count and shift
+constexpr unsigned kShiftMax = 17;
+
+// k, but not more than there are.
+inline std::uint64_t selected_of(const Spec& spec, std::uint64_t elements) {
+    const auto wanted = static_cast<std::uint64_t>(spec.density * static_cast<double>(elements));
+    return std::min(std::max<std::uint64_t>(1, wanted), elements);
+}
+inline std::array<std::byte, kParameterBytes> parameters_of(const Spec& spec) {
+    return {static_cast<std::byte>(spec.topk_values), std::byte{}, std::byte{}, std::byte{}};
+}
 
 Result<std::vector<std::byte>> encode(const Spec& spec, const Layout& layout, std::span<const float> values);
 

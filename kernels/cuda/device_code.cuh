@@ -82,8 +82,12 @@ __device__ __forceinline__ float high_of(std::uint32_t pair) {
     return to_float(BF16{static_cast<std::uint16_t>(pair >> 16)});
 }
 
+// exp of a large -x is inf, and its inverse 0: no special case.
+__device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
+
 // Every lane gets the result. The order of additions is fixed.
-__device__ __forceinline__ float warp_sum(float value) {
+template <class T>
+__device__ __forceinline__ T warp_sum(T value) {
     for (unsigned apart = kWarp / 2; apart > 0; apart /= 2) value += __shfl_xor_sync(kFullMask, value, apart);
     return value;
 }
@@ -93,15 +97,16 @@ __device__ __forceinline__ float warp_max(float value) {
     return value;
 }
 
-// The sum over a block, to every thread; `scratch` is 32 floats of shared memory, free again after the next
+// The sum over a block, to every thread; `scratch` is 32 values of shared memory, free again after the next
 // barrier.
-__device__ __forceinline__ float block_sum(float value, float* scratch) {
+template <class T>
+__device__ __forceinline__ T block_sum(T value, T* scratch) {
     value = warp_sum(value);
     const unsigned warps = (blockDim.x + kWarp - 1) / kWarp;
     if (warps == 1) return value;
     if (threadIdx.x % kWarp == 0) scratch[threadIdx.x / kWarp] = value;
     __syncthreads();
-    return warp_sum(threadIdx.x % kWarp < warps ? scratch[threadIdx.x % kWarp] : 0.0f);
+    return warp_sum(threadIdx.x % kWarp < warps ? scratch[threadIdx.x % kWarp] : T{0});
 }
 
 }  // namespace fedllm::kernels::cuda

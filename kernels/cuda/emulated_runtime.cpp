@@ -27,6 +27,7 @@ void enqueue(const Stream& stream, std::function<void()> work) {
         return recording->push_back(std::move(work));
     work();
 }
+bool records(const Stream& stream) { return state(stream).recording != nullptr; }
 
 }  // namespace emulation
 

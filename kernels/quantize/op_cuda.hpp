@@ -9,7 +9,7 @@ namespace fedllm::kernels::cuda {
 
 // to (N,K) = the values of `from` in bf16, rounded once from f32: for NF4, FP4 and Int8 what bitsandbytes'
 // dequantisation to bf16 gives, bit for bit. `from` (codes and scales) lies in the GPU's memory; F32 and BF16
-// are copied. With `turned`, from is (K,N).
+// are copied. With `turned`, from is (K,N). from.data is aligned to 16 bytes; fewer than 2^35 elements.
 void dequantize(const Stream& stream, WeightView from, DeviceMatrix to, bool turned = false);
 
 // Rows in FP8 (e4m3, largest value 448): scales[m] = absmax / 448 (1 for a row of zeros), code = nearest

@@ -48,16 +48,6 @@ HWY_EXPORT(TurnRow);
 
 }  // namespace
 
-void rope_table(std::size_t positions, std::span<const double> frequencies, float* cosine, float* sine) {
-    for (std::size_t p = 0; p < positions; ++p) {
-        for (std::size_t j = 0; j < frequencies.size(); ++j) {
-            const double angle = static_cast<double>(p) * frequencies[j];
-            cosine[p * frequencies.size() + j] = static_cast<float>(std::cos(angle));
-            sine[p * frequencies.size() + j] = static_cast<float>(std::sin(angle));
-        }
-    }
-}
-
 void rope(ThreadPool& pool, Matrix x, std::size_t heads, std::size_t head_size, const std::int32_t* positions,
           const float* cosine, const float* sine, Turn turn) {
     FEDLLM_CHECK(x.cols == heads * head_size && head_size % 2 == 0, "rope: x is (M, heads*D) with even D");

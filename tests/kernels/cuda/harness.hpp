@@ -13,6 +13,7 @@
 
 #include "kernels/cuda/bf16.hpp"
 #include "kernels/cuda/runtime.hpp"
+#include "kernels/cuda/views.hpp"
 
 namespace fedllm::kernels::cuda::cases {
 
