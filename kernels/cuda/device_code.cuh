@@ -10,11 +10,15 @@
 #include <cuda_bf16.h>
 #include <cuda_fp8.h>
 #include <cuda_runtime.h>
-// Before a loop over an array that must stay in registers.
-#define FEDLLM_UNROLL _Pragma("unroll")
+// Before a loop over an array that must stay in registers; before one whose loads shall be under way
+// together.
+#define FEDLLM_PRAGMA(text) _Pragma(#text)
+#define FEDLLM_UNROLL FEDLLM_PRAGMA(unroll)
+#define FEDLLM_UNROLL_BY(count) FEDLLM_PRAGMA(unroll count)
 #else
 #include "kernels/cuda/emulated_device_code.hpp"
 #define FEDLLM_UNROLL
+#define FEDLLM_UNROLL_BY(count)
 #endif
 
 #include <cmath>
@@ -88,6 +92,9 @@ __device__ __forceinline__ std::uint32_t pack_e4m3(float low, float high) {
     return narrow_e4m3(low) | static_cast<std::uint32_t>(narrow_e4m3(high)) << 8;
 #endif
 }
+
+// exp of a large -x is inf, and its inverse 0: no special case.
+__device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
 
 // Every lane gets the result. The order of additions is fixed.
 template <class T>

@@ -2,6 +2,7 @@
 // it, and until then its target is NaN: a missing wait shows.
 #pragma once
 
+#include <cmath>
 #include <cstring>
 #include <deque>
 #include <unordered_map>
@@ -119,5 +120,7 @@ inline void mma_m16n8k16(float (&d)[4], const std::uint32_t (&a)[4], const std::
         }
     });
 }
+
+inline float exp2_approximate(float x) { return x < -126.0f ? 0.0f : std::exp2(x); }
 
 }  // namespace fedllm::kernels::cuda

@@ -61,6 +61,13 @@ __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const std::uint32_t 
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+// 2 to the power of x, to 2 units in the last place; 0 where that is subnormal. -infinity gives 0.
+__device__ __forceinline__ float exp2_approximate(float x) {
+    float power;
+    asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(power) : "f"(x));
+    return power;
+}
+
 }  // namespace fedllm::kernels::cuda
 
 #else

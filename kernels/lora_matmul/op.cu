@@ -235,6 +235,7 @@ __global__ void __launch_bounds__(kThreads, kRank == 16 ? 2 : 1) multiply_low_ra
 
 __device__ __forceinline__ float2 sum_parts(const float* from, unsigned parts, std::size_t apart) {
     float2 sum = make_float2(0.0f, 0.0f);
+    FEDLLM_UNROLL_BY(8)
     for (unsigned part = 0; part < parts; ++part) {
         const float2 more = __ldg(reinterpret_cast<const float2*>(from + part * apart));
         sum.x += more.x;
