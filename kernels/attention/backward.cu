@@ -24,8 +24,8 @@ struct QueryTiles {
     static constexpr std::size_t kSharedBytes = (2 * kQueries + 4 * kKeys) * kHead * sizeof(BF16);
 };
 
-// What the tiles need to know of a query and head: x = log2(e) * log_sum_exp, y = dot of out and dout, z =
-// bits of first_key. (B,H, tokens rounded up to whole tiles): a query that is not there sees nothing.
+// What the tiles need to know of a query and head: x = log2(e) * log_sum_exp, y = minus dot of out and dout,
+// z = bits of first_key. (B,H, tokens rounded up to whole tiles): a query that is not there sees nothing.
 using Facts = float4;
 constexpr unsigned kFactRows = 128;
 __host__ __device__ __forceinline__ std::size_t fact_rows(std::size_t tokens) {
@@ -65,7 +65,7 @@ __global__ void gather_facts(BackwardTask task, unsigned lanes) {
     if (chunk != 0 || b >= shape.batch) return;
     const std::size_t head_row = b * shape.heads + h;
     task.facts[head_row * rows + t] =
-        there ? make_float4(task.log_sum_exp[head_row * shape.tokens + t] * kLog2e, dot,
+        there ? make_float4(task.log_sum_exp[head_row * shape.tokens + t] * kLog2e, -dot,
                             __int_as_float(task.first_key[token]), 0.0f)
               : make_float4(0.0f, 0.0f, __int_as_float(0x7FFFFFFF), 0.0f);
 }
@@ -98,7 +98,7 @@ __device__ __forceinline__ void weigh_queries(float scale_log2e, const Facts* fa
             FEDLLM_UNROLL
             for (unsigned m = 0; m < kStrips; ++m) {
                 scores[m][n][e] = exp2_approximate(fmaf(scores[m][n][e], scale_log2e, -query.x));
-                dp[m][n][e] = -query.y;
+                dp[m][n][e] = query.y;
             }
         }
     }
@@ -239,7 +239,7 @@ __device__ __forceinline__ void weigh_keys(float scale_log2e, const Facts (&fact
             FEDLLM_UNROLL
             for (unsigned e = 0; e < 4; ++e) {
                 scores[m][n][e] = exp2_approximate(fmaf(scores[m][n][e], scale_log2e, -facts[m][e / 2].x));
-                dp[m][n][e] = -facts[m][e / 2].y;
+                dp[m][n][e] = facts[m][e / 2].y;
             }
         }
     }
