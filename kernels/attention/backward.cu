@@ -7,7 +7,7 @@ namespace fedllm::kernels::cuda {
 namespace attention {
 namespace {
 
-// As in the forward pass: at most 99 KiB, and as many strips a warp as its registers hold.
+// As in the forward pass: two blocks at once, and as many strips a warp as its registers hold.
 template <unsigned kHead>
 struct KeyTiles {
     static constexpr unsigned kStrips = kHead <= 64 ? 2 : 1;
@@ -15,6 +15,7 @@ struct KeyTiles {
     static constexpr unsigned kQueries = kHead <= 64 ? 32 : kHead <= 128 ? 64 : 16;
     static constexpr std::size_t kSharedBytes =
         (2 * kKeys + 4 * kQueries) * kHead * sizeof(BF16) + 2 * kQueries * sizeof(float4);
+    static_assert(kSharedBytes <= kSharedBytesMax);
 };
 template <unsigned kHead>
 struct QueryTiles {
@@ -22,6 +23,7 @@ struct QueryTiles {
     static constexpr unsigned kQueries = 64 * kStrips;
     static constexpr unsigned kKeys = kHead <= 64 ? 64 : kHead <= 128 ? 32 : 16;
     static constexpr std::size_t kSharedBytes = (2 * kQueries + 4 * kKeys) * kHead * sizeof(BF16);
+    static_assert(kSharedBytes <= kSharedBytesMax);
 };
 
 // What the tiles need to know of a query and head: x = log2(e) * log_sum_exp, y = minus dot of out and dout,

@@ -14,6 +14,7 @@ namespace fedllm::kernels::cuda::attention {
 
 constexpr unsigned kThreads = 128;
 constexpr float kLog2e = 1.44269504f;
+constexpr std::size_t kSharedBytesMax = 99 * 1024;  // what a block may have on every GPU from sm_80 on
 
 __device__ __forceinline__ unsigned lane() { return threadIdx.x % kWarp; }
 __device__ __forceinline__ unsigned warp() { return threadIdx.x / kWarp; }
