@@ -2,6 +2,7 @@
 // a segment finds what is selected in order of its index, and codes it.
 #include "common/codec/topk.hpp"
 
+#include "kernels/compress/ahead.cuh"
 #include "kernels/compress/block_levels.cuh"
 #include "kernels/compress/coder.hpp"
 #include "kernels/cuda/device_code.cuh"
@@ -24,6 +25,13 @@ __device__ __forceinline__ std::uint32_t magnitude_bits(float value) {
     return __float_as_uint(value) & 0x7FFFFFFF;
 }
 
+// How many values this block has.
+template <std::uint64_t kValues>
+__device__ __forceinline__ std::uint32_t count_in(std::uint64_t elements) {
+    const std::uint64_t left = elements - blockIdx.x * kValues;
+    return static_cast<std::uint32_t>(left < kValues ? left : kValues);
+}
+
 // A digit of a magnitude's bits, and the digits above it.
 struct Digit {
     unsigned shift, width;
@@ -40,12 +48,12 @@ __global__ void __launch_bounds__(kHistogramThreads)
     for (unsigned bin = threadIdx.x; bin < kBins; bin += blockDim.x) shared[bin] = 0;
     __syncthreads();
     const std::uint64_t begin = blockIdx.x * kHistogramValues;
-    const std::uint64_t end = begin + kHistogramValues < elements ? begin + kHistogramValues : elements;
-#pragma unroll 8
-    for (std::uint64_t i = begin + threadIdx.x; i < end; i += blockDim.x) {
-        const std::uint32_t bits = magnitude_bits(values[i]);
-        if (bits != 0 && digit.above(bits) == prefix) atomicAdd(&shared[digit.of(bits)], 1U);
-    }
+    for_each_ahead(
+        threadIdx.x, count_in<kHistogramValues>(elements), blockDim.x,
+        [&](std::uint32_t i) { return magnitude_bits(values[begin + i]); },
+        [&](std::uint32_t, std::uint32_t bits) {
+            if (bits != 0 && digit.above(bits) == prefix) atomicAdd(&shared[digit.of(bits)], 1U);
+        });
     __syncthreads();
     for (unsigned bin = threadIdx.x; bin < kBins; bin += blockDim.x) {
         if (shared[bin] != 0) atomicAdd(&counts[bin], Count{shared[bin]});
@@ -64,12 +72,11 @@ __global__ void count_equal(const float* values, std::uint64_t elements, std::ui
     if (threadIdx.x == 0) *shared = 0;
     __syncthreads();
     const std::uint64_t begin = blockIdx.x * codec::kSegmentValues;
-    const std::uint64_t end =
-        begin + codec::kSegmentValues < elements ? begin + codec::kSegmentValues : elements;
     unsigned own = 0;
-#pragma unroll 8
-    for (std::uint64_t i = begin + threadIdx.x; i < end; i += blockDim.x)
-        own += magnitude_bits(values[i]) == threshold ? 1 : 0;
+    for_each_ahead(
+        threadIdx.x, count_in<codec::kSegmentValues>(elements), blockDim.x,
+        [&](std::uint32_t i) { return magnitude_bits(values[begin + i]); },
+        [&](std::uint32_t, std::uint32_t bits) { own += bits == threshold ? 1 : 0; });
     if (own != 0) atomicAdd(shared, own);
     __syncthreads();
     if (threadIdx.x == 0) equal[blockIdx.x] = *shared;
@@ -258,9 +265,7 @@ __global__ void __launch_bounds__(kSegmentThreads)
     code_segment(Data data, std::uint32_t threshold, const Equals* equals, codec::TopKValues kind) {
     auto* shared = shared_memory<SegmentShared>();
     const std::uint64_t first = blockIdx.x * codec::kSegmentValues;
-    const std::uint64_t left = data.elements - first;
-    const auto count =
-        static_cast<std::uint32_t>(left < codec::kSegmentValues ? left : codec::kSegmentValues);
+    const auto count = count_in<codec::kSegmentValues>(data.elements);
     std::uint32_t* const indices = data.indices + first;
     const std::uint32_t taken =
         select(data.sent + first, count, threshold, equals[blockIdx.x], indices, shared);
