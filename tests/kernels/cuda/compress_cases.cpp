@@ -52,7 +52,7 @@ Layout layout_of(std::vector<Layout::Run> runs) {
 }
 
 bool same_bits(std::span<const float> a, std::span<const float> b) {
-    return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
+    return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size_bytes()) == 0);
 }
 
 // The order of common/codec/deadzone.hpp.
