@@ -1,0 +1,95 @@
+// Engine on an NVIDIA GPU: one stream, and one recorded graph per shape of a micro-batch.
+#pragma once
+
+#include <compare>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <span>
+#include <vector>
+
+#include "client/cuda_engine/batch_feed.hpp"
+#include "client/cuda_engine/computation.hpp"
+#include "client/cuda_engine/device_weights.hpp"
+#include "client/cuda_engine/plan.hpp"
+#include "client/engine/engine.hpp"
+#include "kernels/adamw/op_cuda.hpp"
+
+namespace fedllm::client::cuda_engine {
+
+// Lifecycle and concurrency as Engine. Evaluation does not come between begin_training() and end_training().
+// The same calls give the same bits on the same kind of GPU.
+class CudaEngine final : public engine::Engine {
+public:
+    // `network` reads the host's memory while the engine is made, and not afterwards.
+    static Result<std::unique_ptr<CudaEngine>> create(unsigned device, engine::Network network,
+                                                      engine::Limits limits, std::vector<engine::Run> frozen,
+                                                      const Plan& plan);
+    ~CudaEngine() override;
+
+    const engine::Network& network() const override { return host_network_; }
+    const engine::Limits& limits() const override { return limits_; }
+    Result<void> begin_training(tensor::ParamSet& params) override;
+    Result<void> start(const engine::BatchView& batch, const engine::OptimizerStep& step) override;
+    Result<engine::StepReport> finish() override;
+    Result<void> end_training() override;
+    Result<void> begin_evaluation(const tensor::ParamSet& params) override;
+    Result<engine::StepResult> loss(const engine::BatchView& batch) override;
+    std::span<const float> losses() const override { return losses_; }
+    Result<void> logits(const engine::BatchView& batch, std::span<const std::int32_t> places,
+                        kernels::Matrix out) override;
+
+private:
+    enum class Work : std::uint8_t { Training, Evaluation };
+    struct Recording {
+        Work work = Work::Training;
+        MicroBatch batch;
+        auto operator<=>(const Recording&) const = default;
+    };
+    struct Report {
+        double loss_sum = 0;
+        kernels::cuda::AdamWStep step;
+    };
+
+    CudaEngine(unsigned device, engine::Network network, engine::Limits limits,
+               std::vector<engine::Run> frozen, const Plan& plan);
+    Result<void> upload(const tensor::ParamSet& params);
+    void start_micro_batches(const engine::BatchView& batch);
+    MicroBatch shape_of(const engine::BatchView& batch, std::size_t counted) const;
+    void run(Work work, const MicroBatch& batch);
+    void run_update();
+    void update();
+
+    unsigned device_;
+    engine::Network host_network_;
+    engine::Limits limits_;
+    std::vector<engine::Run> frozen_;
+    kernels::cuda::Stream stream_;
+    Transfer transfer_;
+    DeviceWeights weights_;
+    engine::Network network_;  // with views into the GPU's memory
+    std::size_t count_;        // of trained values
+    kernels::cuda::DeviceBuffer<float> params_, gradients_, first_moment_, second_moment_;
+    Groups groups_;
+    Panels panels_;
+    Buffers buffers_;
+    Computation computation_;
+    BatchFeed feed_;
+
+    kernels::cuda::DeviceBuffer<kernels::cuda::AdamWStep> step_;
+    kernels::cuda::PinnedBuffer<kernels::cuda::AdamWStep> next_step_;
+    kernels::cuda::PinnedBuffer<Report> report_;
+    kernels::cuda::Event reported_;
+    std::uint64_t counted_ = 0;  // of the step that was started
+    tensor::ParamSet* trained_ = nullptr;
+    std::vector<float> losses_;
+
+    std::map<Recording, kernels::cuda::Graph> graphs_;
+    std::set<Recording> met_;  // shapes (chunks 0) that have run unrecorded
+    kernels::cuda::Graph update_graph_;
+    bool updated_ = false;
+};
+
+}  // namespace fedllm::client::cuda_engine

@@ -1,0 +1,51 @@
+// Products: the linear layers, group by group. The only place that multiplies with a panel: another way to
+// multiply with frozen weights (FP8, kernels/quant_matmul) begins here.
+#pragma once
+
+#include "client/cuda_engine/groups.hpp"
+#include "client/cuda_engine/memory.hpp"
+#include "client/cuda_engine/panels.hpp"
+#include "kernels/matmul/op_cuda.hpp"
+
+namespace fedllm::client::cuda_engine {
+
+// What is trained, in the GPU's memory. Null without.
+struct TrainedValues {
+    float* params = nullptr;
+    float* gradients = nullptr;
+};
+
+// Lifecycle: what it was made from must outlive it. Concurrency: one call at a time.
+class Products {
+public:
+    Products(const kernels::cuda::Stream& stream, const engine::Network& network, Panels& panels,
+             TrainedValues trained, float* scratch)
+        : stream_(&stream), network_(&network), panels_(&panels), trained_(trained), scratch_(scratch) {}
+
+    // y = all projections of x (+ add), side by side. S = x A^T stays behind x's columns.
+    void forward(const Group& group, DeviceMatrix x, DeviceMatrix y, ConstDeviceMatrix add = {});
+    // S alone, for a backward pass over x computed again.
+    void adapt(const Group& group, DeviceMatrix x);
+    // Gradients of what is trained; dx (data null: not wanted) is written. dS comes behind dy's columns.
+    void backward(const Group& group, DeviceMatrix dy, DeviceMatrix x, DeviceMatrix dx);
+
+    void head_forward(ConstDeviceMatrix x, DeviceMatrix logits);  // (M,C), (M,V)
+    void head_logits(ConstDeviceMatrix x, kernels::MatrixView<float> logits);
+    void head_backward(DeviceMatrix dlogits, ConstDeviceMatrix x, DeviceMatrix dx);
+
+private:
+    void adapt(const Group& group, const kernels::cuda::Panel& panel, DeviceMatrix x);
+    void backward_part(const Group& group, std::size_t index, const kernels::cuda::Panel& panel,
+                       DeviceMatrix dy, DeviceMatrix x);
+    void add_product(const kernels::cuda::GemmOperand& a, const kernels::cuda::GemmOperand& b, std::size_t m,
+                     std::size_t k, kernels::Matrix to);
+
+    const kernels::cuda::Stream* stream_;
+    const engine::Network* network_;
+    Panels* panels_;
+    TrainedValues trained_;
+    float* scratch_;
+    kernels::cuda::Blas blas_;
+};
+
+}  // namespace fedllm::client::cuda_engine
