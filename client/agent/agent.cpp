@@ -46,8 +46,10 @@ Result<std::unique_ptr<Agent>> Agent::open(asio::any_io_executor executor, const
     FEDLLM_TRY(VersionStore versions, VersionStore::open(config.state_directory / "versions"));
     FEDLLM_TRY(update::UpdateStore updates, update::UpdateStore::open(config.state_directory / "updates"));
     FEDLLM_TRY(auto bench, Workbench::open(config, versions, updates));
-    return std::unique_ptr<Agent>(new Agent(std::move(executor), config, std::move(connect), options,
-                                            std::move(versions), std::move(updates), std::move(bench)));
+    std::unique_ptr<Agent> agent(new Agent(std::move(executor), config, std::move(connect), options,
+                                           std::move(versions), std::move(updates), std::move(bench)));
+    if (!config.admin.address.empty()) FEDLLM_TRY_VOID(agent->open_admin_page());
+    return agent;
 }
 
 Agent::Agent(asio::any_io_executor executor, const ClientConfig& config, Connector connect,
@@ -63,10 +65,28 @@ Agent::Agent(asio::any_io_executor executor, const ClientConfig& config, Connect
       pause_(executor),
       farewell_(executor) {}
 
+Result<void> Agent::open_admin_page() {
+    const auto readiness = [this]() -> admin::Readiness {
+        if (machine_.stopping()) return {.ready = false, .reason = "shutting down"};
+        if (name_.get().empty() || connection_ == nullptr)
+            return {.ready = false, .reason = "no connection to the server"};
+        return {.ready = true, .reason = ""};
+    };
+    const admin::Content content{"fedllm-client", [this] { return metrics_.render(); }, readiness};
+    auto page = admin::Page::listen(executor_, config_.admin.address, config_.admin.port, content);
+    if (!page) return with_context(page.error(), "admin");
+    admin_ = std::move(*page);
+    log::info("metrics", {{"page", "http://" + config_.admin.address + ":" + std::to_string(admin_->port()) +
+                                       "/metrics"}});
+    return {};
+}
+
 // -------------------------------------------------------------------------------------------------
 // connections
 
 awaitable<Result<void>> Agent::run() {
+    net::TaskGroup pages(executor_);
+    if (admin_) pages.spawn("admin page", admin_->serve(), [this] { admin_->close(); });
     net::Backoff backoff(options_.backoff);
     Rng rng = jitter();
     while (!machine_.stopping()) {
@@ -86,6 +106,7 @@ awaitable<Result<void>> Agent::run() {
     }
     farewell_.cancel();
     co_await wait_for_worker();
+    co_await pages.stop(kFarewell);
     co_return Result<void>{};
 }
 
@@ -129,6 +150,7 @@ awaitable<Result<void>> Agent::converse(std::unique_ptr<net::Stream> stream) {
         name_ = ClientId(*ended);
         log::info("connected",
                   {{"as", name_.get()}, {"server", config_.server.host}, {"port", config_.server.port}});
+        metrics_.connected(true);
         apply(Welcomed{});
         group.spawn("sender", connection.send_all());
         result = co_await listen(connection);
@@ -136,6 +158,7 @@ awaitable<Result<void>> Agent::converse(std::unique_ptr<net::Stream> stream) {
     connection.close();
     co_await group.wait();
     connection_ = nullptr;
+    metrics_.connected(false);
     download_.reset();
     apply(Disconnected{});
     co_return result;
@@ -315,6 +338,10 @@ void Agent::on_worker_done(const TaskId& id, std::exception_ptr thrown, std::opt
                                           "the worker threw an exception; most likely the job needs "
                                           "more memory than this machine has")};
     }
+    using observe::Metrics;
+    metrics_.task_ended(std::holds_alternative<Trained>(*event)     ? Metrics::Ended::Trained
+                        : std::holds_alternative<Evaluated>(*event) ? Metrics::Ended::Evaluated
+                                                                    : Metrics::Ended::Failed);
     apply(*event);
     if (machine_.stopping()) pause_.cancel();
 }
@@ -322,6 +349,7 @@ void Agent::on_worker_done(const TaskId& id, std::exception_ptr thrown, std::opt
 void Agent::on_progress(const Progressed& event) {
     const double now = monotonic_seconds();
     const Progress& at = event.progress;
+    metrics_.progress(at.step, at.steps, at.loss, at.tokens_per_second);
     if (at.step == at.steps || now - progress_said_ >= kProgressSeconds) {
         progress_said_ = now;
         log::info(

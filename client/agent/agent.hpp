@@ -14,6 +14,8 @@
 #include "client/agent/machine.hpp"
 #include "client/agent/task.hpp"
 #include "client/agent/workbench.hpp"
+#include "client/observe/metrics.hpp"
+#include "common/admin/page.hpp"
 #include "common/net/backoff.hpp"
 
 namespace fedllm::client::agent {
@@ -53,6 +55,7 @@ private:
     net::awaitable<Result<std::unique_ptr<net::Stream>>> connect_or_stop();
     net::awaitable<Result<void>> converse(std::unique_ptr<net::Stream> stream);
     net::awaitable<Result<void>> listen(Connection& connection);
+    Result<void> open_admin_page();
     net::awaitable<void> wait_for_worker();
     protocol::ClientMessage hello() const;
 
@@ -87,6 +90,8 @@ private:
     VersionStore versions_;
     update::UpdateStore updates_;
     std::unique_ptr<Workbench> bench_;
+    observe::Metrics metrics_;
+    std::unique_ptr<admin::Page> admin_;  // where the configuration asks for it
 
     Machine machine_;
     ClientId name_;                          // as the server knows us, since the first Welcome

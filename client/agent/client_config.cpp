@@ -66,6 +66,9 @@ Table<ClientConfig> make_table() {
             "held-out examples, JSON lines; empty: eval_fraction of data.path is held out"),
         field<C>("data.eval_fraction", [](auto& c) -> auto& { return c.data.eval_fraction; },
                  "share of data.path that is never trained on", {.min = 0, .max = 0.9}),
+        field<C>(
+            "device", [](auto& c) -> auto& { return c.device; },
+            "auto trains on the GPU where there is one that can, else on the CPU; cuda insists on it"),
         field<C>("threads", [](auto& c) -> auto& { return c.threads; },
                  "CPU threads for training; 0: one per core", {.max = 4096}),
         field<C>("version_bytes_max", [](auto& c) -> auto& { return c.version_bytes_max; },
@@ -77,6 +80,11 @@ Table<ClientConfig> make_table() {
             "jobs that would take more memory are declined; 0: what this machine and its control group "
             "have"),
     };
+    table.push_back(field<C>(
+        "admin.address", [](auto& c) -> auto& { return c.admin.address; },
+        "where /metrics, /healthz and /readyz are served, in plain HTTP, such as 127.0.0.1; empty: nowhere"));
+    table.push_back(field<C>(
+        "admin.port", [](auto& c) -> auto& { return c.admin.port; }, "0 picks a free port and logs it"));
     config::append(table, config::prefixed<C>(
                               "log", service::log_table(), [](auto& c) -> auto& { return c.log; }));
     config::append(table, config::prefixed<C>(

@@ -1,5 +1,7 @@
 #include "common/base/memory.hpp"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <charconv>
 #include <fstream>
@@ -50,6 +52,13 @@ std::size_t memory_limit(const Path& proc, const Path& groups) {
     if (available == 0) return 0;
     const std::size_t own = kKib * number_after(text_of(proc / "self/status"), "RssAnon:");
     return own + std::min(available, left_by_control_groups(proc, groups));
+}
+
+std::size_t resident_memory() {
+    std::ifstream statm("/proc/self/statm");
+    std::size_t pages_total = 0, pages_resident = 0;
+    statm >> pages_total >> pages_resident;
+    return pages_resident * static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
 }
 
 }  // namespace fedllm

@@ -12,4 +12,8 @@ namespace fedllm {
 // read again. 0 where the system does not tell. The folders are Linux's; tests name others.
 std::size_t memory_limit(const Path& proc = "/proc", const Path& groups = "/sys/fs/cgroup");
 
+// Bytes of memory that this process has resident now, files it maps included; 0 where the system does not
+// tell.
+std::size_t resident_memory();
+
 }  // namespace fedllm

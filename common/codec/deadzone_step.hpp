@@ -30,7 +30,7 @@ struct SamplePlan {
         const std::uint64_t last = (elements - 1) / kBlock / every;  // sampled block
         count = last * kBlock + std::min(kBlock, elements - last * every * kBlock);
     }
-    std::uint64_t element_of(std::uint64_t sampled) const {
+    FEDLLM_HOST_DEVICE std::uint64_t element_of(std::uint64_t sampled) const {
         return sampled / kBlock * every * kBlock + sampled % kBlock;
     }
 };

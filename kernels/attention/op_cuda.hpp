@@ -10,7 +10,7 @@
 
 namespace fedllm::kernels::cuda {
 
-// D: a multiple of 8 up to 256; others are the caller's to refuse (attention_supports).
+// D: a multiple of 8 up to 256; others are the caller's to refuse (attention_supports). scale > 0.
 constexpr bool attention_supports(std::size_t head_size) {
     return head_size >= 8 && head_size <= 256 && head_size % 8 == 0;
 }
@@ -23,7 +23,7 @@ void attention_forward(const Stream& stream, const AttentionShape& shape,
                        DeviceMatrix out,               // (B*T, H*D)
                        float* log_sum_exp);            // (B,H,T), for the backward pass
 
-// dq, dk, dv are overwritten. `scratch` has attention_scratch() bytes.
+// dq, dk, dv are overwritten. `scratch` has attention_scratch() bytes, aligned to 16.
 void attention_backward(const Stream& stream, const AttentionShape& shape, const std::int32_t* first_key,
                         ConstDeviceMatrix q, ConstDeviceMatrix k, ConstDeviceMatrix v, ConstDeviceMatrix out,
                         const float* log_sum_exp, ConstDeviceMatrix dout, void* scratch, DeviceMatrix dq,

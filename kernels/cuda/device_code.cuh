@@ -9,11 +9,15 @@
 #ifdef __CUDACC__
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
-// Before a loop over an array that must stay in registers.
-#define FEDLLM_UNROLL _Pragma("unroll")
+// Before a loop over an array that must stay in registers; before one whose loads shall be under way
+// together.
+#define FEDLLM_PRAGMA(text) _Pragma(#text)
+#define FEDLLM_UNROLL FEDLLM_PRAGMA(unroll)
+#define FEDLLM_UNROLL_BY(count) FEDLLM_PRAGMA(unroll count)
 #else
 #include "kernels/cuda/emulated_device_code.hpp"
 #define FEDLLM_UNROLL
+#define FEDLLM_UNROLL_BY(count)
 #endif
 
 #include <cmath>
@@ -77,6 +81,9 @@ __device__ __forceinline__ float low_of(std::uint32_t pair) {
 __device__ __forceinline__ float high_of(std::uint32_t pair) {
     return to_float(BF16{static_cast<std::uint16_t>(pair >> 16)});
 }
+
+// exp of a large -x is inf, and its inverse 0: no special case.
+__device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
 
 // Every lane gets the result. The order of additions is fixed.
 template <class T>

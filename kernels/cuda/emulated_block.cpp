@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "kernels/cuda/emulated_tensor_core.hpp"
+#include "kernels/cuda/emulated_wgmma.hpp"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -72,6 +73,7 @@ public:
           fibers_(threads),
           state_(threads),
           copies_(threads),
+          products_(threads),
           warps_((threads + kWarp - 1) / kWarp),
           groups_((threads + 127) / 128) {
         for (unsigned t = 0; t < threads; ++t) {
@@ -99,6 +101,7 @@ public:
 
     Thread& current() { return state_[current_]; }
     AsyncCopies& copies() { return copies_[current_]; }
+    WgmmaWork& products() { return products_[current_]; }
 
     void barrier(unsigned id, unsigned count) {
         if (id >= kBarriers) fail("barrier " + std::to_string(id) + " of 16");
@@ -190,6 +193,7 @@ private:
     std::vector<context::fiber> fibers_;
     std::vector<Thread> state_;
     std::vector<AsyncCopies> copies_;
+    std::vector<WgmmaWork> products_;
     std::vector<context::stack_context> stacks_;
     std::vector<unsigned> ready_;
     std::array<Waiting, kBarriers> barriers_;
@@ -214,6 +218,7 @@ Thread& thread() {
 }
 
 AsyncCopies& async_copies() { return running->copies(); }
+WgmmaWork& wgmma_work() { return running->products(); }
 
 void barrier(unsigned id, unsigned count) { running->barrier(id, count); }
 

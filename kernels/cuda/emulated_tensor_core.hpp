@@ -2,6 +2,7 @@
 // it, and until then its target is NaN: a missing wait shows.
 #pragma once
 
+#include <cmath>
 #include <cstring>
 #include <deque>
 #include <unordered_map>
@@ -15,7 +16,7 @@ namespace emulation {
 struct AsyncCopy {
     void* shared;
     const void* global;
-    bool valid;
+    unsigned bytes;
 };
 struct AsyncCopies {
     std::vector<AsyncCopy> open;
@@ -58,9 +59,12 @@ struct Mma {
 
 }  // namespace emulation
 
-inline void copy_async_16(void* shared, const void* global, bool valid = true) {
+inline void copy_async_part(void* shared, const void* global, unsigned bytes) {
     std::memset(shared, 0xFF, 16);
-    emulation::async_copies().open.push_back({shared, global, valid});
+    emulation::async_copies().open.push_back({shared, global, bytes});
+}
+inline void copy_async_16(void* shared, const void* global, bool valid = true) {
+    copy_async_part(shared, global, valid ? 16 : 0);
 }
 inline void copy_async_commit() {
     auto& copies = emulation::async_copies();
@@ -72,8 +76,8 @@ void copy_async_wait() {
     auto& groups = emulation::async_copies().groups;
     for (; groups.size() > kPending; groups.pop_front()) {
         for (const emulation::AsyncCopy& copy : groups.front()) {
-            if (copy.valid) std::memcpy(copy.shared, copy.global, 16);
-            if (!copy.valid) std::memset(copy.shared, 0, 16);
+            std::memset(copy.shared, 0, 16);
+            if (copy.bytes != 0) std::memcpy(copy.shared, copy.global, copy.bytes);
         }
     }
 }
@@ -116,5 +120,7 @@ inline void mma_m16n8k16(float (&d)[4], const std::uint32_t (&a)[4], const std::
         }
     });
 }
+
+inline float exp2_approximate(float x) { return x < -126.0f ? 0.0f : std::exp2(x); }
 
 }  // namespace fedllm::kernels::cuda

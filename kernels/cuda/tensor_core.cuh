@@ -18,12 +18,16 @@ __device__ __forceinline__ unsigned shared_address(const void* shared) {
     return static_cast<unsigned>(__cvta_generic_to_shared(shared));
 }
 
-// 16 bytes from global to shared memory, both aligned to 16; where not `valid`, zeros, and nothing is read.
-// There before the wait of this thread, and for the others after the barrier behind it.
-__device__ __forceinline__ void copy_async_16(void* shared, const void* global, bool valid = true) {
+// The first `bytes` (0 to 16) of 16 from global to shared memory, both aligned to 16; zeros for the rest, of
+// which nothing is read. There before the wait of this thread, and for the others after the barrier behind
+// it.
+__device__ __forceinline__ void copy_async_part(void* shared, const void* global, unsigned bytes) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared_address(shared)), "l"(global),
-                 "r"(valid ? 16 : 0)
+                 "r"(bytes)
                  : "memory");
+}
+__device__ __forceinline__ void copy_async_16(void* shared, const void* global, bool valid = true) {
+    copy_async_part(shared, global, valid ? 16 : 0);
 }
 __device__ __forceinline__ void copy_async_commit() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
 // All but the last `kPending` groups of this thread are there.
@@ -55,6 +59,13 @@ __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const std::uint32_t 
         "{%0,%1,%2,%3};\n"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// 2 to the power of x, to 2 units in the last place; 0 where that is subnormal. -infinity gives 0.
+__device__ __forceinline__ float exp2_approximate(float x) {
+    float power;
+    asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(power) : "f"(x));
+    return power;
 }
 
 }  // namespace fedllm::kernels::cuda

@@ -11,6 +11,7 @@
 #include "kernels/cuda/device_code.cuh"
 #include "kernels/cuda/launch.hpp"
 #include "kernels/cuda/rows.cuh"
+#include "kernels/cuda/views.hpp"
 
 namespace fedllm::kernels::cuda {
 
@@ -28,6 +29,12 @@ inline Launch for_eights(std::size_t rows, std::size_t cols) { return for_items(
 // This thread's, of a launch for_items().
 __device__ __forceinline__ std::size_t item_of_thread() {
     return std::size_t{blockIdx.x} * kEachThreads + threadIdx.x;
+}
+
+// Views' own functions are the host's.
+template <class T>
+__device__ __forceinline__ T* at(const MatrixView<T>& x, std::size_t row, std::size_t column) {
+    return x.data + row * x.pitch + column;
 }
 
 // body(row, column, left): left is 8, less at the row's end.

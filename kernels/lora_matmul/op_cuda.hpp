@@ -39,7 +39,8 @@ struct Panel {
 // Places for the ranks of a panel's parts, in order: sets `place` of each, returns R.
 std::size_t place_adapters(std::span<PanelPart> parts);
 
-// A and scale B of every part into the panel's border, from f32, rounded once. After every optimiser step.
+// A and scale B of one part into the panel's border, from f32, rounded once, and nothing else: who makes the
+// panel fills it with zeros first. After every optimiser step.
 void fill_border(const Stream& stream, const Panel& panel, const PanelPart& part);
 
 // dS and dB of one part, in one pass over dY and in fixed order:

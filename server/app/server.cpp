@@ -34,8 +34,8 @@ Result<std::unique_ptr<Server>> Server::create(const ServerConfig& config) {
                                                      server->metrics_, on_fatal));
     FEDLLM_TRY(auto acceptor,
                net::listen_tcp(server->io_.get_executor(), config.listen.address, config.listen.port));
-    FEDLLM_TRY(server->admin_,
-               net::listen_tcp(server->io_.get_executor(), config.admin.address, config.admin.port));
+    FEDLLM_TRY(server->admin_, admin::Page::listen(server->io_.get_executor(), config.admin.address,
+                                                   config.admin.port, server->admin_content()));
     protocol::Limits limits;
     limits.connections_max = config.limits.connections_max;
     limits.idle_deadline = config.limits.idle_timeout;
@@ -44,9 +44,12 @@ Result<std::unique_ptr<Server>> Server::create(const ServerConfig& config) {
     return server;
 }
 
-std::uint16_t Server::admin_port() const {
-    boost::system::error_code ignored;
-    return admin_->local_endpoint(ignored).port();
+admin::Content Server::admin_content() {
+    const auto readiness = [this]() -> admin::Readiness {
+        if (stopping_) return {.ready = false, .reason = "shutting down"};
+        return {.ready = true, .reason = ""};
+    };
+    return {"fedllm-server", [this] { return metrics_.render(); }, readiness};
 }
 
 void Server::request_stop() {
@@ -59,7 +62,7 @@ void Server::request_stop() {
 Result<void> Server::run() {
     FEDLLM_TRY_VOID(engine_->start());
     tasks_.spawn("listener", listener_->run());
-    tasks_.spawn("admin page", serve_admin_page());
+    tasks_.spawn("admin page", admin_->serve());
     tasks_.spawn("signals", watch_signals());
     tasks_.spawn("shutdown", [](Server& server) -> awaitable<Result<void>> {
         [[maybe_unused]] auto [cancelled] = co_await server.stop_.async_wait(net::kNoThrow);
@@ -93,32 +96,9 @@ awaitable<void> Server::shut_down() {
         log::warn("sd_notify", {{"reason", told.error().message}});
     co_await listener_->stop();
     co_await engine_->stop();
-    boost::system::error_code ignored;
-    admin_->close(ignored);
+    admin_->close();
     log::info("stopped; unfinished jobs go on at the next start");
     io_.stop();  // what is left are idle admin connections
-}
-
-awaitable<Result<void>> Server::serve_admin_page() {
-    const auto readiness = [this]() -> observe::Readiness {
-        if (stopping_) return {.ready = false, .reason = "shutting down"};
-        return {.ready = true, .reason = ""};
-    };
-    while (admin_->is_open()) {
-        auto [ec, socket] = co_await admin_->async_accept(net::kNoThrow);
-        if (ec == asio::error::operation_aborted) break;
-        if (ec) {
-            FEDLLM_CO_TRY_VOID(co_await net::sleep_for(std::chrono::milliseconds(100)));
-            continue;
-        }
-        tasks_.spawn("admin request",
-                     [](asio::ip::tcp::socket peer, observe::Metrics& metrics,
-                        std::function<observe::Readiness()> ready) -> awaitable<Result<void>> {
-                         co_await observe::serve_admin(std::move(peer), metrics, std::move(ready));
-                         co_return Result<void>{};
-                     }(std::move(socket), metrics_, readiness));
-    }
-    co_return Result<void>{};
 }
 
 }  // namespace fedllm::server::app

@@ -6,12 +6,13 @@
 #include <memory>
 #include <optional>
 
+#include "common/admin/page.hpp"
 #include "common/base/clock.hpp"
 #include "common/net/task_group.hpp"
 #include "server/app/server_config.hpp"
 #include "server/edge/listener.hpp"
 #include "server/engine/engine.hpp"
-#include "server/observe/admin_http.hpp"
+#include "server/observe/metrics.hpp"
 
 namespace fedllm::server::app {
 
@@ -26,11 +27,11 @@ public:
     void request_stop();
 
     std::uint16_t port() const { return listener_->port(); }
-    std::uint16_t admin_port() const;
+    std::uint16_t admin_port() const { return admin_->port(); }
 
 private:
     explicit Server(const ServerConfig& config);
-    net::awaitable<Result<void>> serve_admin_page();
+    admin::Content admin_content();
     net::awaitable<Result<void>> watch_signals();
     net::awaitable<void> shut_down();
 
@@ -41,7 +42,7 @@ private:
     std::optional<Error> fatal_;
     std::unique_ptr<engine::Engine> engine_;
     std::unique_ptr<edge::Listener> listener_;
-    std::optional<net::asio::ip::tcp::acceptor> admin_;
+    std::unique_ptr<admin::Page> admin_;
     net::asio::steady_timer stop_;  // cancelled to begin the shutdown
     bool stopping_ = false;
     net::TaskGroup tasks_;

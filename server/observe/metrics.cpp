@@ -1,10 +1,8 @@
 #include "server/observe/metrics.hpp"
 
 #include <prometheus/text_serializer.h>
-#include <unistd.h>
 
-#include <fstream>
-
+#include "common/base/memory.hpp"
 #include "common/base/version.hpp"
 
 namespace fedllm::server::observe {
@@ -19,14 +17,6 @@ const prometheus::Histogram::BucketBoundaries kRoundBuckets{1,   5,    15,      
 const prometheus::Histogram::BucketBoundaries kAggregateBuckets{0.001, 0.005, 0.02, 0.1, 0.5, 2, 10, 60};
 
 std::map<std::string, std::string> of_job(const JobId& job) { return {{"job", job.get()}}; }
-
-double resident_bytes() {
-    std::ifstream statm("/proc/self/statm");
-    double pages_total = 0;
-    double pages_resident = 0;
-    statm >> pages_total >> pages_resident;
-    return pages_resident * static_cast<double>(::sysconf(_SC_PAGESIZE));
-}
 
 }  // namespace
 
@@ -169,7 +159,7 @@ void Metrics::job_ended(const JobId& job, std::string_view state) {
 }
 
 std::string Metrics::render() {
-    resident_bytes_.Set(resident_bytes());
+    resident_bytes_.Set(static_cast<double>(resident_memory()));
     return prometheus::TextSerializer().Serialize(registry_.Collect());
 }
 

@@ -1,6 +1,8 @@
 // The daemon whole, with a real (tiny) model, against a scripted server over memory streams.
 #include <gtest/gtest.h>
 
+#include <boost/asio/read.hpp>
+#include <boost/asio/write.hpp>
 #include <limits>
 
 #include "common/base/clock.hpp"
@@ -40,6 +42,43 @@ protected:
     }());
     std::string log_;
 };
+
+// What the admin page answers to GET `target`; the log says where it is.
+awaitable<std::string> admin_page(const std::string& log, std::string target) {
+    const std::string before = "http://127.0.0.1:";
+    const auto at = log.find(before);
+    EXPECT_NE(at, std::string::npos) << log;
+    const auto port = static_cast<std::uint16_t>(std::stoi(log.substr(at + before.size(), 5)));
+    net::asio::ip::tcp::socket socket(co_await net::asio::this_coro::executor);
+    co_await socket.async_connect({net::asio::ip::make_address("127.0.0.1"), port}, net::kNoThrow);
+    const std::string request = "GET " + target + " HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+    std::string heard;
+    co_await net::asio::async_write(socket, net::asio::buffer(request), net::kNoThrow);
+    co_await net::asio::async_read(socket, net::asio::dynamic_buffer(heard), net::kNoThrow);
+    co_return heard;
+}
+
+TEST_F(AgentTest, ShowsItsOperatorWhatItDoes) {
+    config_.admin = {.address = "127.0.0.1", .port = 0};
+    const auto script = [&](World& world) -> awaitable<void> {
+        const std::string alone = co_await admin_page(log_, "/readyz");
+        EXPECT_TRUE(alone.ends_with("no connection to the server\n")) << alone;
+        auto peer = co_await world.accept();
+        const auto offer = co_await to_offer(*peer);
+        const std::string ready = co_await admin_page(log_, "/readyz");
+        EXPECT_TRUE(ready.ends_with("ready\n")) << ready;
+        const std::string page = co_await admin_page(log_, "/metrics");
+        for (const char* line :
+             {"fedllm_client_connected 1\n", "fedllm_client_train_loss 5.",
+              "fedllm_client_tasks_total{outcome=\"trained\"} 1\n", "fedllm_client_resident_memory_bytes "}) {
+            EXPECT_NE(page.find(line), std::string::npos) << line << " in " << page;
+        }
+        co_await peer->proceed(offer, 0);
+        co_await peer->receive(0, offer.bytes());
+        co_await peer->verdict(offer.task_id());
+    };
+    EXPECT_EQ(run(script), "") << log_;
+}
 
 TEST_F(AgentTest, TakesPartInARound) {
     std::string digest;
