@@ -73,8 +73,11 @@ void Stream::synchronize() const {
 }
 // What streams do at once is done in the order of the calls: there is nothing to wait for.
 void Stream::wait(const Event& event) const {
-    if (recording_now != nullptr && state(event).recording == recording_now->number)
-        recording_now->join(state(*this));
+    const std::uint64_t recorded_in = state(event).recording;
+    if (recorded_in == 0) return;
+    if (recording_now == nullptr || recorded_in != recording_now->number)
+        throw GpuError("a stream waits for an event of a graph that was recorded before");
+    recording_now->join(state(*this));
 }
 
 Event::Event() : handle_(new EventState) {}
