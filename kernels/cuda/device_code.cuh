@@ -109,4 +109,14 @@ __device__ __forceinline__ T block_sum(T value, T* scratch) {
     return warp_sum(threadIdx.x % kWarp < warps ? scratch[threadIdx.x % kWarp] : T{0});
 }
 
+// The largest over a block, likewise; NaNs are passed over.
+__device__ __forceinline__ float block_max(float value, float* scratch) {
+    value = warp_max(value);
+    const unsigned warps = (blockDim.x + kWarp - 1) / kWarp;
+    if (warps == 1) return value;
+    if (threadIdx.x % kWarp == 0) scratch[threadIdx.x / kWarp] = value;
+    __syncthreads();
+    return warp_max(scratch[threadIdx.x % kWarp < warps ? threadIdx.x % kWarp : 0]);
+}
+
 }  // namespace fedllm::kernels::cuda
