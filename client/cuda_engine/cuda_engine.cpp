@@ -4,6 +4,7 @@
 #include <cmath>
 #include <utility>
 
+#include "client/cuda_engine/guarded.hpp"
 #include "kernels/cross_entropy/op.hpp"
 
 namespace fedllm::client::cuda_engine {
@@ -16,18 +17,6 @@ using engine::OptimizerStep;
 using engine::Run;
 using engine::StepReport;
 using engine::StepResult;
-using kernels::cuda::DeviceBuffer;
-
-// The one place where a failure of the GPU becomes a Result.
-template <class Work>
-auto guarded(unsigned device, Work&& work) -> decltype(work()) {
-    try {
-        kernels::cuda::use_device(device);
-        return work();
-    } catch (const kernels::cuda::GpuError& error) {
-        return make_error(Errc::DeviceFailed, "GPU " + std::to_string(device) + ": " + error.what());
-    }
-}
 
 std::size_t counted_of(const BatchView& batch) {
     const auto ignored = std::count(batch.targets.begin(), batch.targets.end(), kernels::kIgnoreIndex);
@@ -211,10 +200,10 @@ void CudaEngine::run_update() {
 
 // Clips, and takes the step: run by run between what is frozen, which counts in no norm.
 void CudaEngine::update() {
-    for (const Run& run : frozen_)
-        transfer_.clear(gradients_.data() + run.first, run.count * sizeof(float));
+    for (const Run& run : frozen_) transfer_.clear(gradients_.data() + run.first, run.count * sizeof(float));
     kernels::cuda::clip_gradients(stream_, gradients_.data(), count_,
-                                  reinterpret_cast<double*>(buffers_.scratch()), step_.data());
+                                  reinterpret_cast<double*>(buffers_.scratch()), step_.data(),
+                                  buffers_.head().loss_sum);
     const auto advance = [&](std::size_t first, std::size_t end) {
         if (first == end) return;
         kernels::cuda::adamw(stream_, step_.data(), end - first, gradients_.data() + first,

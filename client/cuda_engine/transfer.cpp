@@ -50,16 +50,27 @@ void Transfer::to_device(void* device, const void* host, std::size_t bytes) {
     }
 }
 
+// One piece is unpacked while the next one is on its way.
 void Transfer::to_host(void* host, const void* device, std::size_t bytes) {
+    Piece* arriving = nullptr;
+    std::size_t from = 0, count = 0;
+    const auto unpack = [&] {
+        if (arriving == nullptr) return;
+        arriving->copied.synchronize();
+        std::memcpy(static_cast<unsigned char*>(host) + from, arriving->memory.data(), count);
+    };
     for (std::size_t at = 0; at < bytes; at += kPiece) {
-        const std::size_t count = std::min(kPiece, bytes - at);
         Piece& piece = next_piece(bytes);
+        const std::size_t size = std::min(kPiece, bytes - at);
         kernels::cuda::copy_to_host(*stream_, piece.memory.data(),
-                                    static_cast<const unsigned char*>(device) + at, count);
+                                    static_cast<const unsigned char*>(device) + at, size);
         piece.copied.record(*stream_);
-        piece.copied.synchronize();
-        std::memcpy(static_cast<unsigned char*>(host) + at, piece.memory.data(), count);
+        unpack();
+        arriving = &piece;
+        from = at;
+        count = size;
     }
+    unpack();
 }
 
 std::size_t Transfer::raw_bytes(const WeightView& host) {

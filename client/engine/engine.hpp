@@ -85,7 +85,7 @@ public:
     virtual Result<StepReport> finish() = 0;  // of what start() began
     virtual Result<void> end_training() = 0;
 
-    // `params` for what follows.
+    // `params` for what follows. Not between begin_training() and end_training().
     virtual Result<void> begin_evaluation(const tensor::ParamSet& params) = 0;
     virtual Result<StepResult> loss(const BatchView& batch) = 0;  // within limits()
     // Losses of the tokens that counted in the last loss(), in their order.

@@ -1,5 +1,6 @@
 #include "client/train/memory_plan.hpp"
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -46,7 +47,7 @@ Result<engine::Limits> choose_limits(const job::TrainSpec& train,
                                                                             : engine::Keep::Activations};
     while (limits.rows > 1 && bytes_of(limits) > most) --limits.rows;
     const std::size_t bytes = bytes_of(limits);
-    if (bytes <= kRowBytesMax) return limits;
+    if (bytes <= std::max(kRowBytesMax, most)) return limits;
     return make_error(Errc::TooLarge, "one row of train.sequence_length " +
                                           std::to_string(train.sequence_length) + " needs " +
                                           format_bytes(bytes) +

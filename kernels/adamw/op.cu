@@ -76,12 +76,16 @@ __global__ void squares_kernel(const float* values, std::size_t count, double* p
     if (threadIdx.x == 0) partials[blockIdx.x] = sum;
 }
 
-__global__ void clip_kernel(const double* partials, unsigned count, AdamWStep* step) {
+__device__ __forceinline__ bool is_finite(double value) {
+    return fabs(value) <= 1.7976931348623157e308;  // false for NaN
+}
+
+__global__ void clip_kernel(const double* partials, unsigned count, AdamWStep* step, const double* loss) {
     double sum = 0;
     for (unsigned i = threadIdx.x; i < count; i += kThreads) sum += partials[i];
     const double norm = sqrt(block_sum(sum, shared_memory<double>()));
     if (threadIdx.x != 0) return;
-    const bool finite = norm <= 1.7976931348623157e308;  // false for NaN
+    const bool finite = is_finite(norm) && (loss == nullptr || is_finite(*loss));
     const bool clips = step->gradient_clip > 0 && step->gradient_clip < norm + kClipEpsilon;
     const double scale = clips ? step->gradient_clip / (norm + kClipEpsilon) : 1.0;
     step->norm = norm;
@@ -107,14 +111,14 @@ AdamWStep make_adamw_step(const AdamWConfig& config, std::uint64_t number, doubl
 }
 
 void clip_gradients(const Stream& stream, const float* gradients, std::size_t count, double* scratch,
-                    AdamWStep* step) {
+                    AdamWStep* step, const double* loss) {
     constexpr std::size_t kShared = kWarp * sizeof(double);
     const std::size_t runs = (count + kThreads * kWide - 1) / (kThreads * kWide);
     const unsigned blocks = runs < kNormBlocks ? static_cast<unsigned>(runs) : kNormBlocks;
     launch(stream, {.grid = {blocks}, .threads = kThreads, .shared_bytes = kShared}, squares_kernel,
            gradients, count, scratch, aligned(gradients));
     launch(stream, {.grid = {1}, .threads = kThreads, .shared_bytes = kShared}, clip_kernel, scratch, blocks,
-           step);
+           step, loss);
 }
 
 void adamw(const Stream& stream, const AdamWStep* step, std::size_t count, const float* gradients,

@@ -11,10 +11,33 @@ namespace fedllm::kernels::cuda {
 namespace {
 
 using Work = std::vector<std::function<void()>>;
+struct Recording;
+Recording* recording_now = nullptr;
 struct StreamState {
-    Work* recording = nullptr;
+    Recording* recording = nullptr;
 };
 StreamState& state(const Stream& stream) { return *static_cast<StreamState*>(stream.handle()); }
+
+// Other streams take part from where they wait for an event of a stream that does. Ends whatever happens.
+struct Recording {
+    Work& work;
+    std::vector<StreamState*> streams{};
+    std::uint64_t number = next_number++;
+
+    static inline std::uint64_t next_number = 1;
+    void join(StreamState& stream) {
+        if (stream.recording == nullptr) streams.push_back(&stream);
+        stream.recording = this;
+    }
+    ~Recording() {
+        for (StreamState* stream : streams) stream->recording = nullptr;
+        recording_now = nullptr;
+    }
+};
+struct EventState {
+    std::uint64_t recording = 0;  // its number; 0: none
+};
+EventState& state(const Event& event) { return *static_cast<EventState*>(event.handle()); }
 
 constexpr std::align_val_t kAlignment{256};
 
@@ -23,8 +46,8 @@ constexpr std::align_val_t kAlignment{256};
 namespace emulation {
 
 void enqueue(const Stream& stream, std::function<void()> work) {
-    if (Work* recording = state(stream).recording; recording != nullptr)
-        return recording->push_back(std::move(work));
+    if (const Recording* recording = state(stream).recording; recording != nullptr)
+        return recording->work.push_back(std::move(work));
     work();
 }
 bool records(const Stream& stream) { return state(stream).recording != nullptr; }
@@ -48,12 +71,21 @@ void Stream::synchronize() const {
     if (state(*this).recording != nullptr)
         throw GpuError("a stream that records a graph cannot be waited for");
 }
-// Another stream's work that a recording one waits for was done at once: only its place in the graph is lost.
-void Stream::wait(const Event&) const {}
+// What streams do at once is done in the order of the calls: there is nothing to wait for.
+void Stream::wait(const Event& event) const {
+    const std::uint64_t recorded_in = state(event).recording;
+    if (recorded_in == 0) return;
+    if (recording_now == nullptr || recorded_in != recording_now->number)
+        throw GpuError("a stream waits for an event of a graph that was recorded before");
+    recording_now->join(state(*this));
+}
 
-Event::Event() : handle_(new int(0)) {}
-Event::~Event() { delete static_cast<int*>(handle_); }
-void Event::record(const Stream&) {}
+Event::Event() : handle_(new EventState) {}
+Event::~Event() { delete static_cast<EventState*>(handle_); }
+void Event::record(const Stream& stream) {
+    const Recording* recording = state(stream).recording;
+    state(*this).recording = recording == nullptr ? 0 : recording->number;
+}
 void Event::synchronize() const {}
 float Event::milliseconds_since(const Event&) const { return 0.0f; }
 
@@ -81,13 +113,10 @@ void fill_bytes(const Stream& stream, void* device, int byte, std::size_t bytes)
 
 Graph Graph::record(const Stream& stream, const std::function<void()>& enqueue) {
     auto work = std::make_unique<Work>();
-    struct Recording {  // ends whatever happens
-        StreamState& of;
-        ~Recording() { of.recording = nullptr; }
-    };
     {
-        const Recording recording{state(stream)};
-        recording.of.recording = work.get();
+        Recording recording{*work};
+        recording_now = &recording;
+        recording.join(state(stream));
         enqueue();
     }
     Graph made;

@@ -114,6 +114,20 @@ void skip_case(Harness& harness, float bad, double clip) {
         harness.check(same_bits(to_host(stream, buffer->data(), kCount), before), "the step changed a value");
 }
 
+// A loss that is not finite counts as much as a norm.
+void loss_case(Harness& harness, double loss, unsigned skip) {
+    harness.begin("adamw and a loss of " + std::to_string(loss));
+    const Stream stream;
+    const auto gradients = to_device<float>(stream, std::vector<float>(9, 1.0f));
+    const auto device_loss = to_device<double>(stream, std::vector<double>{loss});
+    const auto step = on_device(stream, make_adamw_step(kConfig, 3, 0.0));
+    DeviceBuffer<double> scratch(kNormBlocks);
+    clip_gradients(stream, gradients.data(), 9, scratch.data(), step.data(), device_loss.data());
+    const AdamWStep got = to_host(stream, step.data(), 1)[0];
+    harness.check(got.skip == skip && got.scale == (skip == 0 ? 1.0f : 0.0f), "what it makes of the step");
+    harness.check(got.norm == 3.0, "the norm");
+}
+
 }  // namespace
 }  // namespace fedllm::kernels::cuda::cases
 
@@ -125,6 +139,9 @@ int main() {
         for (const double clip : {0.0, 0.5, 1e6}) clip_case(harness, 5003, 0, clip);
         clip_case(harness, 2, 1, 0.5);
         clip_case(harness, 3001, 1, 0.5);
+        loss_case(harness, 3.5, 0);
+        loss_case(harness, std::numeric_limits<double>::infinity(), 1);
+        loss_case(harness, std::numeric_limits<double>::quiet_NaN(), 1);
         // More runs than blocks.
         clip_case(harness, 1030 * 1024 + 5, 0, 2.0);
         for (const double clip : {0.0, 1.0}) {
