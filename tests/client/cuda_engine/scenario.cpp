@@ -82,6 +82,16 @@ std::vector<Scenario> scenarios() {
     all.push_back({.name = "gpt2_full", .config = tiny_gpt2(), .trained = Trained::Full, .some = {}});
     all.push_back({.name = "freeze_a", .config = tiny("llama"), .some = {}});
     all.back().lora.freeze_a = true;
+    // More tokens that count than logits exist at once, and a micro-batch that has fewer.
+    all.push_back({.name = "llama_chunks",
+                   .config = tiny("llama"),
+                   .some = {},
+                   .rows = 57,
+                   .micro_rows = 56,
+                   .steps = 3});
+    all.back().config.layers = 1;
+    all.back().config.vocab = 24;
+    all.back().lora.target_modules = {"v_proj", "gate_proj"};
     for (Scenario& made : all) {
         if (made.lora.target_modules.empty()) made.lora.target_modules = all_modules(made.config);
     }
