@@ -10,8 +10,6 @@
 namespace fedllm::client::cuda_engine::cases {
 namespace {
 
-constexpr int kSteps = 10;
-
 // With an epsilon far above every gradient and no moments yet, AdamW subtracts rate / epsilon * gradient.
 void measure_gradient(engine::Engine& engine, const Setting& setting, Outcome& outcome) {
     constexpr double kEpsilon = 1e6;
@@ -34,7 +32,7 @@ void measure_gradient(engine::Engine& engine, const Setting& setting, Outcome& o
 void measure_training(engine::Engine& engine, const Setting& setting, Outcome& outcome) {
     tensor::ParamSet params = setting.params();
     engine.begin_training(params).value();
-    for (int step = 1; step <= kSteps; ++step) {
+    for (int step = 1; step <= setting.scenario().steps; ++step) {
         const Setting::Batch batch =
             setting.batch(static_cast<std::uint64_t>(step % 3), setting.scenario().rows);
         const auto number = static_cast<std::uint64_t>(step);

@@ -14,7 +14,7 @@ namespace fedllm::client::cuda_engine::cases {
 // By name: "loss", "losses", "logits", "step_losses", "step_norms", "gradient NAME".
 using Outcome = std::map<std::string, std::vector<double>>;
 
-// Evaluates, takes one step that shows the gradient, and trains for ten steps.
+// Evaluates, takes one step that shows the gradient, and trains for some.
 Outcome measure(engine::Engine& engine, const Setting& setting);
 
 // The norm of a tensor, and its projections on kProjections random vectors of length 1: two tensors differ by

@@ -61,7 +61,9 @@ std::vector<Scenario> scenarios() {
                    .rows = 5,
                    .micro_rows = 2,
                    .packed = true});
+    all.back().config.layers = 4;  // panels take turns in a ring
     all.back().lora.modules = {{"model.layers.1.mlp.up_proj", 17, 20.0},
+                               {"model.layers.1.self_attn.o_proj", 9, 9.0},
                                {"model.layers.1.self_attn.q_proj", 9, 9.0}};
     all.push_back({.name = "llama_full", .config = tiny("llama"), .trained = Trained::Full, .some = {}});
     all.push_back({.name = "llama_some",
@@ -82,6 +84,16 @@ std::vector<Scenario> scenarios() {
     all.push_back({.name = "gpt2_full", .config = tiny_gpt2(), .trained = Trained::Full, .some = {}});
     all.push_back({.name = "freeze_a", .config = tiny("llama"), .some = {}});
     all.back().lora.freeze_a = true;
+    // More tokens that count than logits exist at once, and a micro-batch that has fewer.
+    all.push_back({.name = "llama_chunks",
+                   .config = tiny("llama"),
+                   .some = {},
+                   .rows = 62,
+                   .micro_rows = 61,
+                   .steps = 3});
+    all.back().config.layers = 1;
+    all.back().config.vocab = 24;
+    all.back().lora.target_modules = {"v_proj", "gate_proj"};
     for (Scenario& made : all) {
         if (made.lora.target_modules.empty()) made.lora.target_modules = all_modules(made.config);
     }
@@ -198,8 +210,9 @@ Setting::Batch Setting::batch(std::uint64_t seed, std::size_t rows) const {
         const std::size_t cut = scenario_.packed ? 9 + i / scenario_.tokens : 0;
         const std::size_t start = t >= cut ? cut : 0;
         batch.tokens.push_back(static_cast<std::int32_t>(rng.below(vocab)));
-        batch.targets.push_back(i % 5 == 3 ? kernels::kIgnoreIndex
-                                           : static_cast<std::int32_t>(rng.below(vocab)));
+        const bool ignored = i % (3 + seed % 3) == 1;
+        batch.targets.push_back(ignored ? kernels::kIgnoreIndex
+                                        : static_cast<std::int32_t>(rng.below(vocab)));
         batch.positions.push_back(static_cast<std::int32_t>(t - start));
         batch.first_key.push_back(static_cast<std::int32_t>(start));
     }

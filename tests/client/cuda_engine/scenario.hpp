@@ -25,6 +25,7 @@ struct Scenario {
     std::size_t micro_rows = 2;
     std::size_t tokens = 24;
     bool packed = false;  // two documents in a row
+    int steps = 10;
     engine::Keep keep = engine::Keep::Activations;
 };
 std::vector<Scenario> scenarios();
