@@ -3,6 +3,7 @@
 #include "kernels/embedding/op_cuda.hpp"
 #include "kernels/gelu/op_cuda.hpp"
 #include "kernels/layer_norm/op_cuda.hpp"
+#include "kernels/matmul/op_cuda.hpp"
 #include "kernels/rms_norm/op_cuda.hpp"
 #include "kernels/rope/op_cuda.hpp"
 #include "kernels/swiglu/op_cuda.hpp"
@@ -104,6 +105,18 @@ void measure_embedding(Meter& meter, const Model& model) {
                   [&] { cuda::scatter_rows(stream, view(x, m, c), places.data(), view(y, m, c)); });
 }
 
+void measure_bias(Meter& meter, const Model& model) {
+    const cuda::Stream& stream = meter.stream();
+    const std::size_t m = model.rows(), n = model.q() + 2 * model.kv();
+    const auto y = random_bf16(stream, m * n);
+    const auto bias = random_f32(stream, n), dbias = random_f32(stream, n);
+    const cuda::DeviceBuffer<float> scratch(cuda::bias_scratch(m, n));
+    meter.measure(passes(model, "add_bias", m, n, 2),
+                  [&] { cuda::add_bias(stream, bias.data(), view(y, m, n)); });
+    meter.measure(passes(model, "add_bias_backward", m, n, 1),
+                  [&] { cuda::add_bias_backward(stream, view(y, m, n), dbias.data(), scratch.data()); });
+}
+
 }  // namespace
 
 void measure_rows(Meter& meter, const Model& model) {
@@ -111,6 +124,7 @@ void measure_rows(Meter& meter, const Model& model) {
     measure_rope(meter, model);
     measure_activations(meter, model);
     measure_embedding(meter, model);
+    measure_bias(meter, model);
 }
 
 }  // namespace fedllm::bench

@@ -3,9 +3,53 @@
 
 #include "kernels/adamw/op_cuda.hpp"
 #include "kernels/attention/op_cuda.hpp"
+#include "kernels/cross_entropy/op_cuda.hpp"
 #include "tests/bench/cuda/models.hpp"
 
 namespace fedllm::bench {
+namespace {
+
+// A quarter of the step's rows at a time: the logits of all would not fit beside the rest.
+void measure_loss(Meter& meter, const Model& model) {
+    const cuda::Stream& stream = meter.stream();
+    const std::size_t m = model.rows() / 4, v = model.vocabulary;
+    const auto logits = random_bf16(stream, m * v);
+    std::vector<std::int32_t> host(m);
+    for (std::size_t i = 0; i < m; ++i) host[i] = static_cast<std::int32_t>(i * 7919 % v);
+    const cuda::DeviceBuffer<std::int32_t> targets(m);
+    cuda::copy_to_device(stream, targets.data(), host.data(), targets.bytes());
+    stream.synchronize();
+    const cuda::DeviceBuffer<float> losses(m);
+    const auto scale = random_f32(stream, 1);
+    const auto pass = 2 * static_cast<double>(m * v);
+    meter.measure({model.name + " cross_entropy", by(m, v), pass, 0, Peak::None}, [&] {
+        cuda::cross_entropy(stream, view(logits, m, v), targets.data(), losses.data(), nullptr);
+    });
+    meter.measure({model.name + " cross_entropy + gradient", by(m, v), 2 * pass, 0, Peak::None}, [&] {
+        cuda::cross_entropy(stream, view(logits, m, v), targets.data(), losses.data(), scale.data());
+    });
+}
+
+void measure_optimiser(Meter& meter, const Model& model) {
+    const cuda::Stream& stream = meter.stream();
+    const std::size_t count = model.adapter_values;
+    const auto values = static_cast<double>(count);
+    const auto gradients = random_f32(stream, count), params = random_f32(stream, count),
+               first = random_f32(stream, count), second = random_f32(stream, count);
+    const cuda::AdamWStep host = cuda::make_adamw_step({}, 1, 1.0);
+    const cuda::DeviceBuffer<cuda::AdamWStep> step(1);
+    cuda::copy_to_device(stream, step.data(), &host, sizeof host);
+    stream.synchronize();
+    const cuda::DeviceBuffer<double> scratch(cuda::kNormBlocks);
+    meter.measure({model.name + " clip_gradients", std::to_string(count), values * 4, 0, Peak::None}, [&] {
+        cuda::clip_gradients(stream, gradients.data(), count, scratch.data(), step.data());
+    });
+    meter.measure({model.name + " adamw", std::to_string(count), values * 28, 0, Peak::None}, [&] {
+        cuda::adamw(stream, step.data(), count, gradients.data(), params.data(), first.data(), second.data());
+    });
+}
+
+}  // namespace
 
 void measure_attention(Meter& meter, const Model& model) {
     const cuda::Stream& stream = meter.stream();
@@ -47,22 +91,8 @@ void measure_attention(Meter& meter, const Model& model) {
 }
 
 void measure_training(Meter& meter, const Model& model) {
-    const cuda::Stream& stream = meter.stream();
-    const std::size_t count = model.adapter_values;
-    const auto values = static_cast<double>(count);
-    const auto gradients = random_f32(stream, count), params = random_f32(stream, count),
-               first = random_f32(stream, count), second = random_f32(stream, count);
-    const cuda::AdamWStep host = cuda::make_adamw_step({}, 1, 1.0);
-    const cuda::DeviceBuffer<cuda::AdamWStep> step(1);
-    cuda::copy_to_device(stream, step.data(), &host, sizeof host);
-    stream.synchronize();
-    const cuda::DeviceBuffer<double> scratch(cuda::kNormBlocks);
-    meter.measure({model.name + " clip_gradients", std::to_string(count), values * 4, 0, Peak::None}, [&] {
-        cuda::clip_gradients(stream, gradients.data(), count, scratch.data(), step.data());
-    });
-    meter.measure({model.name + " adamw", std::to_string(count), values * 28, 0, Peak::None}, [&] {
-        cuda::adamw(stream, step.data(), count, gradients.data(), params.data(), first.data(), second.data());
-    });
+    measure_loss(meter, model);
+    measure_optimiser(meter, model);
 }
 
 }  // namespace fedllm::bench
