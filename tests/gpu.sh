@@ -4,35 +4,19 @@
 #   tests/gpu.sh                build the CUDA operations and the engine, run their cases on the GPU, then again under
 #                               compute-sanitizer (memcheck, racecheck); ends within 8 minutes
 #   tests/gpu.sh --bench        then measure the operations (tests/bench/cuda)
-#   tests/gpu.sh --headers      where Boost is: put those of its headers that the engine needs into build/boost-headers, to
-#                               be carried to a machine without Boost (which otherwise tests the operations alone)
 #
 # Exit: 0 all that ran passed (what this machine cannot run, a sanitizer say, is listed); 1 something failed or did not
 # end in time; 77 nothing could run here: no GPU, no nvcc or no cmake.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit 1
 
 seconds_max=${FEDLLM_GPU_SECONDS:-460}
 build=build/gpu
-headers=build/boost-headers
 bench=no
 case "${1:-}" in
     "") ;;
     --bench) bench=yes ;;
-    --headers)
-        rm -rf "$headers"
-        # shellcheck disable=SC2046  # paths of ours have no spaces
-        g++ -std=c++20 -I. -M $(ls common/base/*.cpp common/tensor/*.cpp client/cuda_engine/*.cpp client/engine/network.cpp \
-            client/engine/frequencies.cpp client/model/weights.cpp client/adapter/*.cpp 2>/dev/null) |
-            tr ' ' '\n' | grep -E '^/usr/(local/)?include/boost/' | sort -u | while read -r header; do
-            to="$headers/include/boost/${header#*/include/boost/}"
-            mkdir -p "$(dirname "$to")" && cp "$header" "$to"
-        done
-        cp /usr/include/boost/version.hpp "$headers/include/boost/"
-        du -sh "$headers"
-        exit 0
-        ;;
-    --help | -h) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --help | -h) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "tests/gpu.sh: unknown option '$1'; see --help" >&2; exit 2 ;;
 esac
 
@@ -57,9 +41,8 @@ table() {
 
 mkdir -p "$build"
 generator=(); command -v ninja >/dev/null && generator=(-G Ninja)
-boost=(); [ ! -d "$headers" ] || boost=("-DBOOST_ROOT=$PWD/$headers")
-cmake -S . -B "$build" "${generator[@]}" "${boost[@]}" -DCMAKE_BUILD_TYPE=Release -DFEDLLM_KERNELS_ONLY=ON \
-    -DFEDLLM_BENCH=ON "-DCMAKE_CUDA_ARCHITECTURES=$capability" >"$build/configure.log" 2>&1 ||
+cmake -S . -B "$build" "${generator[@]}" -DCMAKE_BUILD_TYPE=Release -DFEDLLM_KERNELS_ONLY=ON \
+    "-DCMAKE_CUDA_ARCHITECTURES=$capability" >"$build/configure.log" 2>&1 ||
     { cat "$build/configure.log"; echo "tests/gpu.sh: cannot be configured" >&2; exit 1; }
 # What can be built is tested, though something else cannot (-k, in ninja's words or make's).
 keep=(-k); [ ${#generator[@]} -eq 0 ] || keep=(-k 0)
@@ -87,7 +70,7 @@ run() {
     else
         case $status in
             0) result="passed: $(grep -s 'cases,' "$log" | tail -1)" ;;
-            77) result="skipped: $(tail -1 "$log")" ;;
+            77) result="FAILED: CUDA's runtime sees no GPU here" ;;
             124) result="FAILED: not done in time" ;;
             *) result="FAILED with $status: $(grep -sm1 -E 'FAILED|ERROR|=========  *[A-Z]' "$log")" ;;
         esac
@@ -115,8 +98,9 @@ mapfile -t programs < <(find "$build" -name 'cuda_*' -type f -perm -u+x | sort)
 [ ${#programs[@]} -gt 0 ] || { row "(none)" run 0 "FAILED: nothing was built"; table; exit 1; }
 each run 1
 if command -v compute-sanitizer >/dev/null; then
-    each memcheck 4 compute-sanitizer --tool memcheck --leak-check no --error-exitcode 3
-    each racecheck 4 compute-sanitizer --tool racecheck --error-exitcode 3
+    # Calls that fail are the programs' to check (some fail on purpose); races within cuBLASLt are not ours to find.
+    each memcheck 4 compute-sanitizer --tool memcheck --report-api-errors no --error-exitcode 3
+    each racecheck 4 compute-sanitizer --tool racecheck --kernel-name kernel_substring=fedllm --error-exitcode 3
 else
     row "(all)" sanitizer 0 "cannot run here: no compute-sanitizer"
 fi

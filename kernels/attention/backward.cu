@@ -7,7 +7,7 @@ namespace fedllm::kernels::cuda {
 namespace attention {
 namespace {
 
-// As in the forward pass: at most 99 KiB, and as many strips a warp as its registers hold.
+// As in the forward pass: two blocks at once, and as many strips a warp as its registers hold.
 template <unsigned kHead>
 struct KeyTiles {
     static constexpr unsigned kStrips = kHead <= 64 ? 2 : 1;
@@ -15,6 +15,7 @@ struct KeyTiles {
     static constexpr unsigned kQueries = kHead <= 64 ? 32 : kHead <= 128 ? 64 : 16;
     static constexpr std::size_t kSharedBytes =
         (2 * kKeys + 4 * kQueries) * kHead * sizeof(BF16) + 2 * kQueries * sizeof(float4);
+    static_assert(kSharedBytes <= kSharedBytesMax);
 };
 template <unsigned kHead>
 struct QueryTiles {
@@ -22,10 +23,11 @@ struct QueryTiles {
     static constexpr unsigned kQueries = 64 * kStrips;
     static constexpr unsigned kKeys = kHead <= 64 ? 64 : kHead <= 128 ? 32 : 16;
     static constexpr std::size_t kSharedBytes = (2 * kQueries + 4 * kKeys) * kHead * sizeof(BF16);
+    static_assert(kSharedBytes <= kSharedBytesMax);
 };
 
-// What the tiles need to know of a query and head: x = log2(e) * log_sum_exp, y = dot of out and dout, z =
-// bits of first_key. (B,H, tokens rounded up to whole tiles): a query that is not there sees nothing.
+// What the tiles need to know of a query and head: x = log2(e) * log_sum_exp, y = minus dot of out and dout,
+// z = bits of first_key. (B,H, tokens rounded up to whole tiles): a query that is not there sees nothing.
 using Facts = float4;
 constexpr unsigned kFactRows = 128;
 __host__ __device__ __forceinline__ std::size_t fact_rows(std::size_t tokens) {
@@ -65,7 +67,7 @@ __global__ void gather_facts(BackwardTask task, unsigned lanes) {
     if (chunk != 0 || b >= shape.batch) return;
     const std::size_t head_row = b * shape.heads + h;
     task.facts[head_row * rows + t] =
-        there ? make_float4(task.log_sum_exp[head_row * shape.tokens + t] * kLog2e, dot,
+        there ? make_float4(task.log_sum_exp[head_row * shape.tokens + t] * kLog2e, -dot,
                             __int_as_float(task.first_key[token]), 0.0f)
               : make_float4(0.0f, 0.0f, __int_as_float(0x7FFFFFFF), 0.0f);
 }
@@ -98,7 +100,7 @@ __device__ __forceinline__ void weigh_queries(float scale_log2e, const Facts* fa
             FEDLLM_UNROLL
             for (unsigned m = 0; m < kStrips; ++m) {
                 scores[m][n][e] = exp2_approximate(fmaf(scores[m][n][e], scale_log2e, -query.x));
-                dp[m][n][e] = -query.y;
+                dp[m][n][e] = query.y;
             }
         }
     }
@@ -239,7 +241,7 @@ __device__ __forceinline__ void weigh_keys(float scale_log2e, const Facts (&fact
             FEDLLM_UNROLL
             for (unsigned e = 0; e < 4; ++e) {
                 scores[m][n][e] = exp2_approximate(fmaf(scores[m][n][e], scale_log2e, -facts[m][e / 2].x));
-                dp[m][n][e] = -facts[m][e / 2].y;
+                dp[m][n][e] = facts[m][e / 2].y;
             }
         }
     }

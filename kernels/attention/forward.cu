@@ -6,14 +6,15 @@ namespace fedllm::kernels::cuda {
 namespace attention {
 namespace {
 
-// At most 96 KiB, so that every generation from sm_80 on can run it and Hopper runs two blocks at once. Two
-// strips a warp halve what a product reads from shared memory; at head size 256 the registers hold only one.
+// Small enough that Hopper runs two blocks at once. Two strips a warp halve what a product reads from shared
+// memory; at head size 256 the registers hold only one.
 template <unsigned kHead>
 struct ForwardTiles {
     static constexpr unsigned kStrips = kHead <= 128 ? 2 : 1;
     static constexpr unsigned kQueries = 64 * kStrips;
     static constexpr unsigned kKeys = kHead <= 128 ? 64 : 32;
     static constexpr std::size_t kSharedBytes = (kQueries + 4 * kKeys) * kHead * sizeof(BF16);
+    static_assert(kSharedBytes <= kSharedBytesMax);
 };
 
 struct ForwardTask {

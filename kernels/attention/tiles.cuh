@@ -14,6 +14,7 @@ namespace fedllm::kernels::cuda::attention {
 
 constexpr unsigned kThreads = 128;
 constexpr float kLog2e = 1.44269504f;
+constexpr std::size_t kSharedBytesMax = 99 * 1024;  // what a block may have on every GPU from sm_80 on
 
 __device__ __forceinline__ unsigned lane() { return threadIdx.x % kWarp; }
 __device__ __forceinline__ unsigned warp() { return threadIdx.x / kWarp; }
@@ -40,12 +41,19 @@ __device__ __forceinline__ HeadRows<T> head_rows(const AttentionShape& shape, Ma
 template <unsigned kHead>
 struct HeadTile {
     static constexpr unsigned kChunks = kHead / 8;
-    static_assert(kChunks % 4 == 0);
+    static constexpr unsigned kTurn = kChunks % 8 == 0 ? 8 : 4;  // chunks that change places
+    static_assert(kChunks % kTurn == 0);
     uint4* data;
 
-    __device__ __forceinline__ uint4* chunk(unsigned row, unsigned chunk) const {
-        const unsigned turn = kChunks % 8 == 0 ? row % 8 : row / 2 % 4;
-        return data + row * kChunks + (chunk ^ turn);
+    // The place of a chunk, counted in chunks. What depends on the lane goes in here, and the constants of
+    // unrolled loops into at(), which then costs an exclusive or at most.
+    __device__ __forceinline__ static unsigned place(unsigned row, unsigned chunk) {
+        return row * kChunks + (chunk ^ (kTurn == 8 ? row % 8 : row / 2 % 4));
+    }
+    // `rows`, a multiple of 8, rows below a place, and `chunks` to the right of it: it is one of the first
+    // chunks of its row, and shares no bit with `chunks`.
+    __device__ __forceinline__ uint4* at(unsigned place, unsigned rows, unsigned chunks) const {
+        return from(rows).data + chunks / kTurn * kTurn + (place ^ chunks % kTurn);
     }
     // The tile that begins at a row that is a multiple of 8.
     __device__ __forceinline__ HeadTile from(unsigned row) const { return {data + row * kChunks}; }
@@ -58,15 +66,14 @@ __device__ __forceinline__ void copy_rows(HeadTile<kHead> to, const HeadRows<con
     constexpr unsigned kChunks = kHead / 8, kAcross = kChunks % 8 == 0 ? 8 : 4, kDown = kThreads / kAcross;
     static_assert(kRows % kDown == 0);
     const unsigned row = threadIdx.x / kAcross, chunk = threadIdx.x % kAcross;
-    uint4* shared = to.chunk(row, chunk);
+    uint4* shared = to.at(to.place(row, chunk), 0, 0);
     const BF16* global = from.data + row * from.pitch + chunk * 8;
     FEDLLM_UNROLL
     for (unsigned r = 0; r < kRows; r += kDown) {
         FEDLLM_UNROLL
         for (unsigned c = 0; c < kChunks; c += kAcross) {
             const bool there = row + r < from.rows && chunk + c < from.chunks;
-            copy_async_16(shared + r * kChunks + c, there ? global + r * from.pitch + c * 8 : from.data,
-                          there);
+            copy_async_16(shared + r * kChunks + c, global + r * from.pitch + c * 8, there);
         }
     }
 }
@@ -75,17 +82,19 @@ __device__ __forceinline__ void copy_rows(HeadTile<kHead> to, const HeadRows<con
 template <unsigned kStrips, unsigned kTiles, unsigned kHead>
 __device__ __forceinline__ void multiply_rows(float (&sums)[kStrips][kTiles][4], HeadTile<kHead> a,
                                               HeadTile<kHead> b) {
+    const unsigned left_place = a.place(lane() % 16, lane() / 16);
+    const unsigned right_place = b.place(lane() / 16 * 8 + lane() % 8, lane() / 8 % 2);
     FEDLLM_UNROLL
     for (unsigned step = 0; step < kHead / 16; ++step) {
         std::uint32_t left[kStrips][4];
         FEDLLM_UNROLL
         for (unsigned m = 0; m < kStrips; ++m) {
-            load_matrices(left[m], a.chunk(16 * m + lane() % 16, 2 * step + lane() / 16));
+            load_matrices(left[m], a.at(left_place, 16 * m, 2 * step));
         }
         FEDLLM_UNROLL
         for (unsigned n = 0; n < kTiles; n += 2) {
             std::uint32_t right[4];
-            load_matrices(right, b.chunk(8 * n + lane() / 16 * 8 + lane() % 8, 2 * step + lane() / 8 % 2));
+            load_matrices(right, b.at(right_place, 8 * n, 2 * step));
             const std::uint32_t first[2] = {right[0], right[1]}, second[2] = {right[2], right[3]};
             FEDLLM_UNROLL
             for (unsigned m = 0; m < kStrips; ++m) {
@@ -102,6 +111,7 @@ template <unsigned kStrips, unsigned kTiles, unsigned kHead>
 __device__ __forceinline__ void multiply_columns(float (&sums)[kStrips][kHead / 8][4],
                                                  const float (&weights)[kStrips][kTiles][4],
                                                  HeadTile<kHead> b) {
+    const unsigned place = b.place(lane() % 16, lane() / 16);
     FEDLLM_UNROLL
     for (unsigned step = 0; step < kTiles / 2; ++step) {
         std::uint32_t left[kStrips][4];
@@ -116,7 +126,7 @@ __device__ __forceinline__ void multiply_columns(float (&sums)[kStrips][kHead / 
         FEDLLM_UNROLL
         for (unsigned n = 0; n < kHead / 8; n += 2) {
             std::uint32_t right[4];
-            load_matrices_transposed(right, b.chunk(16 * step + lane() % 16, n + lane() / 16));
+            load_matrices_transposed(right, b.at(place, 16 * step, n));
             const std::uint32_t first[2] = {right[0], right[1]}, second[2] = {right[2], right[3]};
             FEDLLM_UNROLL
             for (unsigned m = 0; m < kStrips; ++m) {
@@ -134,6 +144,7 @@ __device__ __forceinline__ void store_rows(const float (&sums)[kStrips][kHead / 
                                            const float (&factors)[kStrips][2], HeadTile<kHead> own,
                                            const HeadRows<BF16>& to) {
     constexpr unsigned kChunks = kHead / 8;
+    const unsigned place = own.place(lane() / 4, 0);
     __syncwarp();
     FEDLLM_UNROLL
     for (unsigned m = 0; m < kStrips; ++m) {
@@ -141,7 +152,7 @@ __device__ __forceinline__ void store_rows(const float (&sums)[kStrips][kHead / 
         for (unsigned half = 0; half < 2; ++half) {
             FEDLLM_UNROLL
             for (unsigned n = 0; n < kChunks; ++n) {
-                auto* pairs = reinterpret_cast<std::uint32_t*>(own.chunk(16 * m + 8 * half + lane() / 4, n));
+                auto* pairs = reinterpret_cast<std::uint32_t*>(own.at(place, 16 * m + 8 * half, n));
                 pairs[lane() % 4] = pack(sums[m][n][2 * half] * factors[m][half],
                                          sums[m][n][2 * half + 1] * factors[m][half]);
             }
@@ -151,7 +162,8 @@ __device__ __forceinline__ void store_rows(const float (&sums)[kStrips][kHead / 
     for (unsigned at = lane(); at < 16 * kStrips * kChunks; at += kWarp) {
         const unsigned row = at / kChunks, chunk = at % kChunks;
         if (row < to.rows && chunk < to.chunks) {
-            *reinterpret_cast<uint4*>(to.data + row * to.pitch + chunk * 8) = *own.chunk(row, chunk);
+            *reinterpret_cast<uint4*>(to.data + row * to.pitch + chunk * 8) =
+                *(own.data + own.place(row, chunk));
         }
     }
 }

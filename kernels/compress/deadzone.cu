@@ -6,6 +6,7 @@
 
 #include "common/codec/deadzone_kernels.hpp"
 #include "common/codec/deadzone_step.hpp"
+#include "kernels/compress/ahead.cuh"
 #include "kernels/compress/coder.hpp"
 #include "kernels/cuda/device_code.cuh"
 #include "kernels/cuda/launch.hpp"
@@ -50,9 +51,7 @@ __global__ void __launch_bounds__(kThreads)
     for (unsigned i = threadIdx.x; i < kCounters; i += blockDim.x) flat[i] = 0;
     __syncthreads();
     int own[kOwn] = {}, sums[deadzone::kOffsets] = {};
-#pragma unroll 8
-    for (std::uint32_t i = threadIdx.x; i < piece.count; i += blockDim.x) {
-        const float value = values[piece.first + i];
+    const auto take = [&](std::uint32_t i, float value) {
         const int level = deadzone::level_of(value, inverse_step);
         const int magnitude = level < 0 ? -level : level;
         levels[piece.first + i] = static_cast<std::int8_t>(level);
@@ -63,7 +62,9 @@ __global__ void __launch_bounds__(kThreads)
         for (int c = 0; c < 3; ++c) sums[c] += magnitude == c + 1 ? offset : 0;
         sums[3] += magnitude > 3 ? offset : 0;
         if (magnitude >= kOwn) atomicAdd(&shared->counts[magnitude], 1U);
-    }
+    };
+    for_each_ahead(
+        threadIdx.x, piece.count, blockDim.x, [&](std::uint32_t i) { return values[piece.first + i]; }, take);
     for (int m = 0; m < kOwn; ++m) {
         const int all = warp_total(own[m]), sum = warp_total(sums[m]);
         if (threadIdx.x % kWarp != 0) continue;
@@ -151,9 +152,9 @@ __global__ void __launch_bounds__(kWarp)
 __global__ void decode(const Piece* pieces, const std::int8_t* levels, const float* values, float* decoded) {
     const Piece piece = pieces[blockIdx.x];
     const float* const table = values + std::size_t{piece.group} * kValues + deadzone::kLevelBias;
-#pragma unroll 8
-    for (std::uint32_t i = threadIdx.x; i < piece.count; i += blockDim.x)
-        decoded[piece.first + i] = table[levels[piece.first + i]];
+    for_each_ahead(
+        threadIdx.x, piece.count, blockDim.x, [&](std::uint32_t i) { return table[levels[piece.first + i]]; },
+        [&](std::uint32_t i, float value) { decoded[piece.first + i] = value; });
 }
 
 class Deadzone final : public Coder {

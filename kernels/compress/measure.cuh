@@ -3,6 +3,7 @@
 #pragma once
 
 #include "common/codec/deadzone.hpp"
+#include "kernels/compress/ahead.cuh"
 #include "kernels/cuda/device_code.cuh"
 
 namespace fedllm::kernels::cuda::compress {
@@ -47,12 +48,11 @@ struct Two {
 constexpr unsigned kMeasureThreads = 256;
 constexpr std::uint64_t kMeasureValues = kMeasureThreads / kWarp * codec::deadzone::kSquareBlock;
 
-// body.load(i) reads what element i needs, body.apply(i, it) writes and returns what is measured; loads of
-// several elements go ahead of their writes. `second` may be null.
+// body.load(i) reads what element i needs, body.apply(i, it) writes and returns what is measured. `second`
+// may be null.
 template <class Body>
 __global__ void __launch_bounds__(kMeasureThreads)
     measure(Body body, std::uint64_t elements, BlockMeasure* first, BlockMeasure* second) {
-    constexpr std::uint32_t kAhead = 8;
     const unsigned lane = threadIdx.x % kWarp;
     const std::uint64_t block = (std::uint64_t{blockIdx.x} * blockDim.x + threadIdx.x) / kWarp;
     const std::uint64_t begin = block * codec::deadzone::kSquareBlock;
@@ -61,23 +61,13 @@ __global__ void __launch_bounds__(kMeasureThreads)
     const auto count = static_cast<std::uint32_t>(
         left < codec::deadzone::kSquareBlock ? left : codec::deadzone::kSquareBlock);
     Tally one, two;
-    std::uint32_t i = lane;
-    for (; i + (kAhead - 1) * kWarp < count; i += kAhead * kWarp) {
-        typename Body::Loaded loaded[kAhead];
-#pragma unroll
-        for (std::uint32_t j = 0; j < kAhead; ++j) loaded[j] = body.load(begin + i + j * kWarp);
-#pragma unroll
-        for (std::uint32_t j = 0; j < kAhead; ++j) {
-            const Two values = body.apply(begin + i + j * kWarp, loaded[j]);
-            one.add(values.first, i + j * kWarp);
-            two.add(values.second, i + j * kWarp);
-        }
-    }
-    for (; i < count; i += kWarp) {
-        const Two values = body.apply(begin + i, body.load(begin + i));
-        one.add(values.first, i);
-        two.add(values.second, i);
-    }
+    for_each_ahead(
+        lane, count, kWarp, [&](std::uint32_t i) { return body.load(begin + i); },
+        [&](std::uint32_t i, const auto& loaded) {
+            const Two values = body.apply(begin + i, loaded);
+            one.add(values.first, i);
+            two.add(values.second, i);
+        });
     one.fold();
     two.fold();
     if (lane != 0) return;

@@ -18,11 +18,11 @@ struct Subtract {  // x = after - before, and what was there
     const float *before, *after;
     float* x;
     bool accumulate;
-    struct Loaded {
+    struct Read {
         float before, after, x;
     };
-    __device__ Loaded load(std::uint64_t i) const { return {before[i], after[i], accumulate ? x[i] : 0.0f}; }
-    __device__ Two apply(std::uint64_t i, const Loaded& l) const {
+    __device__ Read load(std::uint64_t i) const { return {before[i], after[i], accumulate ? x[i] : 0.0f}; }
+    __device__ Two apply(std::uint64_t i, const Read& l) const {
         const float delta = l.after - l.before;
         const float sum = accumulate ? delta + l.x : delta;
         x[i] = sum;
@@ -32,9 +32,8 @@ struct Subtract {  // x = after - before, and what was there
 struct Scale {
     float* values;
     double factor;
-    using Loaded = float;
-    __device__ Loaded load(std::uint64_t i) const { return values[i]; }
-    __device__ Two apply(std::uint64_t i, Loaded value) const {
+    __device__ float load(std::uint64_t i) const { return values[i]; }
+    __device__ Two apply(std::uint64_t i, float value) const {
         const auto scaled = static_cast<float>(value * factor);
         values[i] = scaled;
         return {scaled, 0};
@@ -42,28 +41,27 @@ struct Scale {
 };
 struct Look {
     const float* values;
-    using Loaded = float;
-    __device__ Loaded load(std::uint64_t i) const { return values[i]; }
-    __device__ Two apply(std::uint64_t, Loaded value) const { return {value, 0}; }
+    __device__ float load(std::uint64_t i) const { return values[i]; }
+    __device__ Two apply(std::uint64_t, float value) const { return {value, 0}; }
 };
 struct Compare {
     const float *sent, *decoded;
-    struct Loaded {
+    struct Read {
         float sent, decoded;
     };
-    __device__ Loaded load(std::uint64_t i) const { return {sent[i], decoded[i]}; }
-    __device__ Two apply(std::uint64_t, const Loaded& l) const {
+    __device__ Read load(std::uint64_t i) const { return {sent[i], decoded[i]}; }
+    __device__ Two apply(std::uint64_t, const Read& l) const {
         return {l.decoded, static_cast<double>(l.sent) - l.decoded};
     }
 };
 struct TakeAway {
     float* x;
     const float* decoded;
-    struct Loaded {
+    struct Read {
         float x, decoded;
     };
-    __device__ Loaded load(std::uint64_t i) const { return {x[i], decoded[i]}; }
-    __device__ Two apply(std::uint64_t i, const Loaded& l) const {
+    __device__ Read load(std::uint64_t i) const { return {x[i], decoded[i]}; }
+    __device__ Two apply(std::uint64_t i, const Read& l) const {
         const float left = l.x - l.decoded;
         x[i] = left;
         return {left, 0};
@@ -74,9 +72,10 @@ __global__ void keep_groups(const Piece* pieces, const std::uint8_t* sent_groups
                             float* sent) {
     const Piece piece = pieces[blockIdx.x];
     const bool is_sent = sent_groups[piece.group] != 0;
-    for (std::uint32_t i = threadIdx.x; i < piece.count; i += blockDim.x) {
-        sent[piece.first + i] = is_sent ? x[piece.first + i] : 0.0f;
-    }
+    for_each_ahead(
+        threadIdx.x, piece.count, blockDim.x,
+        [&](std::uint32_t i) { return is_sent ? x[piece.first + i] : 0.0f; },
+        [&](std::uint32_t i, float value) { sent[piece.first + i] = value; });
 }
 
 Measure total(std::span<const BlockMeasure> blocks) {

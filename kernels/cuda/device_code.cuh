@@ -8,6 +8,7 @@
 
 #ifdef __CUDACC__
 #include <cuda_bf16.h>
+#include <cuda_fp8.h>
 #include <cuda_runtime.h>
 // Before a loop over an array that must stay in registers; before one whose loads shall be under way
 // together.
@@ -25,6 +26,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/bf16.hpp"
+#include "kernels/cuda/e4m3.hpp"
 
 namespace fedllm::kernels::cuda {
 
@@ -80,6 +82,15 @@ __device__ __forceinline__ float low_of(std::uint32_t pair) {
 }
 __device__ __forceinline__ float high_of(std::uint32_t pair) {
     return to_float(BF16{static_cast<std::uint16_t>(pair >> 16)});
+}
+
+// Two e4m3 in 16 bits, to the nearest, ties to even, beyond 448: 448. `low` is at the lower address.
+__device__ __forceinline__ std::uint32_t pack_e4m3(float low, float high) {
+#ifdef __CUDACC__
+    return __nv_cvt_float2_to_fp8x2(make_float2(low, high), __NV_SATFINITE, __NV_E4M3);
+#else
+    return narrow_e4m3(low) | static_cast<std::uint32_t>(narrow_e4m3(high)) << 8;
+#endif
 }
 
 // exp of a large -x is inf, and its inverse 0: no special case.

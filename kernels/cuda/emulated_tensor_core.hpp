@@ -21,6 +21,7 @@ struct AsyncCopy {
 struct AsyncCopies {
     std::vector<AsyncCopy> open;
     std::deque<std::vector<AsyncCopy>> groups;
+    bool unpublished = false;  // copies came in that wgmma does not see yet
 };
 // Of the running thread; what a thread leaves behind unwaited is an error of the kernel, and goes with the
 // block.
@@ -75,6 +76,7 @@ template <int kPending>
 void copy_async_wait() {
     auto& groups = emulation::async_copies().groups;
     for (; groups.size() > kPending; groups.pop_front()) {
+        emulation::async_copies().unpublished |= !groups.front().empty();
         for (const emulation::AsyncCopy& copy : groups.front()) {
             std::memset(copy.shared, 0, 16);
             if (copy.bytes != 0) std::memcpy(copy.shared, copy.global, copy.bytes);

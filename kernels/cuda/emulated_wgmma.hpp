@@ -1,12 +1,11 @@
 // kernels/cuda/wgmma.cuh for a host compiler. A product is computed where it is asked for and written where
-// it is waited for. Until then its sums are NaN, and they stay NaN where the fence was missing, where
+// it is waited for. Until then its sums are NaN, and they stay NaN where a fence was missing, where
 // fragments or tokens had not stayed as they were, or where threads of the warpgroup named different tiles.
 #pragma once
 
 #include <algorithm>
 #include <array>
 #include <limits>
-#include <memory>
 #include <span>
 
 #include "kernels/cuda/emulated_tensor_core.hpp"
@@ -36,14 +35,7 @@ inline std::vector<float> wgmma_tile(std::uint64_t descriptor, unsigned columns)
     }
     return tile;
 }
-inline bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
-    return std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
-}
 
-struct WgmmaTile {
-    std::vector<float> values;  // B when the product was asked for
-    unsigned waited = 0;        // threads that have waited for it
-};
 struct Wgmma {
     float* d;
     const std::uint32_t* a;
@@ -51,7 +43,7 @@ struct Wgmma {
     std::size_t group;
     std::vector<float> sums;  // what d will be
     std::array<std::uint32_t, 4> a_then;
-    std::shared_ptr<WgmmaTile> tile;  // shared by the warpgroup, whose threads wait each for itself
+    std::vector<float> tile;  // B as it was, with the last thread of the warpgroup alone
 };
 struct WgmmaWork {
     std::vector<Wgmma> under_way;  // in order
@@ -64,7 +56,7 @@ WgmmaWork& wgmma_work();  // of the running thread
 template <unsigned kGroups>
 void multiply_for_all(void* const* all) {
     const auto* first = static_cast<const Wgmma*>(all[0]);
-    auto tile = std::make_shared<WgmmaTile>(WgmmaTile{wgmma_tile(first->b, 8 * kGroups)});
+    std::vector<float> tile = wgmma_tile(first->b, 8 * kGroups);
     bool agreed = true;
     for (unsigned t = 0; t < kWarpgroup; ++t) agreed &= static_cast<const Wgmma*>(all[t])->b == first->b;
     float left[kWarpgroup / 2][kWgmmaDepth];
@@ -78,23 +70,24 @@ void multiply_for_all(void* const* all) {
     }
     for (unsigned t = 0; t < kWarpgroup; ++t) {
         auto* mine = static_cast<Wgmma*>(all[t]);
-        mine->tile = tile;
         for (unsigned e = 0; e < 4 * kGroups; ++e) {
             const float* row = left[row_of(t, e / 2 % 2)];
-            const float* column = &tile->values[(e / 4 * 8 + 2 * (t % 4) + e % 2) * kWgmmaDepth];
+            const float* column = &tile[(e / 4 * 8 + 2 * (t % 4) + e % 2) * kWgmmaDepth];
             float sum = agreed ? 0.0f : kPoison;
             for (unsigned k = 0; k < kWgmmaDepth; ++k) sum += row[k] * column[k];
             mine->sums[e] += sum;
         }
     }
+    static_cast<Wgmma*>(all[kWarpgroup - 1])->tile = std::move(tile);
 }
 
-// The last thread to wait looks at the tile, each at its own fragment.
+// Each thread looks at its own fragment, one at the tile for all.
 inline bool wgmma_undisturbed(const Wgmma& product) {
     if (std::memcmp(product.a, product.a_then.data(), sizeof product.a_then) != 0) return false;
-    if (++product.tile->waited < kWarpgroup) return true;
-    const std::vector<float>& then = product.tile->values;
-    return same_bits(then, wgmma_tile(product.b, static_cast<unsigned>(then.size()) / kWgmmaDepth));
+    if (product.tile.empty()) return true;
+    const std::vector<float> now =
+        wgmma_tile(product.b, static_cast<unsigned>(product.tile.size()) / kWgmmaDepth);
+    return std::memcmp(now.data(), product.tile.data(), now.size() * sizeof(float)) == 0;
 }
 
 // d gets its sums, or the products that follow on the same d are spoilt as it is.
@@ -113,7 +106,7 @@ inline void wgmma_finish(Wgmma& product, std::span<Wgmma> later) {
 
 }  // namespace emulation
 
-inline void publish_to_wgmma() {}
+inline void publish_to_wgmma() { emulation::async_copies().unpublished = false; }
 
 inline std::uint64_t wgmma_operand(const void* tile, unsigned step) {
     const auto at = static_cast<const unsigned char*>(tile) - emulation::thread().shared + 32 * step;
@@ -150,7 +143,8 @@ void wgmma_m64k16(float (&d)[kGroups][4], const std::uint32_t (&a)[4], std::uint
     for (const emulation::Wgmma& before : work.under_way) {
         if (before.d == flat) mine.sums = before.sums;
     }
-    if (!work.fenced) mine.sums.assign(mine.sums.size(), emulation::kPoison);
+    if (!work.fenced || emulation::async_copies().unpublished)
+        mine.sums.assign(mine.sums.size(), emulation::kPoison);
     std::copy(a, a + 4, mine.a_then.begin());
     emulation::meet(emulation::kWarpgroup, &mine, emulation::multiply_for_all<kGroups>);
     std::fill(flat, flat + 4 * kGroups, emulation::kPoison);

@@ -1,9 +1,9 @@
 // Rows of bf16, eight values (16 bytes) at a time: how a thread loads and stores them, and below how threads
 // team up for a row.
 //
-// What is asked for: rows of bf16 and vectors of f32 that start on 16 bytes. `left` is how many columns the
-// row has from here on. A load takes all 16 bytes of the last eight (a pitch is a multiple of 8) and puts
-// zeros where the row has ended; a store writes only what the row has.
+// Rows of bf16 start on 16 bytes, vectors of f32 anywhere. `left` is how many columns the row has from here
+// on. A load takes all 16 bytes of the last eight (a pitch is a multiple of 8) and puts zeros where the row
+// has ended; a store writes only what the row has.
 #pragma once
 
 #include "kernels/cuda/device_code.cuh"
@@ -72,6 +72,10 @@ __device__ __forceinline__ void store_eight(BF16* to, const Eight& eight, unsign
     }
 }
 
+// A vector of f32, on 16 bytes or not: an optimiser keeps its values one behind the other.
+__device__ __forceinline__ bool starts_on_16_bytes(const float* vector) {
+    return reinterpret_cast<std::uintptr_t>(vector) % 16 == 0;
+}
 __device__ __forceinline__ EightFloats load_eight(const float* from) {
     const auto* four = reinterpret_cast<const float4*>(from);
     const float4 low = four[0], high = four[1];
@@ -79,7 +83,7 @@ __device__ __forceinline__ EightFloats load_eight(const float* from) {
 }
 // Nothing behind the row is read: an f32 vector has no gap.
 __device__ __forceinline__ EightFloats load_eight(const float* from, unsigned left) {
-    if (left >= kEight) return load_eight(from);
+    if (left >= kEight && starts_on_16_bytes(from)) return load_eight(from);
     EightFloats wide;
     FEDLLM_UNROLL
     for (unsigned i = 0; i < kEight; ++i) wide.at[i] = i < left ? from[i] : 0.0f;
@@ -91,7 +95,7 @@ __device__ __forceinline__ void store_eight(float* to, const EightFloats& wide) 
     four[1] = {wide.at[4], wide.at[5], wide.at[6], wide.at[7]};
 }
 __device__ __forceinline__ void store_eight(float* to, const EightFloats& wide, unsigned left) {
-    if (left >= kEight) return store_eight(to, wide);
+    if (left >= kEight && starts_on_16_bytes(to)) return store_eight(to, wide);
     FEDLLM_UNROLL
     for (unsigned i = 0; i < kEight; ++i) {
         if (i < left) to[i] = wide.at[i];

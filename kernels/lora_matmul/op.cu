@@ -47,11 +47,12 @@ __global__ void __launch_bounds__(kThreads) copy_borders(Border a, Border b, std
     store_eight((of_a ? a.to : b.to) + row * pitch + column, to_eight(values), left);
 }
 
-// How the gradients of one part are divided: a block takes 256 outputs of some steps of 64 tokens, so that
-// one wave of two blocks for each multiprocessor of the largest Hopper covers dY. Sizes alone decide, for the
-// same bits on every GPU.
+// How the gradients of one part are divided: a block takes 512 outputs of some steps of 64 tokens, so that
+// about two blocks for each multiprocessor of the largest Hopper cover dY. Sizes alone decide, for the same
+// bits on every GPU.
 constexpr unsigned kTokens = 64;
-constexpr unsigned kOutputs = 256;
+constexpr unsigned kOutputs = 256;  // of a tile
+constexpr unsigned kTilesAcross = 2;
 constexpr std::size_t kBlocksWanted = 2 * 132;
 
 struct Division {
@@ -62,7 +63,7 @@ struct Division {
 };
 Division division_of(std::size_t m, std::size_t n, std::size_t rank) {
     Division division;
-    division.chunks = blocks_for(n, kOutputs);
+    division.chunks = blocks_for(n, kTilesAcross * kOutputs);
     const std::size_t steps = blocks_for(m, kTokens);
     const std::size_t parts_wanted = std::max<std::size_t>(1, kBlocksWanted / std::max(division.chunks, 1U));
     division.steps_per_part = blocks_for(std::max<std::size_t>(steps, 1), parts_wanted);
@@ -84,10 +85,16 @@ struct Gradients {
 // different banks.
 template <unsigned kColumns>
 constexpr unsigned kSharedPitch = kColumns + kEight;
+// Where things lie in shared memory, in bf16. Few ranks leave room for two blocks of a multiprocessor, which
+// hide each other's waiting; else a block has one more tile on its way.
 template <unsigned kRank>
-constexpr unsigned kStage = kTokens*(kSharedPitch<kOutputs> + kSharedPitch<kRank>);  // dY and S of a step
-template <unsigned kRank>
-constexpr unsigned kSharedBytes = (kOutputs * kSharedPitch<kRank> + 2 * kStage<kRank>)*sizeof(BF16);
+struct Layout {
+    static constexpr unsigned kStages = kRank == 16 ? 2 : 3;
+    static constexpr unsigned kTile = kTokens * kSharedPitch<kOutputs>;
+    static constexpr unsigned kS = kTokens * kSharedPitch<kRank>;
+    static constexpr unsigned kB = kTilesAcross * kOutputs * kSharedPitch<kRank>;
+    static constexpr unsigned kBytes = (kB + kStages * kTile + 2 * kS) * sizeof(BF16);
+};
 
 // A window of a matrix into shared memory, zeros beyond the matrix.
 template <unsigned kRows, unsigned kColumns>
@@ -162,60 +169,73 @@ __device__ __forceinline__ void store_fragment(float* to, const float (&d)[4], s
     if (row + 8 < rows) *reinterpret_cast<float2*>(to + (row + 8) * cols + column) = {d[2], d[3]};
 }
 
-// One pass over dY: a tile of 64 tokens and 256 outputs is read once and multiplied twice, while the next is
-// on its way. Of dS every warp makes 16 tokens and half of the ranks, per step; of dB 32 outputs, over all
-// steps. Blocks of y take further ranks.
+// One pass over dY: a tile of 64 tokens and 256 outputs is read once and multiplied twice, while the next are
+// on their way. Of dS every warp makes 16 tokens and half of the ranks, per step, over two tiles; of dB 2 x
+// 32 outputs, over all steps. Blocks of y take further ranks.
 template <unsigned kRank>
-__global__ void __launch_bounds__(kThreads, kRank < 64 ? 2 : 1) multiply_low_rank(Gradients g) {
+__global__ void __launch_bounds__(kThreads, kRank == 16 ? 2 : 1) multiply_low_rank(Gradients g) {
+    using In = Layout<kRank>;
     constexpr unsigned kTiles = kRank / 16;
-    auto* b = shared_memory<BF16>();  // (256, kRank)
-    BF16* stages = b + kOutputs * kSharedPitch<kRank>;
+    auto* b = shared_memory<BF16>();  // (512, kRank)
+    BF16* tiles_of_dy = b + In::kB;
+    BF16* tiles_of_s = tiles_of_dy + In::kStages * In::kTile;
     const Division& division = g.division;
     const unsigned chunk = blockIdx.x % division.chunks, part = blockIdx.x / division.chunks;
-    const std::size_t first_output = std::size_t{chunk} * kOutputs, first_rank = blockIdx.y * kRank;
+    const std::size_t first_output = std::size_t{chunk} * kTilesAcross * kOutputs;
+    const std::size_t first_rank = blockIdx.y * kRank, rank_padded = division.rank_padded;
     const std::size_t first_token = std::size_t{part} * division.steps_per_part * kTokens;
+    const std::size_t tokens_left = g.dy.rows - first_token;
+    const unsigned steps = tokens_left < division.steps_per_part * kTokens
+                               ? static_cast<unsigned>((tokens_left + kTokens - 1) / kTokens)
+                               : division.steps_per_part;
     const unsigned warp = threadIdx.x / kWarp;
-    auto copy_step = [&](unsigned step) {
-        BF16* dy = stages + step % 2 * kStage<kRank>;
+    auto copy_tile = [&](unsigned tile) {
+        const unsigned step = tile / kTilesAcross, across = tile % kTilesAcross;
         const std::size_t token = first_token + step * kTokens;
-        copy_window<kTokens, kOutputs>(dy, g.dy, token, first_output);
-        copy_window<kTokens, kRank>(dy + kTokens * kSharedPitch<kOutputs>, g.s, token, first_rank);
-        copy_async_commit();
+        if (step < steps) {
+            copy_window<kTokens, kOutputs>(tiles_of_dy + tile % In::kStages * In::kTile, g.dy, token,
+                                           first_output + across * kOutputs);
+            if (across == 0)
+                copy_window<kTokens, kRank>(tiles_of_s + step % 2 * In::kS, g.s, token, first_rank);
+        }
+        copy_async_commit();  // of nothing too: groups are counted
     };
-    copy_window<kOutputs, kRank>(b, g.b, first_output, first_rank);
-    copy_step(0);
-    float db[2][kRank / 8][4] = {};
-    for (unsigned step = 0; step < division.steps_per_part; ++step) {
-        const std::size_t token = first_token + step * kTokens;
-        if (token >= g.dy.rows) break;
-        copy_async_wait<0>();
-        __syncthreads();  // this step is there, and nobody reads the last one any more
-        if (step + 1 < division.steps_per_part) copy_step(step + 1);
-        const BF16* dy = stages + step % 2 * kStage<kRank>;
+    copy_window<kTilesAcross * kOutputs, kRank>(b, g.b, first_output, first_rank);
+    for (unsigned tile = 0; tile + 1 < In::kStages; ++tile) copy_tile(tile);
+    float db[kTilesAcross][2][kRank / 8][4] = {};
+    for (unsigned step = 0; step < steps; ++step) {
         float ds[kTiles][4] = {};
         const unsigned row = warp % 4 * 16, rank = warp / 4 * (kRank / 2);
-        multiply_outputs<kTiles, kSharedPitch<kRank>>(ds, dy + row * kSharedPitch<kOutputs>, b + rank);
+        FEDLLM_UNROLL
+        for (unsigned across = 0; across < kTilesAcross; ++across) {
+            const unsigned tile = step * kTilesAcross + across;
+            copy_async_wait<In::kStages - 2>();
+            __syncthreads();  // this tile is there, and nobody reads the last one any more
+            copy_tile(tile + In::kStages - 1);
+            const BF16* dy = tiles_of_dy + tile % In::kStages * In::kTile;
+            multiply_outputs<kTiles, kSharedPitch<kRank>>(ds, dy + row * kSharedPitch<kOutputs>,
+                                                          b + across * kOutputs * kSharedPitch<kRank> + rank);
+            multiply_tokens<kRank>(db[across], dy + warp * 32, tiles_of_s + step % 2 * In::kS);
+        }
         FEDLLM_UNROLL
         for (unsigned tile = 0; tile < kTiles; ++tile) {
-            store_fragment(g.ds_parts + chunk * g.dy.rows * division.rank_padded, ds[tile], token + row,
-                           first_rank + rank + 8 * tile, g.dy.rows, division.rank_padded);
+            store_fragment(g.ds_parts + chunk * g.dy.rows * rank_padded, ds[tile],
+                           first_token + step * kTokens + row, first_rank + rank + 8 * tile, g.dy.rows,
+                           rank_padded);
         }
-        multiply_tokens<kRank>(db, dy + warp * 32, dy + kTokens * kSharedPitch<kOutputs>);
     }
-    copy_async_wait<0>();  // of a step that lay beyond the last token
     FEDLLM_UNROLL
-    for (unsigned tile = 0; tile < kRank / 8; ++tile) {
-        FEDLLM_UNROLL
-        for (unsigned half = 0; half < 2; ++half) {
-            store_fragment(g.db_parts + part * g.dy.cols * division.rank_padded, db[half][tile],
-                           first_output + warp * 32 + half * 16, first_rank + 8 * tile, g.dy.cols,
-                           division.rank_padded);
-        }
+    for (unsigned i = 0; i < kTilesAcross * 2 * (kRank / 8); ++i) {
+        const unsigned across = i % kTilesAcross, half = i / kTilesAcross % 2, tile = i / kTilesAcross / 2;
+        store_fragment(g.db_parts + part * g.dy.cols * rank_padded, db[across][half][tile],
+                       first_output + across * kOutputs + warp * 32 + half * 16, first_rank + 8 * tile,
+                       g.dy.cols, rank_padded);
     }
 }
 
 __device__ __forceinline__ float2 sum_parts(const float* from, unsigned parts, std::size_t apart) {
     float2 sum = make_float2(0.0f, 0.0f);
+    FEDLLM_UNROLL_BY(8)
     for (unsigned part = 0; part < parts; ++part) {
         const float2 more = __ldg(reinterpret_cast<const float2*>(from + part * apart));
         sum.x += more.x;
@@ -252,7 +272,7 @@ void multiply(const Stream& stream, const Gradients& g) {
     launch(stream,
            {.grid = {g.division.chunks * g.division.parts, blocks_for(g.division.rank_padded, kRank)},
             .threads = kThreads,
-            .shared_bytes = kSharedBytes<kRank>},
+            .shared_bytes = Layout<kRank>::kBytes},
            multiply_low_rank<kRank>, g);
 }
 
@@ -289,9 +309,11 @@ void low_rank_backward(const Stream& stream, const Panel& panel, const PanelPart
     Gradients g{dy, s, b, division_of(dy.rows, dy.cols, part.rank), scratch, nullptr};
     const std::size_t rank = g.division.rank_padded;
     g.db_parts = scratch + g.division.chunks * dy.rows * rank;
-    if (rank <= 16) {
+    // As many ranks at a time as there are, or as fit: the sums are the same.
+    const std::size_t room = device_properties().shared_bytes_max;
+    if (rank <= 16 || room < Layout<32>::kBytes) {
         multiply<16>(stream, g);
-    } else if (rank <= 32 || device_properties().shared_bytes_max < kSharedBytes<64>) {
+    } else if (rank <= 32 || room < Layout<64>::kBytes) {
         multiply<32>(stream, g);
     } else {
         multiply<64>(stream, g);

@@ -18,7 +18,9 @@ struct Tile {
     using Staged = Stage<kRows, kTokens, 1>;
     static constexpr unsigned kPipelineBytes = kStages * Staged::kBytes;
     static constexpr unsigned kSharedBytes = kPipelineBytes + sizeof(Book);
-    static_assert(kSharedBytes <= 227 * 1024);
+    // Two blocks on a multiprocessor fill each other's barriers, where registers and shared memory allow.
+    static constexpr unsigned kTogether = kTokens <= 128 ? 2 : 1;
+    static_assert(kTogether * (kSharedBytes + 1024) <= 228 * 1024);
 };
 
 using Fragments = std::uint32_t[4][4];  // of a warp's slab: the steps of 16 of a block
@@ -71,7 +73,7 @@ __device__ __forceinline__ void turn(const Pipeline<T>& pipeline, unsigned block
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads, 1) product(Product p, unsigned token_tiles) {
+__global__ void __launch_bounds__(kThreads, T::kTogether) product(Product p, unsigned token_tiles) {
     auto* shared = shared_memory<unsigned char>();
     const Pipeline<T> pipeline{p, std::size_t{blockIdx.x % token_tiles} * T::kTokens,
                                std::size_t{blockIdx.x / token_tiles} * kRows, shared};

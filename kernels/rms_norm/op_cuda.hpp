@@ -6,7 +6,7 @@
 namespace fedllm::kernels::cuda {
 
 // The row may be cut into `groups` equal parts (the heads of q or k), each normed by itself; the weight then
-// has C / groups elements and rstd is (M, groups).
+// has C / groups elements and rstd is (M, groups). M * groups < 2^32.
 struct RmsNorm {
     const float* weight = nullptr;  // (C / groups)
     float epsilon = 0;

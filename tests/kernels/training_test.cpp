@@ -1,8 +1,11 @@
 // Cross entropy, AdamW and the gradient norm.
 #include <gtest/gtest.h>
 
+#include <cstring>
+
 #include "kernels/adamw/op.hpp"
 #include "kernels/cross_entropy/op.hpp"
+#include "tests/kernels/adamw_bits.hpp"
 #include "tests/kernels/cases.hpp"
 #include "tests/kernels/support.hpp"
 
@@ -124,6 +127,26 @@ TEST(AdamW, FollowsOracleForTenSteps) {
     expect_within(params, want_params, magnitude, 10 * 4.0 * kUnit, "params");
     expect_within(first, want_first, magnitude, 10 * 4.0 * kUnit, "first moment");
     expect_within(second, want_second, want_second, 10 * 4.0 * kUnit, "second moment");
+}
+
+// Which the CUDA body is tested against (tests/kernels/cuda/adamw_cases.cpp): so the two give the same bits.
+TEST(AdamW, GivesTheBitsOfItsScalarArithmetic) {
+    const AdamWConfig config{
+        .learning_rate = 3e-3, .beta1 = 0.9, .beta2 = 0.99, .epsilon = 1e-8, .weight_decay = 0.1};
+    const std::size_t count = 4099;
+    ThreadPool pool(1);
+    std::vector<Grid> got{Grid::random(1, count, "params", 0), Grid(1, count, 0), Grid(1, count, 0)};
+    std::vector<Grid> want = got;
+    for (std::uint64_t step = 1; step <= 5; ++step) {
+        const Grid gradient = Grid::random(1, count, "gradient" + std::to_string(step), 0);
+        adamw(pool, config, step, kGradientScale, gradient.storage(), got[0].storage(), got[1].storage(),
+              got[2].storage());
+        adamw_bits(config, step, kGradientScale, gradient.storage(), want[0].storage(), want[1].storage(),
+                   want[2].storage());
+    }
+    for (std::size_t i = 0; i < got.size(); ++i) {
+        EXPECT_EQ(0, std::memcmp(got[i].storage().data(), want[i].storage().data(), count * sizeof(float)));
+    }
 }
 
 TEST(AdamW, BitsDoNotDependOnThreads) {

@@ -2,6 +2,7 @@
 #include <limits>
 
 #include "kernels/adamw/op_cuda.hpp"
+#include "tests/kernels/adamw_bits.hpp"
 #include "tests/kernels/cuda/harness.hpp"
 
 namespace fedllm::kernels::cuda::cases {
@@ -29,8 +30,9 @@ DeviceBuffer<AdamWStep> on_device(const Stream& stream, const AdamWStep& step) {
     return to_device<AdamWStep>(stream, std::span(&step, 1));
 }
 
-// Bits of the CPU's body, step by step. `first` elements after an aligned address.
-void step_case(Harness& harness, ThreadPool& pool, std::size_t count, std::size_t first) {
+// Bits of the CPU's body (tests/kernels/training_test.cpp), step by step. `first` elements after an aligned
+// address.
+void step_case(Harness& harness, std::size_t count, std::size_t first) {
     harness.begin("adamw " + std::to_string(count) + " from " + std::to_string(first));
     const Stream stream;
     std::vector<float> state[3] = {guarded(count, 1), guarded(count, 2, 0.0f), guarded(count, 3, 0.0f)};
@@ -55,8 +57,7 @@ void step_case(Harness& harness, ThreadPool& pool, std::size_t count, std::size_
         const auto part = [&](std::vector<float>& values) {
             return std::span<float>(values).subspan(kGuard, count);
         };
-        fedllm::kernels::adamw(pool, kConfig, number, scale, part(gradients), part(state[0]), part(state[1]),
-                               part(state[2]));
+        adamw_bits(kConfig, number, scale, part(gradients), part(state[0]), part(state[1]), part(state[2]));
     }
     const char* names[3] = {"params", "first moment", "second moment"};
     for (int i = 0; i < 3; ++i) {
@@ -133,9 +134,8 @@ void loss_case(Harness& harness, double loss, unsigned skip) {
 int main() {
     using namespace fedllm::kernels::cuda::cases;
     return run([](Harness& harness) {
-        fedllm::kernels::ThreadPool pool(1);
         for (const std::size_t count : {1, 3, 4, 7, 1023, 1024, 4099})
-            for (const std::size_t first : {0, 1}) step_case(harness, pool, count, first);
+            for (const std::size_t first : {0, 1}) step_case(harness, count, first);
         for (const double clip : {0.0, 0.5, 1e6}) clip_case(harness, 5003, 0, clip);
         clip_case(harness, 2, 1, 0.5);
         clip_case(harness, 3001, 1, 0.5);

@@ -57,8 +57,8 @@ void forward_case(Harness& harness, const Shape& shape, double offset, Place pla
     const TestMatrix other = empty_matrix(stream, rows, cols, 16);
     const TestMatrix& y = place == Place::Same ? x : other;
     const std::vector<float> weight = random_vector(cols, 3), bias = random_vector(cols, 4);
-    const auto device_weight = to_device<float>(stream, weight);
-    const auto device_bias = to_device<float>(stream, bias);
+    const auto device_weight = vector_at(stream, rows % 2, weight);
+    const auto device_bias = vector_at(stream, rows % 2, bias);
     const auto rstd = poisoned(stream, rows), mean = poisoned(stream, rows);
     layer_norm_forward(stream, x.view(), device_weight.data(), device_bias.data(), kEpsilon, y.view(),
                        rstd.data(), mean.data());
@@ -113,14 +113,14 @@ void backward_case(Harness& harness, const Shape& shape, double offset, Write wr
     const Moments moments = moments_of(values);
     const std::vector<float> rstd(moments.rstd.begin(), moments.rstd.end());
     const std::vector<float> mean(moments.mean.begin(), moments.mean.end());
-    const auto device_weight = to_device<float>(stream, weight);
+    const auto device_weight = vector_at(stream, rows % 2, weight);
     const auto device_rstd = to_device<float>(stream, rstd), device_mean = to_device<float>(stream, mean);
     const auto scratch = poisoned(stream, layer_norm_scratch(rows, cols));
     const TestMatrix scrap = empty_matrix(stream, rows, cols);
     std::vector<std::vector<float>> dweight, dbias;
     for (const TestMatrix* to : {&scrap, &dx}) {
-        const auto weight_sums = to_device<float>(stream, std::vector<float>(cols, 1.0f));
-        const auto bias_sums = to_device<float>(stream, std::vector<float>(cols, 1.0f));
+        const auto weight_sums = vector_at(stream, rows % 2, std::vector<float>(cols, 1.0f));
+        const auto bias_sums = vector_at(stream, rows % 2, std::vector<float>(cols, 1.0f));
         layer_norm_backward(stream, dy.view(), x.view(), device_weight.data(), device_rstd.data(),
                             device_mean.data(), to->view(), to == &dx ? write : Write::Overwrite,
                             weight_sums.data(), bias_sums.data(), scratch.data());

@@ -145,9 +145,10 @@ int main() {
         backward_case(harness, {1, 1, 1});
         backward_case(harness, {70, 40, 16});
         backward_case(harness, {65, 257, 3});  // tails of tokens, outputs and ranks
-        backward_case(harness, {130, 520, 24});
+        backward_case(harness, {130, 1030, 24});
         backward_case(harness, {64, 300, 64});
-        backward_case(harness, {37, 72, 136});   // ranks in three blocks
-        backward_case(harness, {8500, 264, 8});  // two steps to a block, the last of one
+        backward_case(harness, {37, 72, 136});     // ranks in three blocks
+        backward_case(harness, {1420, 5637, 8});   // two steps to a block, one to the last
+        backward_case(harness, {1420, 5637, 20});  // buffers of three are used again
     });
 }

@@ -40,6 +40,19 @@ inline std::vector<float> random_vector(std::size_t size, unsigned seed) {
     return made;
 }
 
+// A vector of f32 that need not start on 16 bytes: where `offset` is 1 it does not.
+struct TestVector {
+    DeviceBuffer<float> buffer;
+    std::size_t offset;
+
+    float* data() const { return buffer.data() + offset; }
+};
+inline TestVector vector_at(const Stream& stream, std::size_t offset, const std::vector<float>& values) {
+    std::vector<float> host(offset, NAN);
+    host.insert(host.end(), values.begin(), values.end());
+    return {to_device<float>(stream, host), offset};
+}
+
 // Room for partial sums, full of NaN.
 inline DeviceBuffer<float> poisoned(const Stream& stream, std::size_t size) {
     DeviceBuffer<float> made(size);

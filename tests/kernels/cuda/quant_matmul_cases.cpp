@@ -161,6 +161,14 @@ void plan_cases(Harness& harness) {
                       "64x128: fused mma.sync to 16 rows (1.6 ms), fused wgmma to 256 rows (7.12 ms), "
                       "panel GEMM beyond, measured to 1000 rows (15 ms)\n",
                   plan.describe());
+    Nf4Plan older({108, false});
+    bool asked_for_wgmma = false;
+    older.measure(64, 128, 8, [&](Nf4Way way, std::size_t) {
+        asked_for_wgmma |= way == Nf4Way::Wgmma;
+        return way == Nf4Way::Panel ? 0.0 : 1.0;  // no room for a panel
+    });
+    harness.check(!asked_for_wgmma, "measured wgmma where there is none");
+    harness.check(older.choose({5000, 64, 128}) == Nf4Way::Mma, "a panel that could not be timed");
 }
 
 void all_cases(Harness& harness) {

@@ -1,4 +1,4 @@
-// Dequantisation on the GPU must give the CPU's bits.
+// Dequantisation on the GPU must give the CPU's bits, FP8 the nearest codes.
 #include <cstdint>
 #include <limits>
 
@@ -105,6 +105,80 @@ void dequantize_case(Harness& harness, WeightType type, std::size_t rows, std::s
     }
 }
 
+double value_of_e4m3(unsigned code) {
+    const unsigned exponent = code >> 3 & 15, fraction = code & 7;
+    const double size =
+        exponent == 0 ? std::ldexp(fraction, -9) : std::ldexp(8 + fraction, static_cast<int>(exponent) - 10);
+    return code & 0x80 ? -size : size;
+}
+
+// By trying all: the nearest of the 127 sizes, of two the one with an even code.
+unsigned nearest_e4m3(float value) {
+    if (std::isnan(value)) return 0x7F;
+    const double size = std::fabs(double{value});
+    unsigned best = 0;
+    for (unsigned code = 1; code < 0x7F; ++code) {
+        const double nearer = std::fabs(value_of_e4m3(code) - size) - std::fabs(value_of_e4m3(best) - size);
+        if (nearer < 0 || (nearer == 0 && code % 2 == 0)) best = code;
+    }
+    return best | (std::signbit(value) ? 0x80 : 0);
+}
+
+// Quantises the rows or the columns of a matrix with a NaN gap, and compares codes and scales.
+void e4m3_case(Harness& harness, const std::string& name, bool columns, std::size_t rows, std::size_t cols,
+               const std::vector<BF16>& values) {
+    harness.begin("e4m3 " + name + (columns ? ", columns " : ", rows ") + std::to_string(rows) + "x" +
+                  std::to_string(cols));
+    const Stream stream;
+    const std::size_t from_pitch = (cols + 7) / 8 * 8 + 8, count = columns ? cols : rows,
+                      length = columns ? rows : cols, pitch = (length + 15) / 16 * 16 + 16;
+    std::vector<BF16> padded(rows * from_pitch, BF16{kUnwritten});
+    for (std::size_t i = 0; i < rows * cols; ++i) padded[i / cols * from_pitch + i % cols] = values[i];
+    const auto from = to_device<BF16>(stream, padded);
+    const DeviceBuffer<std::uint8_t> codes(count * pitch);
+    const DeviceBuffer<float> scales(count);
+    const auto quantize = columns ? quantize_e4m3_columns : quantize_e4m3_rows;
+    quantize(stream, {from.data(), rows, cols, from_pitch}, codes.data(), pitch, scales.data());
+    const auto got = to_host(stream, codes.data(), codes.size());
+    const auto got_scales = to_host(stream, scales.data(), count);
+    std::size_t wrong = 0, wrong_scales = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+        auto at = [&](std::size_t j) { return widen(values[columns ? j * cols + i : i * cols + j]); };
+        float most = 0.0f;
+        for (std::size_t j = 0; j < length; ++j) most = std::fmax(most, std::fabs(at(j)));
+        const float scale = most == 0.0f ? 1.0f : most / 448.0f;
+        wrong_scales += got_scales[i] == scale ? 0 : 1;
+        for (std::size_t j = 0; j < pitch; ++j)
+            wrong += got[i * pitch + j] == (j < length ? nearest_e4m3(at(j) / scale) : 0) ? 0 : 1;
+    }
+    harness.check(wrong == 0, std::to_string(wrong) + " codes are not the nearest");
+    harness.check(wrong_scales == 0, std::to_string(wrong_scales) + " scales differ");
+}
+
+void e4m3_cases(Harness& harness, bool columns) {
+    // All bf16 to 448 under a scale of 1: every code, every tie, subnormals.
+    std::vector<BF16> all;
+    for (std::uint16_t bits = 0; bits <= 0x43E0; ++bits) {
+        all.push_back({bits});
+        all.push_back({static_cast<std::uint16_t>(bits | 0x8000)});
+    }
+    columns ? e4m3_case(harness, "all", true, all.size(), 1, all)
+            : e4m3_case(harness, "all", false, 1, all.size(), all);
+    for (const auto& [rows, cols] :
+         {std::pair<std::size_t, std::size_t>{1, 1}, {3, 7}, {70, 33}, {300, 40}, {40, 300}}) {
+        std::uint64_t state = rows;
+        std::vector<BF16> values(rows * cols);
+        for (BF16& value : values) value = narrow(static_cast<float>(next(state) % 2001) * 0.01f - 10.0f);
+        e4m3_case(harness, "some", columns, rows, cols, values);
+        if (rows < 2) continue;
+        for (std::size_t c = 0; c < cols; ++c) values[c] = {static_cast<std::uint16_t>(c % 3)};  // subnormal
+        for (std::size_t r = 0; r < rows; ++r) values[r * cols + 1] = {};
+        for (std::size_t c = 0; c < cols; ++c) values[cols + c] = {};
+        values[2 * cols + 3] = {0x7FC0};
+        e4m3_case(harness, "zeros, subnormals and a NaN", columns, rows, cols, values);
+    }
+}
+
 }  // namespace
 }  // namespace fedllm::kernels::cuda::cases
 
@@ -121,5 +195,7 @@ int main() {
             dequantize_case(harness, type, 40, 512, 64, 64);  // more than a block of threads
             dequantize_case(harness, type, 9, 1024, 4096, 0);
         }
+        e4m3_cases(harness, false);
+        e4m3_cases(harness, true);
     });
 }

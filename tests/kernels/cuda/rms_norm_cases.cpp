@@ -37,7 +37,7 @@ void forward_case(Harness& harness, const Shape& shape, Residual residual, Place
     const TestMatrix other = empty_matrix(stream, rows, cols, 16);
     const TestMatrix& y = place == Place::Same ? x : other;
     const std::vector<float> weight = random_vector(size, 3);
-    const auto device_weight = to_device<float>(stream, weight);
+    const auto device_weight = vector_at(stream, rows % 2, weight);
     const auto rstd = poisoned(stream, rows * groups);
     rms_norm_forward(stream, {device_weight.data(), kEpsilon, groups}, x.view(),
                      residual == Residual::Added ? ConstDeviceMatrix(add.view()) : ConstDeviceMatrix(),
@@ -89,13 +89,13 @@ void backward_case(Harness& harness, const Shape& shape, Write write, Place plac
     std::vector<float> rstd(rows * groups);
     for (std::size_t m = 0; m < rstd.size(); ++m)
         rstd[m] = static_cast<float>(reference::rstd_of(parts, m, kEpsilon));
-    const auto device_weight = to_device<float>(stream, weight);
+    const auto device_weight = vector_at(stream, rows % 2, weight);
     const auto device_rstd = to_device<float>(stream, rstd);
     const auto scratch = poisoned(stream, rms_norm_scratch(rows, cols, groups));
     const TestMatrix scrap = empty_matrix(stream, rows, cols);
     std::vector<std::vector<float>> dweight;
     for (const TestMatrix* to : {&scrap, &dx}) {
-        const auto sums = to_device<float>(stream, std::vector<float>(size, 1.0f));
+        const auto sums = vector_at(stream, rows % 2, std::vector<float>(size, 1.0f));
         rms_norm_backward(stream, {device_weight.data(), kEpsilon, groups}, dy.view(), x.view(),
                           device_rstd.data(), to->view(), to == &dx ? write : Write::Overwrite, sums.data(),
                           scratch.data());
