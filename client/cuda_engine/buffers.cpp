@@ -1,6 +1,8 @@
 #include "client/cuda_engine/buffers.hpp"
 
 #include <algorithm>
+#include <set>
+#include <utility>
 
 #include "kernels/adamw/op_cuda.hpp"
 #include "kernels/attention/op_cuda.hpp"
@@ -27,23 +29,36 @@ std::size_t norm_scratch(const Network& network, std::size_t rows) {
     return std::max(most, kernels::cuda::rms_norm_scratch(rows, config.key_width(), config.kv_heads));
 }
 
+// Operations divide their rows so that a GPU is full: fewer rows may take more, and a micro-batch may have
+// any number of them. They divide by multiples of 16.
+template <class Of>
+std::size_t most_of(std::size_t rows, Of&& of) {
+    std::size_t most = of(rows);
+    for (std::size_t fewer = 16; fewer < rows; fewer += 16) most = std::max(most, of(fewer));
+    return most;
+}
+
 // Floats for the most demanding operation of a backward pass.
 std::size_t scratch_floats(const Network& network, const Groups& groups, const Limits& limits) {
     const model::ModelConfig& config = network.config();
-    const std::size_t m = limits.rows * limits.tokens_per_row;
     const kernels::AttentionShape shape{limits.rows,     limits.tokens_per_row, config.heads,
                                         config.kv_heads, config.head_size,      1.0F};
-    std::size_t most = kernels::cuda::kNormBlocks * sizeof(double) / sizeof(float);
-    most = std::max(most, (kernels::cuda::attention_scratch(shape) + 3) / sizeof(float));
-    most = std::max({most, norm_scratch(network, m), norm_scratch(network, head_rows(limits))});
+    std::set<std::pair<std::size_t, std::size_t>> projections;  // outputs and rank
     for (std::size_t layer = 0; layer < groups.layers(); ++layer) {
         for (std::size_t kind = 0; kind < kGroupKinds; ++kind) {
-            for (const auto& piece : groups.at(layer, static_cast<GroupKind>(kind)).pieces) {
-                most = std::max(most, kernels::cuda::bias_scratch(m, piece.rows));
-                if (piece.rank == 0) continue;
-                most = std::max(most, kernels::cuda::low_rank_scratch(m, piece.rows, piece.rank));
-            }
+            for (const auto& piece : groups.at(layer, static_cast<GroupKind>(kind)).pieces)
+                projections.insert({piece.rows, piece.rank});
         }
+    }
+    std::size_t most = kernels::cuda::kNormBlocks * sizeof(double) / sizeof(float);
+    most = std::max(most, (kernels::cuda::attention_scratch(shape) + 3) / sizeof(float));
+    most = std::max(
+        most, most_of(head_rows(limits), [&](std::size_t rows) { return norm_scratch(network, rows); }));
+    for (const auto& [outputs, rank] : projections) {
+        most = std::max(most, most_of(limits.rows * limits.tokens_per_row, [&](std::size_t rows) {
+                            const std::size_t bias = kernels::cuda::bias_scratch(rows, outputs);
+                            return std::max(bias, kernels::cuda::low_rank_scratch(rows, outputs, rank));
+                        }));
     }
     return most;
 }

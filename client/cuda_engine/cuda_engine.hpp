@@ -20,7 +20,8 @@
 namespace fedllm::client::cuda_engine {
 
 // Lifecycle and concurrency as Engine. Evaluation does not come between begin_training() and end_training().
-// The same calls give the same bits on the same kind of GPU.
+// The same calls of one engine give the same bits. Another one may choose other algorithms for its products,
+// which are timed (kernels/matmul), and so round elsewhere.
 class CudaEngine final : public engine::Engine {
 public:
     // `network` reads the host's memory while the engine is made, and not afterwards.

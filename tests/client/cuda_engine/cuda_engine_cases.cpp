@@ -79,7 +79,14 @@ void golden_case(Harness& harness, const Scenario& scenario, const Outcome& want
     }
 }
 
-bool same_bits(const Outcome& a, const Outcome& b) { return a == b; }
+// On a GPU another engine may have chosen other algorithms for its products: then within bounds.
+void compare_engines(Harness& harness, const Outcome& got, const Outcome& want, std::size_t layers,
+                     const char* what) {
+    if (kernels::cuda::device_properties().name == "CPU emulation of a GPU")
+        return harness.check(got == want, what);
+    for (const auto& [name, numbers] : want)
+        compare(harness, what + (", " + name), got.at(name), numbers, layers);
+}
 
 // Neither what is kept, nor where panels lie, nor an earlier training that failed changes a bit.
 void same_bits_case(Harness& harness, const Scenario& scenario) {
@@ -87,17 +94,18 @@ void same_bits_case(Harness& harness, const Scenario& scenario) {
     const Setting setting(scenario);
     const auto plain = make_engine(setting, setting.limits());
     const Outcome want = measure(*plain, setting);
-    harness.check(same_bits(want, measure(*plain, setting)), "a second time");
+    harness.check(measure(*plain, setting) == want, "a second time");
 
     engine::Limits inputs = setting.limits();
     inputs.keep = engine::Keep::LayerInputs;
-    harness.check(same_bits(want, measure(*make_engine(setting, inputs), setting)), "layers computed again");
+    compare_engines(harness, measure(*make_engine(setting, inputs), setting), want, scenario.config.layers,
+                    "layers computed again");
 
     const auto network = setting.network();
     for (const engine::Limits& limits : {setting.limits(), inputs}) {
         const Plan ring = make_plan(network, limits, PanelStorage::Ring);
         const auto made = CudaEngine::create(0, network, limits, setting.frozen(), ring);
-        harness.check(same_bits(want, measure(**made, setting)), "panels in a ring");
+        compare_engines(harness, measure(**made, setting), want, scenario.config.layers, "panels in a ring");
     }
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <string_view>
 
 #include "client/model/manifests.hpp"
 #include "common/base/philox.hpp"
@@ -45,6 +46,19 @@ std::vector<std::string> all_modules(const model::ModelConfig& config) {
             names.push_back(name);
     }
     return names;
+}
+
+// lora_manifest() with the ranks of LoraSpec::modules.
+tensor::Manifest adapters(const model::ModelConfig& config, const tensor::LoraSpec& lora) {
+    constexpr std::string_view kFront = "base_model.model.", kBack = ".lora_A.weight";
+    const tensor::Manifest same = model::lora_manifest(config, lora).value();
+    std::vector<tensor::TensorSpec> specs(same.tensors().begin(), same.tensors().end());
+    for (tensor::TensorSpec& spec : specs) {
+        const std::string path =
+            spec.name.substr(kFront.size(), spec.name.size() - kFront.size() - kBack.size());
+        spec.shape[spec.name.ends_with(kBack) ? 0 : 1] = lora.module(path).rank;
+    }
+    return tensor::Manifest::create(specs).value();
 }
 
 }  // namespace
@@ -179,7 +193,7 @@ void Setting::make_base() {
 void Setting::make_params() {
     const model::ModelConfig& config = scenario_.config;
     if (scenario_.trained == Trained::Lora) {
-        params_ = model::initial_lora(model::lora_manifest(config, scenario_.lora).value(), 3);
+        params_ = model::initial_lora(adapters(config, scenario_.lora), 3);
         Rng rng(3, "lora");
         for (float& value : params_.values()) value += 0.1F * rng.normal();
     } else {
