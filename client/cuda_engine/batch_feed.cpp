@@ -47,8 +47,7 @@ BatchFeed::Slot& BatchFeed::fill(const engine::BatchView& batch) {
     std::copy(batch.first_key.begin(), batch.first_key.end(), to.first_key);
     for (std::size_t i = 0; window_ != 0 && i < batch.first_key.size(); ++i) {
         const auto t = static_cast<std::int32_t>(i % batch.tokens_per_row);
-        to.window_first_key[i] =
-            std::max(batch.first_key[i], t - static_cast<std::int32_t>(window_) + 1);
+        to.window_first_key[i] = std::max(batch.first_key[i], t - static_cast<std::int32_t>(window_) + 1);
     }
     std::fill_n(to.places, places_max_, -1);
     std::fill_n(to.targets, places_max_, kernels::kIgnoreIndex);

@@ -16,7 +16,8 @@ public:
     BatchFeed(const engine::Network& network, const engine::Limits& limits, const BatchArrays& device);
 
     // In order with the stream's work; the batch may change afterwards. Returns how many tokens count.
-    std::size_t put(const kernels::cuda::Stream& stream, const engine::BatchView& batch, float gradient_scale);
+    std::size_t put(const kernels::cuda::Stream& stream, const engine::BatchView& batch,
+                    float gradient_scale);
     // The same, with `places` (at most head_rows()) in place of the tokens that count.
     void put(const kernels::cuda::Stream& stream, const engine::BatchView& batch,
              std::span<const std::int32_t> places);

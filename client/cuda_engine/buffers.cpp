@@ -132,8 +132,7 @@ void Buffers::lay_out(const Network& network, const Groups& groups, const Limits
         carver.matrix(m, config.hidden, std::max(groups.r_max(kOGroup), groups.r_max(kDownGroup)));
     backward_.normed = carver.matrix(m, config.hidden);
     backward_.wide = carver.matrix(m, std::max(config.intermediate, config.query_width()));
-    backward_.qkv =
-        carver.matrix(m, config.query_width() + 2 * config.key_width(), groups.r_max(kQkvGroup));
+    backward_.qkv = carver.matrix(m, config.query_width() + 2 * config.key_width(), groups.r_max(kQkvGroup));
     backward_.head = carver.matrix(counted, config.hidden);
     scratch_ = carver.take<float>(scratch_floats(network, groups, limits));
 }
@@ -144,9 +143,10 @@ void Buffers::clear(const kernels::cuda::Stream& stream) const {
 
 // Layers below the first trained one run through the buffers of that one, each overwriting the one before.
 LayerBuffers Buffers::layer(std::size_t layer, std::size_t rows) const {
-    LayerBuffers b = layers_[layer <= first_trained_ ? 0 : std::min(layer - first_trained_, layers_.size() - 1)];
-    for (DeviceMatrix* matrix : {&b.input, &b.normed, &b.qkv, &b.heads, &b.attended, &b.middle, &b.normed_mlp,
-                                 &b.gate_up, &b.act}) {
+    LayerBuffers b =
+        layers_[layer <= first_trained_ ? 0 : std::min(layer - first_trained_, layers_.size() - 1)];
+    for (DeviceMatrix* matrix :
+         {&b.input, &b.normed, &b.qkv, &b.heads, &b.attended, &b.middle, &b.normed_mlp, &b.gate_up, &b.act}) {
         matrix->rows = rows;
     }
     return b;

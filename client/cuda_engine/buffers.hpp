@@ -51,7 +51,7 @@ struct BackwardBuffers {
 
 // What a micro-batch is, in the GPU's memory. Recorded graphs read it anew.
 struct BatchArrays {
-    std::int32_t* tokens = nullptr;            // (M), as the next three
+    std::int32_t* tokens = nullptr;  // (M), as the next three
     std::int32_t* positions = nullptr;
     std::int32_t* first_key = nullptr;
     std::int32_t* window_first_key = nullptr;  // for layers with a window

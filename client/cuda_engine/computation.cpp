@@ -56,7 +56,7 @@ void Computation::forward_head_input(const MicroBatch& batch) {
 void Computation::forward_stream(const MicroBatch& batch) {
     const std::size_t layers = network_->config().layers;
     const DeviceMatrix last = buffers_->head(batch.tokens()).stream;
-    embed(batch, layers == 0 ? last : buffers_->layer(0, batch.tokens()).input);
+    embed(layers == 0 ? last : buffers_->layer(0, batch.tokens()).input);
     for (std::size_t layer = 0; layer < layers; ++layer) {
         forward_attention(batch, layer);
         forward_mlp(batch, layer,
@@ -64,8 +64,7 @@ void Computation::forward_stream(const MicroBatch& batch) {
     }
 }
 
-void Computation::embed(const MicroBatch& batch, DeviceMatrix stream) {
-    (void)batch;
+void Computation::embed(DeviceMatrix stream) {
     kernels::cuda::embedding_forward(*stream_, buffers_->batch().tokens,
                                      network_->table(kEmbedding, trained_.params), stream, Write::Overwrite);
     if (!network_->has(kPositions)) return;
@@ -92,8 +91,7 @@ DeviceMatrix Computation::query_key(const LayerBuffers& b) const {
     return from.columns(0, config.query_width() + config.key_width());
 }
 
-void Computation::turn(const MicroBatch& batch, DeviceMatrix query_key, kernels::Turn direction) {
-    (void)batch;
+void Computation::turn(DeviceMatrix query_key, kernels::Turn direction) {
     const ModelConfig& config = network_->config();
     if (cosine_.size() == 0) return;
     kernels::cuda::rope(*stream_, query_key, config.heads + config.kv_heads, config.head_size,
@@ -120,9 +118,8 @@ void Computation::norm_heads(std::size_t layer, const LayerBuffers& b) {
     const engine::Norm query = norm(layer, kQueryNorm), key = norm(layer, kKeyNorm);
     kernels::cuda::rms_norm_forward(*stream_, {query.weight, query.epsilon, config.heads},
                                     b.qkv.columns(0, q), {}, b.heads.columns(0, q), b.heads_rstd);
-    kernels::cuda::rms_norm_forward(*stream_, {key.weight, key.epsilon, config.kv_heads},
-                                    b.qkv.columns(q, k), {}, b.heads.columns(q, k),
-                                    b.heads_rstd + config.heads * b.qkv.rows);
+    kernels::cuda::rms_norm_forward(*stream_, {key.weight, key.epsilon, config.kv_heads}, b.qkv.columns(q, k),
+                                    {}, b.heads.columns(q, k), b.heads_rstd + config.heads * b.qkv.rows);
 }
 
 // middle = input + o(attention(rope(q), rope(k), v)).
@@ -134,7 +131,7 @@ void Computation::forward_attention(const MicroBatch& batch, std::size_t layer) 
     products_.forward(groups_->at(layer, kQkvGroup), b.normed, b.qkv);
     norm_heads(layer, b);
     const DeviceMatrix both = query_key(b);
-    turn(batch, both, kernels::Turn::Forward);
+    turn(both, kernels::Turn::Forward);
     kernels::cuda::attention_forward(*stream_, attention_shape(batch), first_key(layer), both.columns(0, q),
                                      both.columns(q, k), b.qkv.columns(q + k, k), b.attended, b.log_sum_exp);
     products_.forward(groups_->at(layer, kOGroup), b.attended, b.middle, b.input);

@@ -8,6 +8,8 @@
 
 #include "client/cuda_engine/buffers.hpp"
 #include "client/cuda_engine/products.hpp"
+#include "kernels/attention/op.hpp"
+#include "kernels/rope/op.hpp"
 
 namespace fedllm::client::cuda_engine {
 
@@ -42,11 +44,11 @@ private:
     enum class Gradients : std::uint8_t { Wanted, No };
 
     void forward_stream(const MicroBatch& batch);
-    void embed(const MicroBatch& batch, DeviceMatrix stream);
+    void embed(DeviceMatrix stream);
     void embed_backward(const MicroBatch& batch);
     const std::int32_t* first_key(std::size_t layer) const;
     kernels::AttentionShape attention_shape(const MicroBatch& batch) const;
-    void turn(const MicroBatch& batch, DeviceMatrix query_key, kernels::Turn direction);
+    void turn(DeviceMatrix query_key, kernels::Turn direction);
     DeviceMatrix query_key(const LayerBuffers& b) const;
     void norm_heads(std::size_t layer, const LayerBuffers& b);
     void norm_heads_backward(std::size_t layer, const LayerBuffers& b, DeviceMatrix gradient);

@@ -104,11 +104,11 @@ void Computation::backward_attention(const MicroBatch& batch, std::size_t layer,
     if (!need.qkv) return;
     const DeviceMatrix both = query_key(b);
     const DeviceMatrix d_both = backward.qkv.columns(0, q + k);
-    kernels::cuda::attention_backward(
-        *stream_, attention_shape(batch), first_key(layer), both.columns(0, q), both.columns(q, k),
-        b.qkv.columns(q + k, k), b.attended, b.log_sum_exp, d_attended, buffers_->scratch(),
-        d_both.columns(0, q), d_both.columns(q, k), backward.qkv.columns(q + k, k));
-    turn(batch, d_both, kernels::Turn::Backward);
+    kernels::cuda::attention_backward(*stream_, attention_shape(batch), first_key(layer), both.columns(0, q),
+                                      both.columns(q, k), b.qkv.columns(q + k, k), b.attended, b.log_sum_exp,
+                                      d_attended, buffers_->scratch(), d_both.columns(0, q),
+                                      d_both.columns(q, k), backward.qkv.columns(q + k, k));
+    turn(d_both, kernels::Turn::Backward);
     norm_heads_backward(layer, b, d_both);
     products_.backward(groups_->at(layer, kQkvGroup), backward.qkv, b.normed,
                        need.attention_input ? backward.normed : DeviceMatrix());

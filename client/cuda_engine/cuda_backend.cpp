@@ -24,10 +24,10 @@ Result<void> check_supported(const Network& network) {
         kernels::cuda::attention_supports(config.head_size)) {
         return {};
     }
-    return make_error(Errc::Unsupported,
-                      "on GPUs hidden_size (" + std::to_string(config.hidden) + "), intermediate_size (" +
-                          std::to_string(config.intermediate) + ") and the size of a head (" +
-                          std::to_string(config.head_size) + ") must be multiples of 8; use the CPU");
+    return make_error(Errc::Unsupported, "on GPUs hidden_size (" + std::to_string(config.hidden) +
+                                             "), intermediate_size (" + std::to_string(config.intermediate) +
+                                             ") and the size of a head (" + std::to_string(config.head_size) +
+                                             ") must be multiples of 8; use the CPU");
 }
 
 class CudaBackend final : public engine::Backend {
@@ -55,8 +55,8 @@ public:
                                   ". Smaller: base.storage nf4, train.checkpointing layers, fewer "
                                   "train.batch_rows, a shorter train.sequence_length");
         }
-        FEDLLM_TRY(auto made, CudaEngine::create(options_.device, std::move(network), limits,
-                                                 std::move(frozen), plan));
+        FEDLLM_TRY(auto made,
+                   CudaEngine::create(options_.device, std::move(network), limits, std::move(frozen), plan));
         return std::unique_ptr<engine::Engine>(std::move(made));
     }
 
@@ -89,7 +89,8 @@ Result<std::unique_ptr<engine::Backend>> make_backend(const CudaOptions& options
                            "; 8.0 or more is needed");
         }
         const std::size_t free = kernels::cuda::free_memory_bytes();
-        const std::size_t most = options.memory_bytes_max == 0 ? free : std::min(free, options.memory_bytes_max);
+        const std::size_t most =
+            options.memory_bytes_max == 0 ? free : std::min(free, options.memory_bytes_max);
         return std::unique_ptr<engine::Backend>(std::make_unique<CudaBackend>(options, found, most));
     } catch (const GpuError& error) {
         return refused(gpu + " cannot be used; another program may hold it alone (nvidia-smi shows which): " +

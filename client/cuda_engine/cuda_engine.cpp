@@ -211,8 +211,7 @@ void CudaEngine::run_update() {
 
 // Clips, and takes the step: run by run between what is frozen, which counts in no norm.
 void CudaEngine::update() {
-    for (const Run& run : frozen_)
-        transfer_.clear(gradients_.data() + run.first, run.count * sizeof(float));
+    for (const Run& run : frozen_) transfer_.clear(gradients_.data() + run.first, run.count * sizeof(float));
     kernels::cuda::clip_gradients(stream_, gradients_.data(), count_,
                                   reinterpret_cast<double*>(buffers_.scratch()), step_.data());
     const auto advance = [&](std::size_t first, std::size_t end) {

@@ -62,7 +62,7 @@ private:
     // Of a ring.
     kernels::cuda::Stream side_;
     kernels::cuda::Event passed_;
-    std::array<bool, kGroupKinds> uniform_{};  // all borders have the same places: others stay zero
+    std::array<bool, kGroupKinds> uniform_{};          // all borders have the same places: others stay zero
     std::array<std::vector<const Group*>, 2> visits_;  // by pass
     std::vector<const Group*>* expected_ = nullptr;
     std::size_t visit_ = 0;

@@ -74,8 +74,8 @@ void Products::backward_part(const Group& group, std::size_t index, const Panel&
     if (piece.rank != 0) {
         const DeviceMatrix ds = tail(dy, piece.place, piece.rank);
         kernels::cuda::low_rank_backward(*stream_, panel, piece, mine, tail(x, piece.place, piece.rank), ds,
-                                         linear.lora_gradient.b.data, scratch_);
-        add_product(operand(ds, /*turned=*/true), operand(x), piece.rank, x.rows, linear.lora_gradient.a);
+                                         linear.lora_gradient.db.data, scratch_);
+        add_product(operand(ds, /*turned=*/true), operand(x), piece.rank, x.rows, linear.lora_gradient.da);
     }
     if (linear.weight_gradient.data != nullptr && linear.turned) {
         add_product(operand(x, /*turned=*/true), operand(mine), group.k, x.rows, linear.weight_gradient);

@@ -1,0 +1,211 @@
+// The engine for GPUs against CpuEngine's numbers (tests/golden/engine.txt), and against itself.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <limits>
+
+#include "client/cuda_engine/cuda_backend.hpp"
+#include "client/cuda_engine/cuda_engine.hpp"
+#include "kernels/cross_entropy/op.hpp"
+#include "tests/client/cuda_engine/outcome.hpp"
+#include "tests/kernels/cuda/harness.hpp"
+
+namespace fedllm::client::cuda_engine::cases {
+namespace {
+
+using kernels::cuda::cases::Harness;
+
+// Values between two layers are rounded to bf16, 2^-9 of their size, some 25 times in a row in these models
+// from the first embedding to the last gradient: independent errors come to sqrt(25) of that. Softmax and
+// norms take differences of them, which a factor of 4 is for.
+constexpr double kRounding = 1.0 / 512;
+constexpr double kRelative = 4 * 5 * kRounding;
+
+std::unique_ptr<engine::Backend> backend(std::size_t memory_bytes_max = 0) {
+    return make_backend({.device = 0, .memory_bytes_max = memory_bytes_max}).value();
+}
+std::unique_ptr<engine::Engine> make_engine(const Setting& setting, engine::Limits limits,
+                                            std::size_t memory_bytes_max = 0) {
+    return backend(memory_bytes_max)->make(setting.network(), limits, setting.frozen()).value();
+}
+
+double size_of(const std::vector<double>& numbers) {
+    double sum = 0;
+    for (const double number : numbers) sum += number * number;
+    return std::sqrt(sum);
+}
+// Of two vectors, relative to the second.
+double distance(const std::vector<double>& got, const std::vector<double>& want) {
+    if (got.size() != want.size()) return std::numeric_limits<double>::infinity();
+    std::vector<double> difference;
+    for (std::size_t i = 0; i < want.size(); ++i) difference.push_back(got[i] - want[i]);
+    const double size = size_of(want);
+    return size == 0 ? size_of(difference) : size_of(difference) / size;
+}
+
+void compare(Harness& harness, const std::string& name, const std::vector<double>& got,
+             const std::vector<double>& want) {
+    const double off = distance(got, want);
+    char text[200];
+    std::snprintf(text, sizeof text, "%s is off by %.3g of its size, allowed is %.3g", name.c_str(), off,
+                  kRelative);
+    harness.check(off <= kRelative, text);
+    if (std::getenv("FEDLLM_SHOW") != nullptr) std::printf("  %-60s %.5f\n", name.c_str(), off);
+}
+
+void golden_case(Harness& harness, const Scenario& scenario, const Outcome& want) {
+    harness.begin(scenario.name);
+    const Setting setting(scenario);
+    const auto engine = make_engine(setting, setting.limits());
+    const Outcome got = measure(*engine, setting);
+    harness.check(got.size() == want.size(), "other quantities than the golden file has");
+    for (const auto& [name, numbers] : want) {
+        const auto found = got.find(name);
+        if (found == got.end()) {
+            harness.check(false, name + " is missing");
+            continue;
+        }
+        compare(harness, name, found->second, numbers);
+    }
+}
+
+bool same_bits(const Outcome& a, const Outcome& b) { return a == b; }
+
+// Neither what is kept, nor where panels lie, nor an earlier training that failed changes a bit.
+void same_bits_case(Harness& harness, const Scenario& scenario) {
+    harness.begin(scenario.name + ", the same bits");
+    const Setting setting(scenario);
+    const auto plain = make_engine(setting, setting.limits());
+    const Outcome want = measure(*plain, setting);
+    harness.check(same_bits(want, measure(*plain, setting)), "a second time");
+
+    engine::Limits inputs = setting.limits();
+    inputs.keep = engine::Keep::LayerInputs;
+    harness.check(same_bits(want, measure(*make_engine(setting, inputs), setting)), "layers computed again");
+
+    const auto network = setting.network();
+    for (const engine::Limits& limits : {setting.limits(), inputs}) {
+        const Plan ring = make_plan(network, limits, PanelStorage::Ring);
+        const auto made = CudaEngine::create(0, network, limits, setting.frozen(), ring);
+        harness.check(same_bits(want, measure(**made, setting)), "panels in a ring");
+    }
+}
+
+engine::StepReport step(engine::Engine& engine, const Setting& setting, tensor::ParamSet& params) {
+    const Setting::Batch batch = setting.batch(1, setting.scenario().rows);
+    engine.begin_training(params).value();
+    engine.start(batch.view(), {{.learning_rate = 1e-3}, 1, 1.0}).value();
+    const engine::StepReport report = engine.finish().value();
+    engine.end_training().value();
+    return report;
+}
+
+void not_finite_case(Harness& harness, const Scenario& scenario) {
+    harness.begin(scenario.name + ", not finite");
+    const Setting setting(scenario);
+    const auto engine = make_engine(setting, setting.limits());
+    tensor::ParamSet good = setting.params();
+    const engine::StepReport want = step(*engine, setting, good);
+    for (const float bad :
+         {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+        tensor::ParamSet params = setting.params();
+        params.values()[5] = bad;
+        const tensor::ParamSet before = params;
+        const engine::StepReport report = step(*engine, setting, params);
+        harness.check(!std::isfinite(report.loss.loss_sum) || !std::isfinite(report.gradient_norm),
+                      "it shows");
+        harness.check(std::equal(params.values().begin(), params.values().end(), before.values().begin(),
+                                 [](float a, float b) { return a == b || (std::isnan(a) && std::isnan(b)); }),
+                      "no parameter changes");
+        params = setting.params();
+        const engine::StepReport again = step(*engine, setting, params);
+        harness.check(again.loss.loss_sum == want.loss.loss_sum &&
+                          again.gradient_norm == want.gradient_norm && params == good,
+                      "nothing of it stays");
+    }
+}
+
+void frozen_case(Harness& harness, const Scenario& scenario) {
+    harness.begin(scenario.name + ", frozen values");
+    const Setting setting(scenario);
+    const auto engine = make_engine(setting, setting.limits());
+    const tensor::ParamSet before = setting.params();
+    tensor::ParamSet after = before;
+    const engine::StepReport report = step(*engine, setting, after);
+    harness.check(report.gradient_norm > 0, "there is a gradient");
+    for (std::size_t i = 0; i < before.manifest().tensors().size(); ++i) {
+        const bool kept =
+            std::equal(before.tensor(i).begin(), before.tensor(i).end(), after.tensor(i).begin());
+        const std::string& name = before.manifest().tensors()[i].name;
+        harness.check(kept == name.ends_with("lora_A.weight"), name);
+    }
+}
+
+void nothing_counts_case(Harness& harness, const Scenario& scenario) {
+    harness.begin(scenario.name + ", nothing counts");
+    const Setting setting(scenario);
+    const auto engine = make_engine(setting, setting.limits());
+    tensor::ParamSet params = setting.params();
+    Setting::Batch batch = setting.batch(1, setting.scenario().rows);
+    std::fill(batch.targets.begin(), batch.targets.end(), kernels::kIgnoreIndex);
+    engine->begin_evaluation(params).value();
+    const engine::StepResult loss = engine->loss(batch.view()).value();
+    harness.check(loss.tokens == 0 && loss.loss_sum == 0 && engine->losses().empty(), "no loss");
+    engine->begin_training(params).value();
+    engine->start(batch.view(), {{}, 1, 1.0}).value();
+    const engine::StepReport report = engine->finish().value();
+    engine->end_training().value();
+    harness.check(report.loss.tokens == 0 && report.loss.loss_sum == 0 && report.gradient_norm == 0,
+                  "no step");
+    harness.check(params == setting.params(), "and no change");
+}
+
+void refusals_case(Harness& harness, Scenario scenario) {
+    harness.begin("refusals");
+    const auto refuses = [&](const auto& result, Errc code, const char* what) {
+        harness.check(!result && result.error().code == code, what);
+        if (!result) std::printf("  %s\n", result.error().message.c_str());
+    };
+    const Setting setting(scenario);
+    refuses(make_backend({.device = 1000}), Errc::DeviceFailed, "a GPU that is not there");
+    refuses(backend(1 << 20)->make(setting.network(), setting.limits(), {}), Errc::DeviceFailed,
+            "little memory");
+    const auto engine = make_engine(setting, setting.limits());
+    Setting::Batch batch = setting.batch(1, 2);
+    batch.tokens[3] = static_cast<std::int32_t>(scenario.config.vocab);
+    engine->begin_evaluation(setting.params()).value();
+    refuses(engine->loss(batch.view()), Errc::InvalidData, "a token beyond the vocabulary");
+    scenario.config.hidden = 36;
+    const Setting odd(scenario);
+    refuses(backend()->make(odd.network(), odd.limits(), {}), Errc::Unsupported, "rows that are not aligned");
+}
+
+void cases(Harness& harness) {
+    const std::vector<Scenario> all = scenarios();
+    std::ifstream file("tests/golden/engine.txt");
+    const auto golden = read(file);
+    harness.begin("the golden file");
+    harness.check(golden.size() == all.size(), "run make_engine_golden");
+    const char* const only = std::getenv("FEDLLM_CASE");
+    for (const Scenario& one : all) {
+        if (only != nullptr && one.name != only) continue;
+        if (golden.contains(one.name)) golden_case(harness, one, golden.at(one.name));
+    }
+    if (only != nullptr) return;
+    for (const char* name : {"llama_ragged", "llama_some", "qwen3_full", "gpt2_lora"})
+        same_bits_case(harness, scenario(all, name));
+    not_finite_case(harness, scenario(all, "llama_nf4"));
+    frozen_case(harness, scenario(all, "freeze_a"));
+    nothing_counts_case(harness, scenario(all, "llama_lora"));
+    refusals_case(harness, scenario(all, "llama_lora"));
+}
+
+}  // namespace
+}  // namespace fedllm::client::cuda_engine::cases
+
+int main() {
+    return fedllm::kernels::cuda::cases::run(
+        [](auto& harness) { fedllm::client::cuda_engine::cases::cases(harness); });
+}
