@@ -6,6 +6,7 @@
 #include <string>
 
 #include "client/agent/policy.hpp"
+#include "client/train/devices.hpp"
 #include "common/config/yaml.hpp"
 #include "common/service/log_config.hpp"
 
@@ -39,16 +40,13 @@ struct AdminConfig {
     bool operator==(const AdminConfig&) const = default;
 };
 
-// What trains. Auto: the GPU where there is one that can, else the CPU, and the log says why.
-enum class Device { Auto, Cpu, Cuda };
-
 struct ClientConfig {
     ServerConfig server;
     TlsConfig tls;
     Path state_directory = "state";
     std::map<std::string, Path> models;  // base model name, as jobs call it -> Hugging Face folder
     DataConfig data;
-    Device device = Device::Auto;
+    train::Device device = train::Device::Auto;
     std::uint32_t threads = 0;  // 0: one per core
     config::ByteCount version_bytes_max{std::uint64_t{64} << 30};
     std::uint32_t versions_kept = 3;
@@ -75,11 +73,3 @@ std::string print_client_config(const ClientConfig& config);
 ClientConfig example_client_config();
 
 }  // namespace fedllm::client::agent
-
-template <>
-struct fedllm::config::EnumNames<fedllm::client::agent::Device> {
-    static constexpr std::pair<fedllm::client::agent::Device, const char*> rows[] = {
-        {fedllm::client::agent::Device::Auto, "auto"},
-        {fedllm::client::agent::Device::Cpu, "cpu"},
-        {fedllm::client::agent::Device::Cuda, "cuda"}};
-};

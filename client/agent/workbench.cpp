@@ -63,7 +63,11 @@ Result<const model::BaseModel*> Workbench::model_for(const job::JobSpec& job, Re
 
 Result<std::unique_ptr<Workbench>> Workbench::open(const ClientConfig& config, VersionStore versions,
                                                    update::UpdateStore updates) {
-    std::unique_ptr<Workbench> bench(new Workbench(config, std::move(versions), std::move(updates)));
+    FEDLLM_TRY(auto devices, train::Devices::open(config.device, config.threads));
+    log::info("device", {{"name", devices->name()}});
+    if (!devices->cpu_because().empty()) log::info("no GPU trains", {{"reason", devices->cpu_because()}});
+    std::unique_ptr<Workbench> bench(
+        new Workbench(config, std::move(versions), std::move(updates), std::move(devices)));
     for (const auto& [name, folder] : config.models) {
         const auto found = hub::find_model(folder);
         if (!found) return with_context(found.error(), "models." + name);
@@ -82,8 +86,9 @@ Result<std::unique_ptr<Workbench>> Workbench::open(const ClientConfig& config, V
 }
 
 // Better refused by the numbers than ended by the system in the middle of a round.
-Result<void> Workbench::check_memory(const job::JobSpec& job, const model::BaseModel& model) const {
-    FEDLLM_TRY(const train::MemoryPlan plan, train::plan_memory(model, job, config_.threads));
+Result<void> Workbench::check_memory(const job::JobSpec& job, const model::BaseModel& model,
+                                     train::Where where) const {
+    FEDLLM_TRY(const train::MemoryPlan plan, train::plan_memory(model, job, config_.threads, where));
     const std::size_t machine = memory_limit();
     const std::size_t own = config_.memory_max.bytes;
     const std::size_t limit = own == 0 || machine == 0 ? std::max(own, machine) : std::min(own, machine);
@@ -104,7 +109,8 @@ Result<Workbench::Bench*> Workbench::bench_for(const Task& task) {
     }
     Resident& resident = found->second;
     FEDLLM_TRY_VOID(check_base(task.job, resident.fingerprint));
-    FEDLLM_TRY_VOID(check_memory(task.job, resident.model));
+    FEDLLM_TRY_VOID(
+        check_memory(task.job, resident.model, devices_->has_gpu() ? train::Where::Gpu : train::Where::Cpu));
     FEDLLM_TRY(const model::BaseModel* const model, model_for(task.job, resident));
     data::DatasetOptions options;
     options.sequence_length = task.job.train.sequence_length;
@@ -112,7 +118,11 @@ Result<Workbench::Bench*> Workbench::bench_for(const Task& task) {
     options.eval_path = config_.data.eval_path;
     FEDLLM_TRY(data::Dataset dataset,
                data::Dataset::load_jsonl(config_.data.path, resident.tokenizer, options));
-    FEDLLM_TRY(auto trainer, train::Trainer::create(*model, task.job, pool_));
+    const auto before_cpu = [&](const std::string& why) {
+        log::warn("the GPU cannot train this job; the CPU does", {{"job", task.job.name}, {"reason", why}});
+        return check_memory(task.job, resident.model, train::Where::Cpu);
+    };
+    FEDLLM_TRY(auto trainer, devices_->trainer(*model, task.job, before_cpu));
     const data::DatasetStats& stats = dataset.stats();
     log::info("data loaded", {{"file", config_.data.path.string()},
                               {"train_examples", stats.train_examples},

@@ -15,10 +15,9 @@
 #include "client/data/dataset.hpp"
 #include "client/data/tokenizer.hpp"
 #include "client/model/base_model.hpp"
-#include "client/train/trainer.hpp"
+#include "client/train/devices.hpp"
 #include "client/update/builder.hpp"
 #include "client/update/update_store.hpp"
-#include "kernels/device/thread_pool.hpp"
 
 namespace fedllm::client::agent {
 
@@ -46,7 +45,7 @@ public:
     Event work(const Task& task, const ClientId& client, double link_bytes_per_second, const Report& report,
                std::stop_token stop);
 
-    std::string device() const { return "cpu, " + std::to_string(pool_.threads()) + " threads"; }
+    std::string device() const { return devices_->name(); }
 
 private:
     struct Resident {
@@ -66,15 +65,17 @@ private:
         std::unique_ptr<train::Trainer> trainer;
     };
 
-    Workbench(const ClientConfig& config, VersionStore versions, update::UpdateStore updates)
+    Workbench(const ClientConfig& config, VersionStore versions, update::UpdateStore updates,
+              std::unique_ptr<train::Devices> devices)
         : config_(config),
           versions_(std::move(versions)),
           updates_(std::move(updates)),
-          pool_(config.threads) {}
+          devices_(std::move(devices)) {}
 
     static Result<Resident> load_resident(const Path& folder);
     Result<const model::BaseModel*> model_for(const job::JobSpec& job, Resident& resident) const;
-    Result<void> check_memory(const job::JobSpec& job, const model::BaseModel& model) const;
+    Result<void> check_memory(const job::JobSpec& job, const model::BaseModel& model,
+                              train::Where where) const;
     Result<Bench*> bench_for(const Task& task);
     Result<update::Evaluation> evaluate(const tensor::ParamSet& params);
     Result<update::Claim> train(const Task& task, const ClientId& client, const Report& report,
@@ -88,7 +89,7 @@ private:
     ClientConfig config_;
     VersionStore versions_;
     update::UpdateStore updates_;
-    kernels::ThreadPool pool_;
+    std::unique_ptr<train::Devices> devices_;
     std::map<std::string, Resident> residents_;
     std::unique_ptr<Bench> bench_;
     double link_bytes_per_second_ = 0;

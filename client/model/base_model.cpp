@@ -117,7 +117,8 @@ public:
         FEDLLM_TRY_VOID(check_nothing_is_left());
         model_.weights_ = arrange(model_.config_, model_.views_);
         if (base_.compute == tensor::BaseCompute::Int8) return pack_integers();
-        if (base_.compute == tensor::BaseCompute::Bf16) round_operands();
+        if (base_.compute == tensor::BaseCompute::Bf16) round_operands(kernels::Operands::Bf16);
+        if (base_.compute == tensor::BaseCompute::Fp8) round_operands(kernels::Operands::E4m3);
         return {};
     }
 
@@ -177,12 +178,12 @@ private:
         return model_.held_.back().view;
     }
 
-    void round_operands() {
+    void round_operands(kernels::Operands to) {
         for (const ModelTensor& place : model_tensors(model_.config_)) {
             if (!is_linear(place.part)) continue;
-            model_.weights_.at(place.part, place.layer).operands = kernels::Operands::Bf16;
+            model_.weights_.at(place.part, place.layer).operands = to;
         }
-        model_.weights_.at(kHead).operands = kernels::Operands::Bf16;  // a tied one too
+        model_.weights_.at(kHead).operands = to;  // a tied one too
     }
 
     // Once all is known to be in order. What was packed is not read again, so its pages are let go.

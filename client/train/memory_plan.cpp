@@ -54,7 +54,8 @@ Result<engine::Limits> choose_limits(const job::TrainSpec& train,
                                           " of buffers; make it shorter, or set train.checkpointing: layers");
 }
 
-Result<MemoryPlan> plan_memory(const model::BaseModel& model, const job::JobSpec& job, unsigned threads) {
+Result<MemoryPlan> plan_memory(const model::BaseModel& model, const job::JobSpec& job, unsigned threads,
+                               Where where) {
     FEDLLM_TRY(const tensor::Manifest manifest, trained_manifest(model.config(), job));
     FEDLLM_TRY(const engine::Network network,
                engine::Network::create(model.config(), model.weights(), manifest, job.lora));
@@ -68,11 +69,12 @@ Result<MemoryPlan> plan_memory(const model::BaseModel& model, const job::JobSpec
     const std::size_t trained = manifest.elements() * sizeof(float);
     if (job.method == job::Method::Lora) plan.base = model.bytes_held_as(job.base);
     plan.parameters = 2 * trained;
+    plan.update = 2 * trained;
+    plan.program = kProgramBytes;
+    if (where == Where::Gpu) return plan;
     plan.gradients = trained;
     plan.optimizer = 2 * trained;
-    plan.update = 2 * trained;
     plan.buffers = bytes_of(limits) + kernels::ThreadPool::scratch_bytes(threads);
-    plan.program = kProgramBytes;
     return plan;
 }
 

@@ -13,7 +13,10 @@
 
 namespace fedllm::client::train {
 
-// Bytes, at the peak of a round. The frozen base counts in full, although pages of its file can be read again
+// Where the job is computed: on a GPU, its memory holds gradients, optimizer and buffers.
+enum class Where { Cpu, Gpu };
+
+// Bytes of the machine's own memory, at the peak of a round. The frozen base counts in full, although pages of its file can be read again
 // and an embedding table that is not the head is touched only where texts have its tokens.
 struct MemoryPlan {
     std::size_t micro_rows = 0;  // rows of a batch that are computed at once
@@ -33,7 +36,8 @@ struct MemoryPlan {
 
 // `model` may be held in any way: base.storage of the job is what is planned for. Errors as
 // Trainer::create().
-Result<MemoryPlan> plan_memory(const model::BaseModel& model, const job::JobSpec& job, unsigned threads);
+Result<MemoryPlan> plan_memory(const model::BaseModel& model, const job::JobSpec& job, unsigned threads,
+                               Where where = Where::Cpu);
 
 // TooLarge, with the numbers, if the plan needs more than `limit` bytes.
 Result<void> check_fits(const MemoryPlan& plan, std::size_t limit);

@@ -55,7 +55,8 @@ Table<JobSpec> make_table() {
         field<C>(
             "base.compute", [](auto& c) -> auto& { return c.base.compute; },
             "how clients multiply with the frozen linear layers: f32; operands rounded to bf16, sums in f32 "
-            "(AVX-512 BF16 makes that faster); or 8-bit integers (AVX-512 VNNI)"),
+            "(AVX-512 BF16 makes that faster); 8-bit integers (AVX-512 VNNI); or fp8, which GPUs from Hopper on "
+            "multiply twice as fast, and others compute as bf16. GPUs take bf16 for all but fp8"),
         field<C>(
             "seed", [](auto& c) -> auto& { return c.seed; },
             "of everything random: the same seed and participants give the same bits"),

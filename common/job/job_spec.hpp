@@ -148,8 +148,9 @@ struct fedllm::config::EnumNames<fedllm::tensor::BaseStorage> {
 };
 template <>
 struct fedllm::config::EnumNames<fedllm::tensor::BaseCompute> {
-    static constexpr std::array<std::pair<tensor::BaseCompute, std::string_view>, 3> rows{
+    static constexpr std::array<std::pair<tensor::BaseCompute, std::string_view>, 4> rows{
         {{tensor::BaseCompute::Float, "float"},
          {tensor::BaseCompute::Bf16, "bf16"},
-         {tensor::BaseCompute::Int8, "int8"}}};
+         {tensor::BaseCompute::Int8, "int8"},
+         {tensor::BaseCompute::Fp8, "fp8"}}};
 };

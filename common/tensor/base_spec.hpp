@@ -9,8 +9,9 @@ namespace fedllm::tensor {
 enum class BaseStorage : std::uint8_t { AsStored, Bf16, Int8, Nf4, Fp4 };
 
 // Of the products with frozen linear layers, and of a frozen head's: f32; operands rounded to bf16 and sums
-// in f32; or 8-bit integers with a scale per row (of the head the logits alone).
-enum class BaseCompute : std::uint8_t { Float, Bf16, Int8 };
+// in f32; 8-bit integers with a scale per row (of the head the logits alone); or FP8 (e4m3) with a scale per row
+// and token on GPUs that multiply so, and as Bf16 elsewhere.
+enum class BaseCompute : std::uint8_t { Float, Bf16, Int8, Fp8 };
 
 struct BaseSpec {
     BaseStorage storage = BaseStorage::AsStored;

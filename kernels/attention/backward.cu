@@ -178,8 +178,7 @@ __global__ void __launch_bounds__(kThreads, 2) backward_keys(BackwardTask task) 
     const auto tokens = static_cast<unsigned>(shape.tokens), kv_heads = static_cast<unsigned>(shape.kv_heads);
     const unsigned group = static_cast<unsigned>(shape.heads) / kv_heads;
     // The first keys are seen by most queries and begin first.
-    const unsigned all = static_cast<unsigned>(shape.batch) * kv_heads, key0 = blockIdx.x / all * kKeys;
-    const unsigned b = blockIdx.x % all / kv_heads, kv = blockIdx.x % kv_heads;
+    const unsigned kv = blockIdx.x, b = blockIdx.y, key0 = blockIdx.z * kKeys;
     const unsigned own = warp() * 16 * kStrips, key = key0 + own;
 
     const HeadTile<kHead> keys{shared_memory<uint4>()}, values = keys.from(kKeys),
@@ -254,10 +253,9 @@ __global__ void __launch_bounds__(kThreads, 2) backward_queries(BackwardTask tas
     constexpr unsigned kStrips = Tiles::kStrips, kKeys = Tiles::kKeys, kQueries = Tiles::kQueries;
     const AttentionShape& shape = task.shape;
     const auto tokens = static_cast<unsigned>(shape.tokens), heads = static_cast<unsigned>(shape.heads);
-    const unsigned all = static_cast<unsigned>(shape.batch) * heads, head_row = blockIdx.x % all;
-    const unsigned b = head_row / heads, h = head_row % heads;
+    const unsigned h = blockIdx.x, b = blockIdx.y, head_row = b * heads + h;
     const unsigned kv = h / (heads / static_cast<unsigned>(shape.kv_heads));
-    const unsigned query0 = ((tokens - 1) / kQueries - blockIdx.x / all) * kQueries;  // the last begin first
+    const unsigned query0 = (gridDim.z - 1 - blockIdx.z) * kQueries;  // the last begin first
     const unsigned own = warp() * 16 * kStrips, query = query0 + own;
 
     const HeadTile<kHead> queries{shared_memory<uint4>()}, douts = queries.from(kQueries);
@@ -306,9 +304,8 @@ __global__ void __launch_bounds__(kThreads, 2) backward_queries(BackwardTask tas
 template <unsigned kHead, Gradients kWanted>
 void start_keys(const Stream& stream, const BackwardTask& task) {
     const AttentionShape& shape = task.shape;
-    const std::size_t tiles = blocks_for(shape.tokens, KeyTiles<kHead>::kKeys);
     launch(stream,
-           {.grid = {static_cast<unsigned>(tiles * shape.batch * shape.kv_heads)},
+           {.grid = grid_of(shape, shape.kv_heads, KeyTiles<kHead>::kKeys),
             .threads = kThreads,
             .shared_bytes = KeyTiles<kHead>::kSharedBytes},
            backward_keys<kHead, kWanted>, task);
@@ -343,9 +340,8 @@ void attention_backward(const Stream& stream, const AttentionShape& shape, const
             start_keys<kHead, Gradients::Keys>(stream, task);
         }
         using Tiles = QueryTiles<kHead>;
-        const std::size_t tiles = blocks_for(shape.tokens, Tiles::kQueries);
         launch(stream,
-               {.grid = {static_cast<unsigned>(tiles * shape.batch * shape.heads)},
+               {.grid = grid_of(shape, shape.heads, Tiles::kQueries),
                 .threads = kThreads,
                 .shared_bytes = Tiles::kSharedBytes},
                backward_queries<kHead>, task);

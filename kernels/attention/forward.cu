@@ -25,47 +25,74 @@ struct ForwardTask {
     float* log_sum_exp;
 };
 
-// The online softmax of a warp's queries: the highest score and this lane's part of the sum.
+// The online softmax of a warp's queries: what weights refer to, near the highest score, and this lane's part
+// of their sum.
 template <unsigned kStrips>
 struct Online {
-    float highest[kStrips][2];
+    float reference[kStrips][2];  // in the units of exp2
     float sum[kStrips][2];
 };
+// The reference follows the highest score when weights would pass 2^8: a sum of 2^32 such is still far from
+// the end of f32, and their precision is the same.
+constexpr float kSlack = 8;
+// The reference while nothing was seen: finite, or infinity would be taken from itself.
+constexpr float kBelowAll = -1e30f;
 
-// Scores become exp(scale * (score - the highest so far)); what was summed before shrinks to the new highest.
+// Scores become weights, exp2(scale * score - reference). Where the reference moves, what was summed before
+// shrinks: seldom after the first tiles, hence the branch. It also keeps the compiler from adding up the
+// weights as late as after the product that follows, all of them held in registers for that.
 template <unsigned kStrips, unsigned kTiles, unsigned kChunks>
 __device__ __forceinline__ void fold_scores(float scale_log2e, float (&scores)[kStrips][kTiles][4],
                                             Online<kStrips>& state, float (&out)[kStrips][kChunks][4]) {
+    float shrink[kStrips][2], sum[kStrips][2];
+    bool moved = false;
     FEDLLM_UNROLL
     for (unsigned m = 0; m < kStrips; ++m) {
         FEDLLM_UNROLL
         for (unsigned half = 0; half < 2; ++half) {
-            float highest = state.highest[m][half];
+            float highest = -INFINITY;
             FEDLLM_UNROLL
             for (unsigned n = 0; n < kTiles; ++n) {
                 highest = fmaxf(highest, fmaxf(scores[m][n][2 * half], scores[m][n][2 * half + 1]));
             }
             highest = fmaxf(highest, __shfl_xor_sync(kFullMask, highest, 1));
-            highest = fmaxf(highest, __shfl_xor_sync(kFullMask, highest, 2));
-            const float shift = highest == -INFINITY ? 0.0f : highest * scale_log2e;  // nothing seen yet
-            const float keep = exp2_approximate(fmaf(state.highest[m][half], scale_log2e, -shift));
-            state.highest[m][half] = highest;
-            float sum = state.sum[m][half] * keep;
+            highest = fmaxf(highest, __shfl_xor_sync(kFullMask, highest, 2)) * scale_log2e;
+            float& reference = state.reference[m][half];
+            shrink[m][half] = 1.0f;
+            if (highest > reference + kSlack) {
+                shrink[m][half] = exp2_approximate(reference - highest);
+                reference = highest;
+                moved = true;
+            }
+            sum[m][half] = 0.0f;
             FEDLLM_UNROLL
             for (unsigned n = 0; n < kTiles; ++n) {
                 FEDLLM_UNROLL
                 for (unsigned e = 2 * half; e < 2 * half + 2; ++e) {
-                    scores[m][n][e] = exp2_approximate(fmaf(scores[m][n][e], scale_log2e, -shift));
-                    sum += scores[m][n][e];
+                    scores[m][n][e] = exp2_approximate(fmaf(scores[m][n][e], scale_log2e, -reference));
+                    sum[m][half] += scores[m][n][e];
                 }
             }
-            state.sum[m][half] = sum;
+        }
+    }
+    if (__any_sync(kFullMask, moved)) {
+        FEDLLM_UNROLL
+        for (unsigned m = 0; m < kStrips; ++m) {
             FEDLLM_UNROLL
-            for (unsigned n = 0; n < kChunks; ++n) {
-                out[m][n][2 * half] *= keep;
-                out[m][n][2 * half + 1] *= keep;
+            for (unsigned half = 0; half < 2; ++half) {
+                state.sum[m][half] *= shrink[m][half];
+                FEDLLM_UNROLL
+                for (unsigned n = 0; n < kChunks; ++n) {
+                    out[m][n][2 * half] *= shrink[m][half];
+                    out[m][n][2 * half + 1] *= shrink[m][half];
+                }
             }
         }
+    }
+    FEDLLM_UNROLL
+    for (unsigned m = 0; m < kStrips; ++m) {
+        FEDLLM_UNROLL
+        for (unsigned half = 0; half < 2; ++half) state.sum[m][half] += sum[m][half];
     }
 }
 
@@ -84,7 +111,7 @@ __device__ __forceinline__ void finish(const ForwardTask& task, unsigned head_ro
             const unsigned t = query + 16 * m + 8 * half + lane() / 4;
             if (lane() % 4 == 0 && t < task.shape.tokens) {
                 task.log_sum_exp[head_row * task.shape.tokens + t] =
-                    state.highest[m][half] * task.shape.scale + logf(sum);
+                    state.reference[m][half] * kLn2 + logf(sum);
             }
         }
     }
@@ -97,11 +124,10 @@ __global__ void __launch_bounds__(kThreads, 2) forward(ForwardTask task) {
     const AttentionShape& shape = task.shape;
     const auto tokens = static_cast<unsigned>(shape.tokens), heads = static_cast<unsigned>(shape.heads);
     // The last queries see most and begin first; heads that share keys are neighbours.
-    const unsigned head_rows_all = static_cast<unsigned>(shape.batch) * heads;
-    const unsigned head_row = blockIdx.x % head_rows_all, b = head_row / heads, h = head_row % heads;
+    const unsigned h = blockIdx.x, b = blockIdx.y, head_row = b * heads + h;
     const unsigned kv = h / (heads / static_cast<unsigned>(shape.kv_heads));
-    const unsigned tile = (tokens - 1) / Tiles::kQueries - blockIdx.x / head_rows_all;
-    const unsigned query0 = tile * Tiles::kQueries, query = query0 + warp() * 16 * kStrips;
+    const unsigned query0 = (gridDim.z - 1 - blockIdx.z) * Tiles::kQueries;
+    const unsigned query = query0 + warp() * 16 * kStrips;
     const std::int32_t* first_key = task.first_key + b * shape.tokens;
 
     const HeadTile<kHead> queries{shared_memory<uint4>()}, own = queries.from(warp() * 16 * kStrips);
@@ -116,7 +142,7 @@ __global__ void __launch_bounds__(kThreads, 2) forward(ForwardTask task) {
     Online<kStrips> state;
     FEDLLM_UNROLL
     for (unsigned m = 0; m < kStrips; ++m) {
-        state.highest[m][0] = state.highest[m][1] = -INFINITY;
+        state.reference[m][0] = state.reference[m][1] = kBelowAll;
         state.sum[m][0] = state.sum[m][1] = 0.0f;
     }
     float out[kStrips][kHead / 8][4] = {};
@@ -151,9 +177,8 @@ void attention_forward(const Stream& stream, const AttentionShape& shape, const 
                        float* log_sum_exp) {
     attention::with_head_tile(shape.head_size, [&]<unsigned kHead>() {
         using Tiles = attention::ForwardTiles<kHead>;
-        const std::size_t blocks = shape.batch * shape.heads * blocks_for(shape.tokens, Tiles::kQueries);
         launch(stream,
-               {.grid = {static_cast<unsigned>(blocks)},
+               {.grid = attention::grid_of(shape, shape.heads, Tiles::kQueries),
                 .threads = attention::kThreads,
                 .shared_bytes = Tiles::kSharedBytes},
                attention::forward<kHead>, {shape, first_key, q, k, v, out, log_sum_exp});

@@ -10,7 +10,8 @@
 
 namespace fedllm::kernels::cuda {
 
-// D: a multiple of 8 up to 256; others are the caller's to refuse (attention_supports). scale > 0.
+// D: a multiple of 8 up to 256; others are the caller's to refuse (attention_supports). scale > 0. B <=
+// 65,535 and T <= 2^21: they are the grid's y and z.
 constexpr bool attention_supports(std::size_t head_size) {
     return head_size >= 8 && head_size <= 256 && head_size % 8 == 0;
 }

@@ -13,7 +13,7 @@
 namespace fedllm::kernels::cuda::attention {
 
 constexpr unsigned kThreads = 128;
-constexpr float kLog2e = 1.44269504f;
+constexpr float kLog2e = 1.44269504f, kLn2 = 0.693147181f;
 constexpr std::size_t kSharedBytesMax = 99 * 1024;  // what a block may have on every GPU from sm_80 on
 
 __device__ __forceinline__ unsigned lane() { return threadIdx.x % kWarp; }
@@ -31,9 +31,9 @@ struct HeadRows {
 template <class T>
 __device__ __forceinline__ HeadRows<T> head_rows(const AttentionShape& shape, MatrixView<T> matrix,
                                                  unsigned b, unsigned head, unsigned first) {
-    const auto tokens = static_cast<unsigned>(shape.tokens);
-    return {matrix.data + (b * shape.tokens + first) * matrix.pitch + head * shape.head_size, matrix.pitch,
-            first < tokens ? tokens - first : 0, static_cast<unsigned>(shape.head_size) / 8};
+    const auto tokens = static_cast<unsigned>(shape.tokens), size = static_cast<unsigned>(shape.head_size);
+    return {matrix.data + (b * shape.tokens + first) * matrix.pitch + head * size, matrix.pitch,
+            first < tokens ? tokens - first : 0, size / 8};
 }
 
 // Rows of kHead bf16 in shared memory, in chunks of 16 bytes. Chunks change places within a row so that one
@@ -200,6 +200,12 @@ __device__ __forceinline__ void hide_unseen(float (&scores)[kStrips][kTiles][4],
             }
         }
     }
+}
+
+// A block for each head, row of the batch and tile of tokens: indices that need no division are the block's
+// and not its threads', which leaves registers to sums.
+inline Grid grid_of(const AttentionShape& shape, std::size_t heads, std::size_t tile) {
+    return {static_cast<unsigned>(heads), static_cast<unsigned>(shape.batch), blocks_for(shape.tokens, tile)};
 }
 
 // Calls body.template operator()<kHead>() with the smallest tile that holds a head.

@@ -68,6 +68,7 @@ prepare() {  # prepare NAME MINIMUM
 server: {host: 127.0.0.1, port: $port}
 models: {demo-base: $PWD/$base}
 data: {path: data.jsonl, eval_fraction: 0.2}
+device: cpu
 threads: 1
 END
     done

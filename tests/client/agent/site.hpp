@@ -76,6 +76,7 @@ public:
         config.models["tiny"] = folder_.path() / "model";
         config.data.path = folder_.path() / "train.jsonl";
         config.state_directory = folder_.path() / "state";
+        config.device = train::Device::Cpu;  // the same bits on every machine
         config.threads = 1;
         return config;
     }

@@ -63,6 +63,7 @@ TEST_F(WorkbenchTest, HoldsTheBaseAsEachJobWants) {
     EXPECT_NEAR(plain, halves, 0.02);
     EXPECT_EQ(four_bits, loss({BaseStorage::Nf4}));
     EXPECT_EQ(plain, loss({}));
+    EXPECT_EQ(halves, loss({BaseStorage::AsStored, BaseCompute::Fp8})) << "on CPUs";
 }
 
 }  // namespace

@@ -41,6 +41,7 @@ TEST(Job, RefusesWhatCannotWorkTogether) {
               std::string::npos);
     EXPECT_NE(refusal("base:\n  compute: half\n").error().message.find("bf16"), std::string::npos);
     EXPECT_EQ(refusal("base:\n  compute: bf16\n")->base.compute, tensor::BaseCompute::Bf16);
+    EXPECT_EQ(refusal("base:\n  compute: fp8\n")->base.compute, tensor::BaseCompute::Fp8);
     EXPECT_NE(refusal("base:\n  storage: gptq\n").error().message.find("nf4"), std::string::npos);
     EXPECT_EQ(refusal("base:\n  storage: nf4\n")->base.storage, tensor::BaseStorage::Nf4);
 }

@@ -101,7 +101,7 @@ void forward_case(Harness& harness, const Case& c) {
 // What the backward pass is given of the forward pass: rounded, as that would have left it.
 TestMatrix rounded(const Stream& stream, const Dense& values, std::size_t gap) {
     TestMatrix made = random_matrix(stream, values.rows, values.cols, 0, 0.0, gap);
-    std::vector<BF16> host(made.rows * made.pitch, BF16{0xFFFF});
+    std::vector<BF16> host(made.rows * made.pitch, kUntouched);
     for (std::size_t r = 0; r < made.rows; ++r) {
         for (std::size_t c = 0; c < made.cols; ++c)
             host[r * made.pitch + c] = narrow(static_cast<float>(values(r, c)));

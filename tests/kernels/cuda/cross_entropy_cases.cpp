@@ -88,7 +88,7 @@ void rising_case(Harness& harness, std::size_t cols) {
     harness.begin("cross_entropy of rising logits");
     const Stream stream;
     TestMatrix logits = empty_matrix(stream, 2, cols);
-    std::vector<BF16> host(2 * logits.pitch, BF16{0xFFFF});
+    std::vector<BF16> host(2 * logits.pitch, kUntouched);
     for (std::size_t i = 0; i < 2 * cols; ++i) {
         const float value = 40.0f * static_cast<float>(i % cols) / static_cast<float>(cols) - 20.0f;
         host[i / cols * logits.pitch + i % cols] = narrow(value);
@@ -105,7 +105,7 @@ void special_case(Harness& harness) {
     const Stream stream;
     constexpr std::size_t kRows = 4, kCols = 300;
     const TestMatrix logits = empty_matrix(stream, kRows, kCols);
-    std::vector<BF16> host(kRows * logits.pitch, BF16{0xFFFF});
+    std::vector<BF16> host(kRows * logits.pitch, kUntouched);
     const auto fill = [&](std::size_t m, double value) {
         std::fill_n(host.begin() + static_cast<std::ptrdiff_t>(m * logits.pitch), kCols,
                     narrow(static_cast<float>(value)));

@@ -9,8 +9,6 @@
 namespace fedllm::kernels::cuda::cases {
 namespace {
 
-constexpr std::uint16_t kUnwritten = 0xFFFF;
-
 // A stored weight with its values in bf16.
 struct TestWeight {
     WeightView view;  // of the two buffers
@@ -95,7 +93,7 @@ void dequantize_case(Harness& harness, WeightType type, std::size_t rows, std::s
         for (std::size_t i = 0; i < got.size(); ++i) {
             const std::size_t r = i / to.pitch, c = i % to.pitch;
             if (c >= to.cols) {
-                untouched = untouched && got[i].bits == kUnwritten;
+                untouched = untouched && got[i].bits == kUntouched.bits;
             } else {
                 wrong += got[i].bits != weight.values[turned ? c * cols + r : r * cols + c].bits ? 1 : 0;
             }
@@ -132,7 +130,7 @@ void e4m3_case(Harness& harness, const std::string& name, bool columns, std::siz
     const Stream stream;
     const std::size_t from_pitch = (cols + 7) / 8 * 8 + 8, count = columns ? cols : rows,
                       length = columns ? rows : cols, pitch = (length + 15) / 16 * 16 + 16;
-    std::vector<BF16> padded(rows * from_pitch, BF16{kUnwritten});
+    std::vector<BF16> padded(rows * from_pitch, kUntouched);
     for (std::size_t i = 0; i < rows * cols; ++i) padded[i / cols * from_pitch + i % cols] = values[i];
     const auto from = to_device<BF16>(stream, padded);
     const DeviceBuffer<std::uint8_t> codes(count * pitch);

@@ -1,0 +1,59 @@
+// What this machine trains on: one GPU, or the threads of its CPU.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "client/engine/cpu_engine.hpp"
+#include "client/train/memory_plan.hpp"
+#include "client/train/trainer.hpp"
+#include "common/config/value.hpp"
+#include "kernels/device/thread_pool.hpp"
+
+namespace fedllm::client::train {
+
+// Auto: the GPU for every job that it can train, else the CPU. Cuda: the GPU or an error.
+enum class Device { Auto, Cpu, Cuda };
+
+// Lifecycle: unmovable; trainers must not outlive it. Concurrency: one call at a time, from any thread.
+class Devices {
+public:
+    // Fails for Device::Cuda where there is no GPU that can be used; the error says why.
+    static Result<std::unique_ptr<Devices>> open(Device wanted, unsigned threads);
+    Devices(const Devices&) = delete;
+    Devices& operator=(const Devices&) = delete;
+
+    kernels::ThreadPool& pool() { return pool_; }
+    bool has_gpu() const { return gpu_ != nullptr; }
+    std::string name() const { return gpu_ ? gpu_->name() : cpu_.name(); }
+    const std::string& cpu_because() const {
+        return cpu_because_;
+    }  // empty with a GPU, or where it was wanted
+
+    // Where the GPU cannot train this job (its memory, a shape) and Device::Auto was wanted, the CPU does:
+    // `before_cpu` is told why, and may refuse.
+    Result<std::unique_ptr<Trainer>> trainer(
+        const model::BaseModel& model, const job::JobSpec& job,
+        const std::function<Result<void>(const std::string& why)>& before_cpu);
+
+private:
+    Devices(Device wanted, unsigned threads) : wanted_(wanted), pool_(threads), cpu_(pool_) {}
+
+    Device wanted_;
+    kernels::ThreadPool pool_;
+    engine::CpuBackend cpu_;
+    std::unique_ptr<engine::Backend> gpu_;
+    std::string cpu_because_;
+};
+
+}  // namespace fedllm::client::train
+
+template <>
+struct fedllm::config::EnumNames<fedllm::client::train::Device> {
+    static constexpr std::pair<fedllm::client::train::Device, const char*> rows[] = {
+        {fedllm::client::train::Device::Auto, "auto"},
+        {fedllm::client::train::Device::Cpu, "cpu"},
+        {fedllm::client::train::Device::Cuda, "cuda"}};
+};
