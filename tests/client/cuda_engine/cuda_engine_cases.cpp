@@ -91,7 +91,9 @@ void compare_engines(Harness& harness, const Outcome& got, const Outcome& want, 
 // Neither what is kept, nor where panels lie, nor an earlier training that failed changes a bit.
 void same_bits_case(Harness& harness, const Scenario& scenario) {
     harness.begin(scenario.name + ", the same bits");
-    const Setting setting(scenario);
+    Scenario shorter = scenario;
+    shorter.steps = 3;  // as such, recorded, recorded
+    const Setting setting(shorter);
     const auto plain = make_engine(setting, setting.limits());
     const Outcome want = measure(*plain, setting);
     harness.check(measure(*plain, setting) == want, "a second time");
@@ -198,6 +200,37 @@ void refusals_case(Harness& harness, Scenario scenario) {
     refuses(backend()->make(odd.network(), odd.limits(), {}), Errc::Unsupported, "rows that are not aligned");
 }
 
+// The faster plan where it fits, the smaller one elsewhere; words for both.
+void plan_case(Harness& harness, const Scenario& scenario) {
+    harness.begin("plans");
+    const Setting setting(scenario);
+    const auto network = setting.network();
+    const engine::Limits limits = setting.limits();
+    const Plan resident = make_plan(network, limits, PanelStorage::Resident);
+    const Plan ring = make_plan(network, limits, PanelStorage::Ring);
+    harness.check(ring.total() < resident.total(), "a ring is smaller for four layers in NF4");
+    harness.check(make_plan(network, limits, resident.total()).storage == PanelStorage::Resident, "it fits");
+    harness.check(make_plan(network, limits, resident.total() - 1).storage == PanelStorage::Ring,
+                  "it does not");
+    const auto small = backend(ring.total());
+    harness.check(small->buffer_bytes(network, limits) == ring.total(), "what a backend says it takes");
+    harness.check(small->make(network, limits, {}).has_value(), "and takes");
+    std::printf("  %s\n  %s\n", resident.text().c_str(), ring.text().c_str());
+}
+
+// Longer than the pinned pieces it goes through.
+void transfer_case(Harness& harness) {
+    harness.begin("transfers");
+    const kernels::cuda::Stream stream;
+    Transfer transfer(stream);
+    std::vector<unsigned char> sent((std::size_t{20} << 20) + 12345), received(sent.size());
+    for (std::size_t i = 0; i < sent.size(); ++i) sent[i] = static_cast<unsigned char>(i * 2654435761U >> 13);
+    const kernels::cuda::DeviceBuffer<unsigned char> device(sent.size());
+    transfer.to_device(device.data(), sent.data(), sent.size());
+    transfer.to_host(received.data(), device.data(), sent.size());
+    harness.check(sent == received, "what comes back");
+}
+
 // FEDLLM_CASE=qwen3: scenarios of that name alone; FEDLLM_SHOW=1: what is measured.
 void cases(Harness& harness) {
     const std::vector<Scenario> all = scenarios();
@@ -218,9 +251,11 @@ void cases(Harness& harness) {
     for (const char* name : {"llama_ragged", "llama_some", "qwen3_full", "gpt2_lora"})
         with(name, same_bits_case);
     with("llama_ragged", not_finite_case);
+    with("llama_ragged", plan_case);
     with("freeze_a", frozen_case);
     with("llama_lora", nothing_counts_case);
     with("llama_lora", refusals_case);
+    if (only == nullptr) transfer_case(harness);
 }
 
 }  // namespace

@@ -104,7 +104,7 @@ std::vector<Scenario> scenarios() {
                    .some = {},
                    .rows = 62,
                    .micro_rows = 61,
-                   .steps = 3});
+                   .steps = 1});
     all.back().config.layers = 1;
     all.back().config.vocab = 24;
     all.back().lora.target_modules = {"v_proj", "gate_proj"};
