@@ -175,7 +175,7 @@ def train(name: str, kind: str, seconds: float, again: bool) -> None:
             end = time.monotonic() + seconds
         if step > 2:
             times.append(time.monotonic() - begin)
-    loss, norm = float(loss), float(norm)
+    loss, norm = float(loss.detach()), float(norm.detach())
     assert math.isfinite(loss) and math.isfinite(norm) and norm > 0, (loss, norm)
     taken = statistics.median(times)
     memory = torch.cuda.max_memory_allocated() / 2**30 if DEVICE == "cuda" else 0.0
