@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "client/cuda_engine/cuda_backend.hpp"
+#include "client/cuda_engine/fp8_weights.hpp"
 #include "client/cuda_engine/plan.hpp"
 #include "common/base/clock.hpp"
 #include "common/base/text.hpp"
@@ -16,6 +17,7 @@ namespace fedllm::bench {
 namespace {
 
 using client::cuda_engine::make_plan;
+using client::cuda_engine::multiplies_fp8;
 using client::cuda_engine::PanelStorage;
 using client::cuda_engine::Plan;
 using client::engine::Keep;
@@ -111,7 +113,9 @@ Result<void> measure(const Meter& meter, const StepModel& model, const Variant& 
     client::cuda_engine::CudaOptions options;
     if (variant.storage == PanelStorage::Ring) options.memory_bytes_max = wanted.total();
     FEDLLM_TRY(const auto backend, make_backend(options));
-    const Plan plan = make_plan(network, limits, backend->buffer_bytes_max());
+    const Plan plan = make_plan(network, limits, backend->buffer_bytes_max(), multiplies_fp8);
+    if (variant.operands == Operands::E4m3 && plan.storage != PanelStorage::Fp8)
+        return make_error(Errc::Unsupported, plan.without_fp8);
     std::printf("  plan: %s\n", plan.text().c_str());
     const double begin = monotonic_seconds();
     FEDLLM_TRY(const auto engine, backend->make(std::move(network), limits, {}));

@@ -224,8 +224,8 @@ void Setting::make_base() {
         views.push_back(matrix(rows, cols, linear ? scenario_.base : plain, tensor.spec.name));
     }
     base_ = model::arrange(config, views);
-    for (auto& layer : base_.layers) {
-        for (auto& part : layer) part.operands = scenario_.operands;
+    for (const model::ModelTensor& tensor : model::model_tensors(config)) {
+        if (model::is_linear(tensor.part)) base_.at(tensor.part, tensor.layer).operands = scenario_.operands;
     }
     base_.at(model::kHead).operands = scenario_.operands;
 }
