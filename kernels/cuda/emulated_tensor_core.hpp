@@ -57,6 +57,17 @@ struct Mma {
     const std::uint32_t* a;
     const std::uint32_t* b;
 };
+// Constant indices alone: under sanitizers the checks would be most of the work.
+__attribute__((no_sanitize("address", "undefined"))) inline void multiply_tile(const float (&left)[16][16],
+                                                                               const float (&right)[16][8],
+                                                                               float (&sums)[16][8]) {
+    for (unsigned row = 0; row < 16; ++row) {
+        for (unsigned k = 0; k < 16; ++k) {
+            for (unsigned column = 0; column < 8; ++column)
+                sums[row][column] += left[row][k] * right[k][column];
+        }
+    }
+}
 
 }  // namespace emulation
 
@@ -111,12 +122,7 @@ inline void mma_m16n8k16(float (&d)[4], const std::uint32_t (&a)[4], const std::
             }
         }
         float sums[16][8] = {};
-        for (unsigned row = 0; row < 16; ++row) {
-            for (unsigned k = 0; k < 16; ++k) {
-                for (unsigned column = 0; column < 8; ++column)
-                    sums[row][column] += left[row][k] * right[k][column];
-            }
-        }
+        emulation::multiply_tile(left, right, sums);
         for (unsigned lane = 0; lane < 32; ++lane) {
             const unsigned g = lane / 4, i = lane % 4;
             auto* to = static_cast<emulation::Mma*>(all[lane]);
