@@ -1,6 +1,7 @@
 #include "client/cuda_engine/cuda_backend.hpp"
 
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -68,7 +69,7 @@ public:
         FEDLLM_TRY_VOID(check_supported(network));
         FEDLLM_TRY_VOID(check_limits(network, limits));
         FEDLLM_TRY(const std::size_t bytes, available(options_));
-        const Plan plan = make_plan(network, limits, bytes);
+        const Plan plan = make_plan(network, limits, bytes, [&] { return can_fp8(); });
         if (plan.total() > bytes) return too_little(gpu_.name, plan, bytes);
         FEDLLM_TRY(auto made,
                    CudaEngine::create(options_.device, std::move(network), limits, std::move(frozen), plan));
@@ -76,8 +77,18 @@ public:
     }
 
 private:
+    // Asked once.
+    bool can_fp8() {
+        if (!fp8_) {
+            const auto answer = guarded(options_.device, []() -> Result<bool> { return multiplies_fp8(); });
+            fp8_ = answer && *answer;
+        }
+        return *fp8_;
+    }
+
     CudaOptions options_;
     DeviceProperties gpu_;
+    std::optional<bool> fp8_;
 };
 
 }  // namespace
