@@ -20,7 +20,8 @@ Error not_finite(const tensor::Manifest& manifest, std::size_t element) {
 
 // Rounding each product to f32 may lift the norm above the bound by a part in 10^7 or so, and the server
 // refuses anything above: so it goes a little below.
-double factor_down(double norm, double bound) { return bound / norm * (1.0 - 1e-7); }
+constexpr double kSlack = 1e-7;
+double factor_down(double norm, double bound, double slack = kSlack) { return bound / norm * (1.0 - slack); }
 
 // Groups dealt out to `segments`, the largest first, each to the segment that has least. Whole groups,
 // because the zeros of what is not sent then cost nothing: a group of zeros alone has no entropy.
@@ -58,13 +59,15 @@ struct Within {
     double sent_squares = 0;
 };
 
-// Encodes what is sent, smaller each time until what the server will decode is within the bound.
+// Encodes what is sent, smaller each time until what the server will decode is within the bound. Values that
+// shrink by less than a step of their codec decode to the same: so they shrink by more each time.
 Result<Within> encode_within(const BuildRequest& request, std::uint64_t elements, Measure sent,
                              Arithmetic& arithmetic) {
     constexpr int kAttemptsMax = 8;
     const job::UpdateSpec& spec = request.spec;
     codec::Spec codec = codec::without_zeros(spec.codec, elements, sent.zeros);
-    for (int attempt = 0; attempt < kAttemptsMax; ++attempt) {
+    double slack = kSlack;
+    for (int attempt = 0; attempt < kAttemptsMax; ++attempt, slack *= 8) {
         FEDLLM_TRY(Encoded encoded, arithmetic.encode(codec, request.key));
         const double most = request.upload_bytes_max;
         if (most > 0 && static_cast<double>(encoded.bytes.size()) > most &&
@@ -74,7 +77,7 @@ Result<Within> encode_within(const BuildRequest& request, std::uint64_t elements
         }
         const double norm = std::sqrt(encoded.decoded_squares);
         if (norm <= spec.clip_norm) return Within{std::move(encoded), sent.squares};
-        sent = arithmetic.scale_sent(factor_down(norm, spec.clip_norm));
+        sent = arithmetic.scale_sent(factor_down(norm, spec.clip_norm, slack));
     }
     return make_error(Errc::Internal, "codec '" + std::string(codec::name(spec.codec.id)) +
                                           "' does not keep an update within its clip norm");
