@@ -31,7 +31,7 @@ double bound_of(const std::string& name, std::size_t layers) {
 }
 
 std::unique_ptr<engine::Backend> backend(std::size_t memory_bytes_max = 0) {
-    return make_backend({.device = 0, .memory_bytes_max = memory_bytes_max}).value();
+    return make_backend({.devices = {0}, .memory_bytes_max = memory_bytes_max}).value();
 }
 std::unique_ptr<engine::Engine> make_engine(const Setting& setting, engine::Limits limits,
                                             std::size_t memory_bytes_max = 0) {
@@ -187,7 +187,7 @@ void refusals_case(Harness& harness, Scenario scenario) {
         if (!result) std::printf("  %s\n", result.error().message.c_str());
     };
     const Setting setting(scenario);
-    refuses(make_backend({.device = 1000}), Errc::DeviceFailed, "a GPU that is not there");
+    refuses(make_backend({.devices = {1000}}), Errc::DeviceFailed, "a GPU that is not there");
     refuses(backend(1 << 20)->make(setting.network(), setting.limits(), {}), Errc::DeviceFailed,
             "little memory");
     const auto engine = make_engine(setting, setting.limits());
