@@ -38,20 +38,6 @@ std::unique_ptr<engine::Engine> make_engine(const Setting& setting, engine::Limi
     return backend(memory_bytes_max)->make(setting.network(), limits, setting.frozen()).value();
 }
 
-double size_of(const std::vector<double>& numbers) {
-    double sum = 0;
-    for (const double number : numbers) sum += number * number;
-    return std::sqrt(sum);
-}
-// Of two vectors, relative to the second.
-double distance(const std::vector<double>& got, const std::vector<double>& want) {
-    if (got.size() != want.size()) return std::numeric_limits<double>::infinity();
-    std::vector<double> difference;
-    for (std::size_t i = 0; i < want.size(); ++i) difference.push_back(got[i] - want[i]);
-    const double size = size_of(want);
-    return size == 0 ? size_of(difference) : size_of(difference) / size;
-}
-
 void compare(Harness& harness, const std::string& name, const std::vector<double>& got,
              const std::vector<double>& want, std::size_t layers) {
     const double off = distance(got, want);
