@@ -25,6 +25,13 @@ ReplicatedEngine::Share ReplicatedEngine::share(std::size_t gpu, std::size_t row
     return {gpu * each + std::min(gpu, over), each + (gpu < over ? 1 : 0)};
 }
 
+std::size_t ReplicatedEngine::owner(std::size_t row, std::size_t rows) const {
+    std::size_t gpu = 0;
+    while (gpu < engines_.size() && row - share(gpu, rows).first >= share(gpu, rows).count) ++gpu;
+    FEDLLM_CHECK(gpu < engines_.size(), "every row of a batch has its GPU");
+    return gpu;
+}
+
 Result<void> ReplicatedEngine::begin_training(tensor::ParamSet& params) {
     trained_ = &params;
     for (const auto& engine : engines_) FEDLLM_TRY_VOID(engine->begin_training(params));
@@ -127,17 +134,18 @@ Result<void> ReplicatedEngine::logits(const BatchView& batch, std::span<const st
                                       kernels::Matrix out) {
     FEDLLM_CHECK(batch.rows <= limits_.rows, "the batch must fit the limits given at creation");
     FEDLLM_TRY_VOID(check_batch(network(), limits_, batch));
-    for (std::size_t gpu = 0, done = 0; done < places.size(); gpu = (gpu + 1) % engines_.size()) {
+    const auto row_of = [&](std::size_t i) {
+        return static_cast<std::size_t>(places[i]) / batch.tokens_per_row;
+    };
+    for (std::size_t done = 0; done < places.size();) {
+        const std::size_t gpu = owner(row_of(done), batch.rows);
         const Share mine = share(gpu, batch.rows);
         const BatchView rows = batch.slice(mine.first, mine.count);
         std::vector<std::int32_t> here;
         for (std::size_t i = done; i < places.size() && here.size() < rows.tokens.size(); ++i) {
-            const auto place = static_cast<std::size_t>(places[i]);
-            FEDLLM_CHECK(place < batch.tokens.size(), "places are of the batch");
-            if (place / batch.tokens_per_row - mine.first >= mine.count) break;
+            if (row_of(i) - mine.first >= mine.count) break;
             here.push_back(places[i] - static_cast<std::int32_t>(mine.first * batch.tokens_per_row));
         }
-        if (here.empty()) continue;
         FEDLLM_TRY_VOID(engines_[gpu]->logits(rows, here, out.slice(done, here.size())));
         done += here.size();
     }

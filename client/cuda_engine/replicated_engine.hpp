@@ -41,6 +41,7 @@ private:
         std::size_t first = 0, count = 0;  // rows
     };
     Share share(std::size_t gpu, std::size_t rows) const;
+    std::size_t owner(std::size_t row, std::size_t rows) const;
     Result<void> add_gradients(const engine::BatchView& rows);
     Result<void> sum();
     Error given_up(const Error& error);
