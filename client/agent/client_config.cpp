@@ -1,6 +1,7 @@
 #include "client/agent/client_config.hpp"
 
 #include <filesystem>
+#include <set>
 
 #include "common/hub/cache.hpp"
 #include "common/protocol/limits.hpp"
@@ -69,6 +70,10 @@ Table<ClientConfig> make_table() {
         field<C>(
             "device", [](auto& c) -> auto& { return c.device; },
             "auto trains on the GPU where there is one that can, else on the CPU; cuda insists on it"),
+        field<C>(
+            "gpus", [](auto& c) -> auto& { return c.gpus; },
+            "which GPUs, counted from 0; of several each holds the model and takes a part of every batch, "
+            "and all must be there"),
         field<C>("threads", [](auto& c) -> auto& { return c.threads; },
                  "CPU threads for training; 0: one per core", {.max = 4096}),
         field<C>("version_bytes_max", [](auto& c) -> auto& { return c.version_bytes_max; },
@@ -111,6 +116,11 @@ Result<void> check_together(const ClientConfig& config, const std::string& sourc
         if (name.empty() || folder.empty()) return refused(source, "models", "a name or folder is empty");
     }
     if (config.data.path.empty()) return refused(source, "data.path", "must not be empty");
+    const std::set<std::uint32_t> gpus(config.gpus.begin(), config.gpus.end());
+    if (gpus.empty()) {
+        return refused(source, "gpus", "names none; [0] is the first one, and 'device: cpu' uses none");
+    }
+    if (gpus.size() < config.gpus.size()) return refused(source, "gpus", "names one twice");
     for (const std::string& method : config.policy.methods) {
         if (method != "lora" && method != "full") {
             return refused(source, "policy.methods", "'" + method + "' is not one of lora, full");

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "client/agent/policy.hpp"
 #include "client/train/devices.hpp"
@@ -47,7 +48,8 @@ struct ClientConfig {
     std::map<std::string, Path> models;  // base model name, as jobs call it -> Hugging Face folder
     DataConfig data;
     train::Device device = train::Device::Auto;
-    std::uint32_t threads = 0;  // 0: one per core
+    std::vector<std::uint32_t> gpus{0};  // as CUDA counts them; several share every batch
+    std::uint32_t threads = 0;           // 0: one per core
     config::ByteCount version_bytes_max{std::uint64_t{64} << 30};
     std::uint32_t versions_kept = 3;
     config::ByteCount memory_max{0};  // 0: what the machine has

@@ -64,7 +64,7 @@ Result<const model::BaseModel*> Workbench::model_for(const job::JobSpec& job, Re
 
 Result<std::unique_ptr<Workbench>> Workbench::open(const ClientConfig& config, VersionStore versions,
                                                    update::UpdateStore updates) {
-    FEDLLM_TRY(auto devices, train::Devices::open(config.device, config.threads));
+    FEDLLM_TRY(auto devices, train::Devices::open(config.device, config.threads, config.gpus));
     log::info("device", {{"name", devices->name()}});
     if (!devices->cpu_because().empty()) log::info("no GPU trains", {{"reason", devices->cpu_because()}});
     std::unique_ptr<Workbench> bench(

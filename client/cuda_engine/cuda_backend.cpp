@@ -1,12 +1,14 @@
 #include "client/cuda_engine/cuda_backend.hpp"
 
 #include <algorithm>
-#include <optional>
+#include <limits>
+#include <set>
 #include <string>
 #include <utility>
 
 #include "client/cuda_engine/cuda_engine.hpp"
 #include "client/cuda_engine/guarded.hpp"
+#include "client/cuda_engine/replicated_engine.hpp"
 #include "common/base/text.hpp"
 #include "kernels/attention/op_cuda.hpp"
 
@@ -33,15 +35,6 @@ Result<void> check_supported(const Network& network) {
                                              ") must be multiples of 8; use the CPU");
 }
 
-// What engines may take now. A fiftieth is left to others, and to CUDA's own needs.
-Result<std::size_t> available(const CudaOptions& options) {
-    return guarded(options.device, [&]() -> Result<std::size_t> {
-        const std::size_t free = kernels::cuda::free_memory_bytes();
-        const std::size_t most = free - free / 50;
-        return options.memory_bytes_max == 0 ? most : std::min(most, options.memory_bytes_max);
-    });
-}
-
 Error too_little(const std::string& gpu, const Plan& plan, std::size_t bytes) {
     return refused(gpu + " has too little memory: " + format_bytes(plan.total()) + " are needed, " +
                    format_bytes(bytes) + " are free. The plan was that " + plan.text() +
@@ -49,61 +42,95 @@ Error too_little(const std::string& gpu, const Plan& plan, std::size_t bytes) {
                    "shorter train.sequence_length");
 }
 
+// One GPU that can be used.
+struct Gpu {
+    unsigned device = 0;
+    DeviceProperties properties;
+    std::size_t memory_bytes_max = 0;
+
+    std::string name() const { return properties.name + ", " + format_bytes(properties.memory_bytes); }
+
+    // What engines may take now. A fiftieth is left to others, and to CUDA's own needs.
+    Result<std::size_t> available() const {
+        return guarded(device, [&]() -> Result<std::size_t> {
+            const std::size_t free = kernels::cuda::free_memory_bytes();
+            const std::size_t most = free - free / 50;
+            return memory_bytes_max == 0 ? most : std::min(most, memory_bytes_max);
+        });
+    }
+    Result<std::unique_ptr<CudaEngine>> make(Network network, Limits limits,
+                                             std::vector<engine::Run> frozen) const {
+        FEDLLM_TRY_VOID(check_supported(network));
+        FEDLLM_TRY_VOID(check_limits(network, limits));
+        FEDLLM_TRY(const std::size_t bytes, available());
+        const auto can_fp8 = [&] {
+            const auto answer = guarded(device, []() -> Result<bool> { return multiplies_fp8(); });
+            return answer && *answer;
+        };
+        const Plan plan = make_plan(network, limits, bytes, can_fp8);
+        if (plan.total() > bytes) return too_little(properties.name, plan, bytes);
+        return CudaEngine::create(device, std::move(network), limits, std::move(frozen), plan);
+    }
+};
+
+// Engines on one GPU, or one for each that share their batches.
 class CudaBackend final : public engine::Backend {
 public:
-    CudaBackend(const CudaOptions& options, DeviceProperties gpu) : options_(options), gpu_(std::move(gpu)) {}
+    // `communicator` null: one GPU.
+    CudaBackend(std::vector<Gpu> gpus, std::shared_ptr<kernels::cuda::Communicator> communicator)
+        : gpus_(std::move(gpus)), communicator_(std::move(communicator)) {}
 
-    std::string name() const override { return gpu_.name + ", " + format_bytes(gpu_.memory_bytes); }
-    // Weights and trained values count: what they leave is what a micro-batch may take.
+    std::string name() const override {
+        std::string names;
+        for (const Gpu& gpu : gpus_) names += (names.empty() ? "" : " + ") + gpu.name();
+        return names;
+    }
+    // Weights and trained values count: what they leave is what a micro-batch may take. Of the GPU with the
+    // most rows, and the least memory.
     std::size_t buffer_bytes(const Network& network, const Limits& limits) const override {
-        return std::min(make_plan(network, limits, PanelStorage::Resident).total(),
-                        make_plan(network, limits, PanelStorage::Ring).total());
+        return std::min(make_plan(network, of_one(limits), PanelStorage::Resident).total(),
+                        make_plan(network, of_one(limits), PanelStorage::Ring).total());
     }
     std::size_t buffer_bytes_max() const override {
-        const auto bytes = available(options_);
-        return bytes ? *bytes : 0;
+        std::size_t least = std::numeric_limits<std::size_t>::max();
+        for (const Gpu& gpu : gpus_) {
+            const auto bytes = gpu.available();
+            least = std::min(least, bytes ? *bytes : 0);
+        }
+        return least;
     }
 
     Result<std::unique_ptr<engine::Engine>> make(Network network, Limits limits,
                                                  std::vector<engine::Run> frozen) override {
-        FEDLLM_TRY_VOID(check_supported(network));
-        FEDLLM_TRY_VOID(check_limits(network, limits));
-        FEDLLM_TRY(const std::size_t bytes, available(options_));
-        const Plan plan = make_plan(network, limits, bytes, [&] { return can_fp8(); });
-        if (plan.total() > bytes) return too_little(gpu_.name, plan, bytes);
-        FEDLLM_TRY(auto made,
-                   CudaEngine::create(options_.device, std::move(network), limits, std::move(frozen), plan));
-        return std::unique_ptr<engine::Engine>(std::move(made));
+        std::vector<std::unique_ptr<CudaEngine>> engines;
+        for (const Gpu& gpu : gpus_) {
+            FEDLLM_TRY(auto made, gpu.make(network, of_one(limits), frozen));
+            engines.push_back(std::move(made));
+        }
+        if (communicator_ == nullptr) return std::unique_ptr<engine::Engine>(std::move(engines.front()));
+        return std::unique_ptr<engine::Engine>(
+            std::make_unique<ReplicatedEngine>(std::move(engines), limits, communicator_));
     }
 
 private:
-    // Asked once.
-    bool can_fp8() {
-        if (!fp8_) {
-            const auto answer = guarded(options_.device, []() -> Result<bool> { return multiplies_fp8(); });
-            fp8_ = answer && *answer;
-        }
-        return *fp8_;
+    Limits of_one(Limits limits) const {
+        limits.rows = most_rows(limits.rows, gpus_.size());
+        return limits;
     }
 
-    CudaOptions options_;
-    DeviceProperties gpu_;
-    std::optional<bool> fp8_;
+    std::vector<Gpu> gpus_;
+    std::shared_ptr<kernels::cuda::Communicator> communicator_;  // with its engines
 };
 
-}  // namespace
-
-Result<std::unique_ptr<engine::Backend>> make_backend(const CudaOptions& options) {
+Result<Gpu> find(unsigned device, std::size_t memory_bytes_max) {
     const unsigned count = kernels::cuda::device_count();
-    const std::string gpu = "GPU " + std::to_string(options.device);
+    const std::string gpu = "GPU " + std::to_string(device);
     if (count == 0) {
         return refused(
             "there is no NVIDIA GPU here, or no driver for it that knows CUDA 13 (nvidia-smi shows both)");
     }
-    if (options.device >= count) {
-        return refused(gpu + ": there are " + std::to_string(count) + ", counted from 0");
-    }
-    auto found = guarded(options.device, [&]() -> Result<DeviceProperties> {
+    if (device >= count) return refused(gpu + ": there are " + std::to_string(count) + ", counted from 0");
+    auto found = guarded(device, [&]() -> Result<DeviceProperties> {
         (void)kernels::cuda::free_memory_bytes();  // fails where another program holds the GPU alone
         return kernels::cuda::device_properties();
     });
@@ -117,7 +144,28 @@ Result<std::unique_ptr<engine::Backend>> make_backend(const CudaOptions& options
                        std::to_string(found->compute_major) + "." + std::to_string(found->compute_minor) +
                        "; 8.0 or more is needed");
     }
-    return std::unique_ptr<engine::Backend>(std::make_unique<CudaBackend>(options, std::move(*found)));
+    return Gpu{device, std::move(*found), memory_bytes_max};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<engine::Backend>> make_backend(const CudaOptions& options) {
+    const std::set<unsigned> distinct(options.devices.begin(), options.devices.end());
+    if (distinct.empty() || distinct.size() < options.devices.size())
+        return make_error(Errc::InvalidArgument, "GPUs to train on: none is named, or one twice");
+    std::vector<Gpu> gpus;
+    for (const unsigned device : options.devices) {
+        FEDLLM_TRY(Gpu gpu, find(device, options.memory_bytes_max));
+        gpus.push_back(std::move(gpu));
+    }
+    std::shared_ptr<kernels::cuda::Communicator> communicator;
+    if (gpus.size() > 1) {
+        FEDLLM_TRY(communicator, guarded(gpus.front().device, [&] {
+                       return Result(std::make_shared<kernels::cuda::Communicator>(options.devices));
+                   }));
+    }
+    return std::unique_ptr<engine::Backend>(
+        std::make_unique<CudaBackend>(std::move(gpus), std::move(communicator)));
 }
 
 }  // namespace fedllm::client::cuda_engine

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <string>
 #include <utility>
 
 #include "client/cuda_engine/guarded.hpp"
@@ -18,12 +20,14 @@ using engine::Run;
 using engine::StepReport;
 using engine::StepResult;
 
-std::size_t counted_of(const BatchView& batch) {
+constexpr std::size_t kComparedValues = std::size_t{1} << 20;  // at a time
+
+}  // namespace
+
+std::uint64_t counted_tokens(const BatchView& batch) {
     const auto ignored = std::count(batch.targets.begin(), batch.targets.end(), kernels::kIgnoreIndex);
     return batch.targets.size() - static_cast<std::size_t>(ignored);
 }
-
-}  // namespace
 
 Result<std::unique_ptr<CudaEngine>> CudaEngine::create(unsigned device, Network network, Limits limits,
                                                        std::vector<Run> frozen, const Plan& plan) {
@@ -62,7 +66,10 @@ CudaEngine::CudaEngine(unsigned device, Network network, Limits limits, std::vec
     transfer_.release();
 }
 
-CudaEngine::~CudaEngine() = default;
+// What goes belongs to this GPU, whichever the caller's thread is on.
+CudaEngine::~CudaEngine() {
+    (void)guarded(device_, []() -> Result<void> { return {}; });
+}
 
 Result<void> CudaEngine::upload(const tensor::ParamSet& params) {
     FEDLLM_CHECK(params.values().size() == count_, "parameters have the network's manifest");
@@ -95,15 +102,54 @@ Result<void> CudaEngine::end_training() {
     });
 }
 
+Result<void> CudaEngine::end_training_as(const tensor::ParamSet& params) {
+    FEDLLM_CHECK(trained_ != nullptr, "begin_training() comes first");
+    trained_ = nullptr;
+    return guarded(device_, [&]() -> Result<void> {
+        std::vector<float> here(std::min(count_, kComparedValues));
+        for (std::size_t first = 0; first < count_; first += here.size()) {
+            const std::size_t bytes = std::min(here.size(), count_ - first) * sizeof(float);
+            transfer_.to_host(here.data(), params_.data() + first, bytes);
+            if (std::memcmp(here.data(), params.values().data() + first, bytes) == 0) continue;
+            return make_error(Errc::DeviceFailed, "GPU " + std::to_string(device_) +
+                                                      " has trained other values than the first GPU: one of "
+                                                      "them computes wrongly");
+        }
+        return {};
+    });
+}
+
 Result<void> CudaEngine::start(const BatchView& batch, const OptimizerStep& step) {
     FEDLLM_CHECK(trained_ != nullptr, "begin_training() comes first");
     FEDLLM_TRY_VOID(check_batch(host_network_, limits_, batch));
+    FEDLLM_TRY_VOID(begin_step(step, counted_tokens(batch)));
+    for (std::size_t row = 0; row < batch.rows; row += limits_.rows)
+        FEDLLM_TRY_VOID(add_gradients(batch.slice(row, std::min(limits_.rows, batch.rows - row))));
+    return end_step();
+}
+
+Result<void> CudaEngine::begin_step(const OptimizerStep& step, std::uint64_t counted) {
+    counted_ = counted;
     return guarded(device_, [&]() -> Result<void> {
         *next_step_.data() = kernels::cuda::make_adamw_step(step.adamw, step.number, step.gradient_clip);
         kernels::cuda::copy_to_device(stream_, step_.data(), next_step_.data(), step_.bytes());
         transfer_.clear(gradients_.data(), gradients_.bytes());
         transfer_.clear(buffers_.head().loss_sum, sizeof(double));
-        start_micro_batches(batch);
+        return {};
+    });
+}
+
+Result<void> CudaEngine::add_gradients(const BatchView& rows) {
+    FEDLLM_CHECK(rows.rows <= limits_.rows, "the batch must fit the limits given at creation");
+    return guarded(device_, [&]() -> Result<void> {
+        const float scale = 1.0F / static_cast<float>(std::max<std::uint64_t>(1, counted_));
+        run(Work::Training, shape_of(rows, feed_.put(stream_, rows, scale)));
+        return {};
+    });
+}
+
+Result<void> CudaEngine::end_step() {
+    return guarded(device_, [&]() -> Result<void> {
         run_update();
         kernels::cuda::copy_to_host(stream_, &report_.data()->loss_sum, buffers_.head().loss_sum,
                                     sizeof(double));
@@ -113,13 +159,8 @@ Result<void> CudaEngine::start(const BatchView& batch, const OptimizerStep& step
     });
 }
 
-void CudaEngine::start_micro_batches(const BatchView& batch) {
-    counted_ = counted_of(batch);
-    const float scale = 1.0F / static_cast<float>(std::max<std::uint64_t>(1, counted_));
-    for (std::size_t row = 0; row < batch.rows; row += limits_.rows) {
-        const BatchView part = batch.slice(row, std::min(limits_.rows, batch.rows - row));
-        run(Work::Training, shape_of(part, feed_.put(stream_, part, scale)));
-    }
+Result<bool> CudaEngine::reported() const {
+    return guarded(device_, [&]() -> Result<bool> { return reported_.reached(); });
 }
 
 Result<StepReport> CudaEngine::finish() {
@@ -134,15 +175,26 @@ Result<StepReport> CudaEngine::finish() {
 Result<void> CudaEngine::begin_evaluation(const tensor::ParamSet& params) { return upload(params); }
 
 Result<StepResult> CudaEngine::loss(const BatchView& batch) {
-    FEDLLM_CHECK(batch.rows <= limits_.rows, "the batch must fit the limits given at creation");
     FEDLLM_TRY_VOID(check_batch(host_network_, limits_, batch));
-    return guarded(device_, [&]() -> Result<StepResult> {
+    FEDLLM_TRY_VOID(start_loss(batch));
+    return finish_loss();
+}
+
+Result<void> CudaEngine::start_loss(const BatchView& batch) {
+    FEDLLM_CHECK(batch.rows <= limits_.rows, "the batch must fit the limits given at creation");
+    return guarded(device_, [&]() -> Result<void> {
         transfer_.clear(buffers_.head().loss_sum, sizeof(double));
-        const std::size_t counted = feed_.put(stream_, batch, 0.0F);
-        run(Work::Evaluation, shape_of(batch, counted));
-        losses_.resize(counted);
-        StepResult result{0, counted};
-        transfer_.to_host(losses_.data(), buffers_.head().losses, counted * sizeof(float));
+        counted_ = feed_.put(stream_, batch, 0.0F);
+        run(Work::Evaluation, shape_of(batch, counted_));
+        return {};
+    });
+}
+
+Result<StepResult> CudaEngine::finish_loss() {
+    return guarded(device_, [&]() -> Result<StepResult> {
+        losses_.resize(counted_);
+        StepResult result{0, counted_};
+        transfer_.to_host(losses_.data(), buffers_.head().losses, counted_ * sizeof(float));
         transfer_.to_host(&result.loss_sum, buffers_.head().loss_sum, sizeof(double));
         return result;
     });

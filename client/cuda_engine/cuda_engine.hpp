@@ -16,6 +16,7 @@
 #include "client/cuda_engine/plan.hpp"
 #include "client/engine/engine.hpp"
 #include "kernels/adamw/op_cuda.hpp"
+#include "kernels/cuda/communicator.hpp"
 
 namespace fedllm::client::cuda_engine {
 
@@ -42,6 +43,22 @@ public:
     Result<void> logits(const engine::BatchView& batch, std::span<const std::int32_t> places,
                         kernels::Matrix out) override;
 
+    // start(), finish() and loss() in stages, for one of several GPUs (replicated_engine.hpp), which have
+    // checked the batch. A step: begin_step(), add_gradients() of at most limits().rows rows as often as
+    // there are, and, once the sums hold those of all GPUs, end_step(). `counted` is of the whole batch.
+    unsigned device() const { return device_; }
+    Result<void> begin_step(const engine::OptimizerStep& step, std::uint64_t counted);
+    Result<void> add_gradients(const engine::BatchView& rows);
+    kernels::cuda::Addend<float> gradients() const { return {&stream_, gradients_.data()}; }
+    kernels::cuda::Addend<double> loss_sum() const { return {&stream_, buffers_.head().loss_sum}; }
+    Result<void> end_step();
+    Result<bool> reported() const;  // finish() will not wait
+    // Instead of end_training(): whether this GPU's values are `params` to the bit, which is DeviceFailed
+    // else.
+    Result<void> end_training_as(const tensor::ParamSet& params);
+    Result<void> start_loss(const engine::BatchView& batch);
+    Result<engine::StepResult> finish_loss();
+
 private:
     enum class Work : std::uint8_t { Training, Evaluation };
     struct Recording {
@@ -57,7 +74,6 @@ private:
     CudaEngine(unsigned device, engine::Network network, engine::Limits limits,
                std::vector<engine::Run> frozen, const Plan& plan);
     Result<void> upload(const tensor::ParamSet& params);
-    void start_micro_batches(const engine::BatchView& batch);
     MicroBatch shape_of(const engine::BatchView& batch, std::size_t counted) const;
     void run(Work work, const MicroBatch& batch);
     void run_update();
@@ -83,7 +99,7 @@ private:
     kernels::cuda::PinnedBuffer<kernels::cuda::AdamWStep> next_step_;
     kernels::cuda::PinnedBuffer<Report> report_;
     kernels::cuda::Event reported_;
-    std::uint64_t counted_ = 0;  // of the step that was started
+    std::uint64_t counted_ = 0;  // of the step or the loss that was started
     tensor::ParamSet* trained_ = nullptr;
     std::vector<float> losses_;
 
@@ -92,5 +108,8 @@ private:
     kernels::cuda::Graph update_graph_;
     bool updated_ = false;
 };
+
+// How many of a batch's tokens have a target.
+std::uint64_t counted_tokens(const engine::BatchView& batch);
 
 }  // namespace fedllm::client::cuda_engine

@@ -4,14 +4,15 @@
 
 namespace fedllm::client::train {
 
-Result<std::unique_ptr<Devices>> Devices::open(Device wanted, unsigned threads) {
+Result<std::unique_ptr<Devices>> Devices::open(Device wanted, unsigned threads, std::vector<unsigned> gpus) {
     std::unique_ptr<Devices> devices(new Devices(wanted, threads));
     if (wanted == Device::Cpu) return devices;
-    auto gpu = cuda_engine::make_backend({});
+    const bool several = gpus.size() > 1;  // nobody names them to train on a CPU
+    auto gpu = cuda_engine::make_backend({.devices = std::move(gpus)});
     if (gpu) {
         devices->gpu_ = std::move(*gpu);
-    } else if (wanted == Device::Cuda) {
-        return with_context(gpu.error(), "device: cuda");
+    } else if (wanted == Device::Cuda || several) {
+        return with_context(gpu.error(), several ? "gpus" : "device: cuda");
     } else {
         devices->cpu_because_ = gpu.error().message;
     }

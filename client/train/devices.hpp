@@ -1,10 +1,11 @@
-// What this machine trains on: one GPU, or the threads of its CPU.
+// What this machine trains on: its GPUs, or the threads of its CPU.
 #pragma once
 
 #include <functional>
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "client/engine/cpu_engine.hpp"
 #include "client/train/memory_plan.hpp"
@@ -20,8 +21,9 @@ enum class Device { Auto, Cpu, Cuda };
 // Lifecycle: unmovable; trainers must not outlive it. Concurrency: one call at a time, from any thread.
 class Devices {
 public:
-    // Fails for Device::Cuda where there is no GPU that can be used; the error says why.
-    static Result<std::unique_ptr<Devices>> open(Device wanted, unsigned threads);
+    // Fails for Device::Cuda, and for several `gpus`, where one cannot be used; the error says why.
+    static Result<std::unique_ptr<Devices>> open(Device wanted, unsigned threads,
+                                                 std::vector<unsigned> gpus = {0});
     Devices(const Devices&) = delete;
     Devices& operator=(const Devices&) = delete;
 

@@ -145,6 +145,28 @@ struct Value<ByteCount> {
 };
 
 template <>
+struct Value<std::vector<std::uint32_t>> {
+    static std::string type() { return "list of integers"; }
+    static Result<std::vector<std::uint32_t>> parse(const Scalars& s) {
+        if (s.kind == Scalars::Kind::Section)
+            return make_error(Errc::InvalidConfig, "expected a list, not a section");
+        std::vector<std::uint32_t> numbers;
+        for (const std::string& item : s.items) {
+            Scalars one;
+            one.items = {item};
+            FEDLLM_TRY(const std::uint32_t number, Value<std::uint32_t>::parse(one));
+            numbers.push_back(number);
+        }
+        return numbers;
+    }
+    static std::string print(const std::vector<std::uint32_t>& value) {
+        std::string text = "[";
+        for (std::size_t i = 0; i < value.size(); ++i) text += (i ? ", " : "") + std::to_string(value[i]);
+        return text + "]";
+    }
+};
+
+template <>
 struct Value<std::vector<std::string>> {
     static std::string type() { return "list of text"; }
     static Result<std::vector<std::string>> parse(const Scalars& s) {

@@ -33,6 +33,7 @@ void run(Index grid, unsigned threads, std::size_t shared_bytes, const std::func
 // Runs now, or becomes part of the graph that the stream records.
 void enqueue(const Stream& stream, std::function<void()> work);
 bool records(const Stream& stream);  // a graph, now
+unsigned device_of(const Stream& stream);
 
 // Where `count` threads of a block meet: barrier 0 is __syncthreads().
 void barrier(unsigned id = 0, unsigned count = 0);  // count 0: the whole block

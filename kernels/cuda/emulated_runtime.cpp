@@ -1,6 +1,9 @@
 // kernels/cuda/runtime.hpp on the CPU: a stream does its work at once, or keeps it for the graph it records.
+// FEDLLM_EMULATION_GPUS (1) says how many GPUs there are. Each refuses streams and events of another.
 #include "kernels/cuda/runtime.hpp"
 
+#include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <new>
 #include <vector>
@@ -14,7 +17,9 @@ namespace {
 using Work = std::vector<std::function<void()>>;
 struct Recording;
 Recording* recording_now = nullptr;
+thread_local unsigned current_device = 0;
 struct StreamState {
+    unsigned device = current_device;
     Recording* recording = nullptr;
 };
 StreamState& state(const Stream& stream) { return *static_cast<StreamState*>(stream.handle()); }
@@ -36,9 +41,16 @@ struct Recording {
     }
 };
 struct EventState {
+    unsigned device = current_device;
     std::uint64_t recording = 0;  // its number; 0: none
 };
 EventState& state(const Event& event) { return *static_cast<EventState*>(event.handle()); }
+
+void expect(unsigned device, unsigned expected, const char* what) {
+    if (device != expected)
+        throw GpuError(std::string(what) + " of GPU " + std::to_string(device) + " is used on GPU " +
+                       std::to_string(expected));
+}
 
 constexpr std::align_val_t kAlignment{256};
 
@@ -56,17 +68,26 @@ void fail_after(std::uint64_t calls) { calls_left = calls; }
 
 void enqueue(const Stream& stream, std::function<void()> work) {
     may_fail();
+    expect(state(stream).device, current_device, "a stream");
     if (const Recording* recording = state(stream).recording; recording != nullptr)
         return recording->work.push_back(std::move(work));
     work();
 }
 bool records(const Stream& stream) { return state(stream).recording != nullptr; }
+unsigned device_of(const Stream& stream) { return state(stream).device; }
 
 }  // namespace emulation
 
-unsigned device_count() { return 1; }
+unsigned device_count() {
+    const char* const gpus = std::getenv("FEDLLM_EMULATION_GPUS");
+    return gpus == nullptr ? 1 : static_cast<unsigned>(std::clamp(std::atoi(gpus), 0, 64));
+}
 void use_device(unsigned device) {
-    if (device != 0) throw GpuError("GPU " + std::to_string(device) + ": the emulation is GPU 0 alone");
+    if (device >= device_count()) {
+        throw GpuError("GPU " + std::to_string(device) + ": the emulation has " +
+                       std::to_string(device_count()));
+    }
+    current_device = device;
 }
 const DeviceProperties& device_properties() {
     static const DeviceProperties properties{
@@ -94,10 +115,12 @@ void Stream::wait(const Event& event) const {
 Event::Event() : handle_(new EventState) {}
 Event::~Event() { delete static_cast<EventState*>(handle_); }
 void Event::record(const Stream& stream) {
+    expect(state(*this).device, state(stream).device, "an event");
     const Recording* recording = state(stream).recording;
     state(*this).recording = recording == nullptr ? 0 : recording->number;
 }
 void Event::synchronize() const {}
+bool Event::reached() const { return true; }
 float Event::milliseconds_since(const Event&) const { return 0.0f; }
 
 // What nobody wrote is NaN, or an index out of every range.
@@ -136,7 +159,8 @@ Graph Graph::record(const Stream& stream, const std::function<void()>& enqueue) 
     return made;
 }
 Graph::~Graph() { delete static_cast<Work*>(handle_); }
-void Graph::launch(const Stream&) const {
+void Graph::launch(const Stream& stream) const {
+    expect(state(stream).device, current_device, "a stream");
     for (const auto& work : *static_cast<const Work*>(handle_)) work();
 }
 

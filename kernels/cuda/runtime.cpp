@@ -2,6 +2,8 @@
 
 #include <cuda_runtime_api.h>
 
+#include <map>
+
 namespace fedllm::kernels::cuda {
 namespace {
 
@@ -34,15 +36,11 @@ unsigned device_count() {
 }
 void use_device(unsigned device) { check(cudaSetDevice(static_cast<int>(device)), "choosing a GPU"); }
 const DeviceProperties& device_properties() {
-    thread_local int known_device = -1;
-    thread_local DeviceProperties known;
+    thread_local std::map<int, DeviceProperties> known;
     int device = 0;
     check(cudaGetDevice(&device), "asking for the current GPU");
-    if (device != known_device) {
-        known = read_properties();
-        known_device = device;
-    }
-    return known;
+    const auto found = known.find(device);
+    return found != known.end() ? found->second : known.emplace(device, read_properties()).first->second;
 }
 std::size_t free_memory_bytes() {
     std::size_t free = 0;
@@ -78,6 +76,11 @@ void Event::record(const Stream& stream) {
     check(cudaEventRecord(native(*this), native(stream)), "recording an event");
 }
 void Event::synchronize() const { check(cudaEventSynchronize(native(*this)), "waiting for the GPU"); }
+bool Event::reached() const {
+    const cudaError_t status = cudaEventQuery(native(*this));
+    if (status != cudaErrorNotReady) check(status, "waiting for the GPU");
+    return status == cudaSuccess;
+}
 float Event::milliseconds_since(const Event& begin) const {
     float milliseconds = 0;
     check(cudaEventElapsedTime(&milliseconds, native(begin), native(*this)), "reading an event's time");

@@ -70,6 +70,7 @@ public:
 
     void record(const Stream& stream);
     void synchronize() const;                            // the host waits
+    bool reached() const;                                // now, without waiting
     float milliseconds_since(const Event& begin) const;  // both recorded and reached
     void* handle() const { return handle_; }
 

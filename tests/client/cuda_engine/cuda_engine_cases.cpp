@@ -55,25 +55,11 @@ BoundOf bound_for(const Scenario& scenario) {
 }
 
 std::unique_ptr<engine::Backend> backend(std::size_t memory_bytes_max = 0) {
-    return make_backend({.device = 0, .memory_bytes_max = memory_bytes_max}).value();
+    return make_backend({.devices = {0}, .memory_bytes_max = memory_bytes_max}).value();
 }
 std::unique_ptr<engine::Engine> make_engine(const Setting& setting, engine::Limits limits,
                                             std::size_t memory_bytes_max = 0) {
     return backend(memory_bytes_max)->make(setting.network(), limits, setting.frozen()).value();
-}
-
-double size_of(const std::vector<double>& numbers) {
-    double sum = 0;
-    for (const double number : numbers) sum += number * number;
-    return std::sqrt(sum);
-}
-// Of two vectors, relative to the second.
-double distance(const std::vector<double>& got, const std::vector<double>& want) {
-    if (got.size() != want.size()) return std::numeric_limits<double>::infinity();
-    std::vector<double> difference;
-    for (std::size_t i = 0; i < want.size(); ++i) difference.push_back(got[i] - want[i]);
-    const double size = size_of(want);
-    return size == 0 ? size_of(difference) : size_of(difference) / size;
 }
 
 void compare(Harness& harness, const std::string& name, const std::vector<double>& got,
@@ -213,7 +199,7 @@ void refusals_case(Harness& harness, Scenario scenario) {
         if (!result) std::printf("  %s\n", result.error().message.c_str());
     };
     const Setting setting(scenario);
-    refuses(make_backend({.device = 1000}), Errc::DeviceFailed, "a GPU that is not there");
+    refuses(make_backend({.devices = {1000}}), Errc::DeviceFailed, "a GPU that is not there");
     refuses(backend(1 << 20)->make(setting.network(), setting.limits(), {}), Errc::DeviceFailed,
             "little memory");
     const auto engine = make_engine(setting, setting.limits());

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <istream>
+#include <limits>
 #include <ostream>
 #include <sstream>
 
@@ -46,7 +47,7 @@ void measure_training(engine::Engine& engine, const Setting& setting, Outcome& o
 
 }  // namespace
 
-Outcome measure(engine::Engine& engine, const Setting& setting) {
+Outcome measure_evaluation(engine::Engine& engine, const Setting& setting) {
     Outcome outcome;
     const tensor::ParamSet params = setting.params();
     const Setting::Batch batch = setting.batch(1, setting.scenario().micro_rows);
@@ -59,8 +60,19 @@ Outcome measure(engine::Engine& engine, const Setting& setting) {
     std::vector<float> logits(places.size() * vocab);
     engine.logits(batch.view(), places, {logits.data(), places.size(), vocab}).value();
     outcome["logits"].assign(logits.begin(), logits.end());
+    return outcome;
+}
+
+Outcome measure_steps(engine::Engine& engine, const Setting& setting) {
+    Outcome outcome;
     measure_gradient(engine, setting, outcome);
     measure_training(engine, setting, outcome);
+    return outcome;
+}
+
+Outcome measure(engine::Engine& engine, const Setting& setting) {
+    Outcome outcome = measure_evaluation(engine, setting);
+    outcome.merge(measure_steps(engine, setting));
     return outcome;
 }
 
@@ -75,6 +87,16 @@ std::vector<double> sketch(std::span<const float> values, const std::string& nam
     }
     numbers[0] = std::sqrt(numbers[0]);
     return numbers;
+}
+
+double distance(const std::vector<double>& got, const std::vector<double>& want) {
+    if (got.size() != want.size()) return std::numeric_limits<double>::infinity();
+    double size = 0, difference = 0;
+    for (std::size_t i = 0; i < want.size(); ++i) {
+        size += want[i] * want[i];
+        difference += (got[i] - want[i]) * (got[i] - want[i]);
+    }
+    return std::sqrt(size == 0 ? difference : difference / size);
 }
 
 // scenario, name and numbers, one outcome a line, separated by tabs.
