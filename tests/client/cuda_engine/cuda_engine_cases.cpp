@@ -99,24 +99,27 @@ void compare_engines(Harness& harness, const Outcome& got, const Outcome& want, 
                 bound_for(scenario)(name, scenario.config.layers));
 }
 
-// Neither what is kept, nor where panels lie, nor an earlier training that failed changes a bit.
+// Neither what is kept, nor where panels lie, nor an earlier training that failed changes a bit: every
+// combination for one scenario, the one that differs in all for the others.
 void same_bits_case(Harness& harness, const Scenario& scenario) {
     harness.begin(scenario.name + ", the same bits");
     Scenario shorter = scenario;
     shorter.steps = 3;  // as such, recorded, recorded
+    const bool every = scenario.name == "llama_ragged";
+    const bool fp8 = scenario.operands == kernels::Operands::E4m3;  // a ring is bf16
     const Setting setting(shorter);
     const auto plain = make_engine(setting, setting.limits());
     const Outcome want = measure(*plain, setting);
-    harness.check(measure(*plain, setting) == want, "a second time");
+    if (every || fp8) harness.check(measure(*plain, setting) == want, "a second time");
 
     engine::Limits inputs = setting.limits();
     inputs.keep = engine::Keep::LayerInputs;
-    compare_engines(harness, measure(*make_engine(setting, inputs), setting), want, scenario,
-                    "layers computed again");
-    if (scenario.operands == kernels::Operands::E4m3) return;  // a ring is bf16
-
+    if (every || fp8)
+        compare_engines(harness, measure(*make_engine(setting, inputs), setting), want, scenario,
+                        "layers computed again");
     const auto network = setting.network();
-    for (const engine::Limits& limits : {setting.limits(), inputs}) {
+    for (const engine::Limits& limits : {inputs, setting.limits()}) {
+        if (fp8 || (limits.keep == engine::Keep::Activations && !every)) continue;
         const Plan ring = make_plan(network, limits, PanelStorage::Ring);
         const auto made = CudaEngine::create(0, network, limits, setting.frozen(), ring);
         compare_engines(harness, measure(**made, setting), want, scenario, "panels in a ring");
