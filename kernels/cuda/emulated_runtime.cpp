@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/cuda/emulated_block.hpp"
+#include "kernels/cuda/emulated_failures.hpp"
 
 namespace fedllm::kernels::cuda {
 namespace {
@@ -41,11 +42,20 @@ EventState& state(const Event& event) { return *static_cast<EventState*>(event.h
 
 constexpr std::align_val_t kAlignment{256};
 
+std::uint64_t calls_left = emulation::kNever;
+void may_fail() {
+    if (calls_left == 0) throw GpuError("the emulation fails on demand");
+    if (calls_left != emulation::kNever) --calls_left;
+}
+
 }  // namespace
 
 namespace emulation {
 
+void fail_after(std::uint64_t calls) { calls_left = calls; }
+
 void enqueue(const Stream& stream, std::function<void()> work) {
+    may_fail();
     if (const Recording* recording = state(stream).recording; recording != nullptr)
         return recording->work.push_back(std::move(work));
     work();
@@ -68,6 +78,7 @@ std::size_t free_memory_bytes() { return device_properties().memory_free_bytes; 
 Stream::Stream() : handle_(new StreamState) {}
 Stream::~Stream() { delete static_cast<StreamState*>(handle_); }
 void Stream::synchronize() const {
+    may_fail();
     if (state(*this).recording != nullptr)
         throw GpuError("a stream that records a graph cannot be waited for");
 }
@@ -92,6 +103,7 @@ float Event::milliseconds_since(const Event&) const { return 0.0f; }
 // What nobody wrote is NaN, or an index out of every range.
 void* allocate(std::size_t bytes, MemoryKind) {
     if (bytes == 0) return nullptr;
+    may_fail();
     void* data = ::operator new(bytes, kAlignment);
     std::memset(data, 0xFF, bytes);
     return data;
