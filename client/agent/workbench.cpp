@@ -124,6 +124,7 @@ Result<Workbench::Bench*> Workbench::bench_for(const Task& task) {
         return check_memory(task.job, resident.model, train::Where::Cpu);
     };
     FEDLLM_TRY(auto trainer, devices_->trainer(*model, task.job, before_cpu));
+    if (!trainer->plan().empty()) log::info("GPU planned", {{"plan", trainer->plan()}});
     const data::DatasetStats& stats = dataset.stats();
     log::info("data loaded", {{"file", config_.data.path.string()},
                               {"train_examples", stats.train_examples},

@@ -43,6 +43,7 @@ CudaEngine::CudaEngine(unsigned device, Network network, Limits limits, std::vec
       host_network_(std::move(network)),
       limits_(limits),
       frozen_(std::move(frozen)),
+      plan_(plan.text()),
       transfer_(stream_),
       weights_(host_network_, plan.linear(), transfer_),
       network_(host_network_.with_base(weights_.views())),

@@ -8,6 +8,7 @@
 #include <memory>
 #include <set>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "client/cuda_engine/batch_feed.hpp"
@@ -33,6 +34,7 @@ public:
 
     const engine::Network& network() const override { return host_network_; }
     const engine::Limits& limits() const override { return limits_; }
+    std::string plan() const override { return plan_; }
     Result<void> begin_training(tensor::ParamSet& params) override;
     Result<void> start(const engine::BatchView& batch, const engine::OptimizerStep& step) override;
     Result<engine::StepReport> finish() override;
@@ -83,6 +85,7 @@ private:
     engine::Network host_network_;
     engine::Limits limits_;
     std::vector<engine::Run> frozen_;
+    std::string plan_;
     kernels::cuda::Stream stream_;
     Transfer transfer_;
     DeviceWeights weights_;

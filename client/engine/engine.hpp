@@ -75,6 +75,8 @@ public:
 
     virtual const Network& network() const = 0;
     virtual const Limits& limits() const = 0;
+    // How it computes and in what memory, in words; empty: nothing to say.
+    virtual std::string plan() const { return {}; }
 
     // Trains `params` in place; they hold the outcome after end_training(). The optimiser starts anew.
     virtual Result<void> begin_training(tensor::ParamSet& params) = 0;

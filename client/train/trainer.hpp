@@ -68,6 +68,7 @@ public:
     const tensor::Manifest& manifest() const { return manifest_; }  // of what is trained
     const engine::Network& network() const { return engine_->network(); }
     const engine::Limits& limits() const { return engine_->limits(); }  // of a micro-batch
+    std::string plan() const { return engine_->plan(); }
 
     // Steps that train() will take with these examples.
     std::uint64_t steps(std::span<const data::Example> examples) const;

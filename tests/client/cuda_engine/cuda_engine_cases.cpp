@@ -11,6 +11,7 @@
 #include "client/cuda_engine/cuda_engine.hpp"
 #include "kernels/cross_entropy/op.hpp"
 #include "tests/client/cuda_engine/outcome.hpp"
+#include "tests/client/cuda_engine/products_case.hpp"
 #include "tests/kernels/cuda/harness.hpp"
 
 namespace fedllm::client::cuda_engine::cases {
@@ -267,7 +268,7 @@ void no_fp8_case(Harness& harness, Scenario scenario) {
     std::printf("  %s\n  %s\n  %s\n", fp8.text().c_str(), none.text().c_str(), tight.text().c_str());
 
     const Outcome want = measure(*make_engine(plain, limits), plain);
-    for (const Plan& other : {none, tight, make_plan(network, limits, PanelStorage::Ring)}) {
+    for (const Plan& other : {none, make_plan(network, limits, PanelStorage::Ring)}) {
         const auto made = CudaEngine::create(0, network, limits, setting.frozen(), other);
         compare_engines(harness, measure(**made, setting), want, scenario, "computed in bf16");
     }
@@ -286,7 +287,7 @@ void transfer_case(Harness& harness) {
     harness.check(sent == received, "what comes back");
 }
 
-// FEDLLM_CASE=qwen3: scenarios of that name alone; FEDLLM_SHOW=1: what is measured.
+// FEDLLM_CASE=qwen3: scenarios of that name alone, or products; FEDLLM_SHOW=1: what is measured.
 void cases(Harness& harness) {
     const std::vector<Scenario> all = scenarios();
     std::ifstream file("tests/golden/engine.txt");
@@ -311,13 +312,15 @@ void cases(Harness& harness) {
          {"llama_nf4", "llama_ragged", "llama_some", "qwen2_lora", "gpt2_lora", "llama_chunks"}) {
         with(name, [&](Harness& to, const Scenario& run) { fp8_case(to, run, golden.at(run.name)); });
     }
-    with("llama_ragged", no_fp8_case);
-    with("llama_ragged", [](Harness& to, const Scenario& run) { not_finite_case(to, in_fp8(run)); });
+    with("llama_nf4", no_fp8_case);
+    with("llama_nf4", [](Harness& to, const Scenario& run) { not_finite_case(to, in_fp8(run)); });
     with("llama_some", [](Harness& to, const Scenario& run) { same_bits_case(to, in_fp8(run)); });
     with("freeze_a", frozen_case);
     with("llama_lora", nothing_counts_case);
     with("llama_lora", refusals_case);
     if (only == nullptr) transfer_case(harness);
+    if (only == nullptr || std::string_view("products").starts_with(only))
+        products_case(harness, scenario(all, "llama_ragged"));
 }
 
 }  // namespace

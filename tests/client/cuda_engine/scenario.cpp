@@ -203,9 +203,14 @@ WeightView Setting::matrix(std::size_t rows, std::size_t cols, WeightType type, 
     auto* const codes = take(type == WeightType::Int8 ? elements : (elements + 1) / 2);
     for (std::size_t i = 0; i < (type == WeightType::Int8 ? elements : (elements + 1) / 2); ++i)
         codes[i] = static_cast<unsigned char>(rng.next_u32());
+    if (scenario_.signs) {
+        for (std::size_t i = 0; i < (elements + 1) / 2; ++i)
+            codes[i] = static_cast<unsigned char>((codes[i] & 1 ? 0xF0 : 0) | (codes[i] & 2 ? 0x0F : 0));
+    }
     auto* const values = reinterpret_cast<float*>(take(scales * 4));
     for (std::size_t i = 0; i < scales; ++i)
         values[i] = rng.uniform(0.5F, 1.0F) * (type == WeightType::Int8 ? 0.003F : 0.4F);
+    if (scenario_.signs) std::fill(values, values + scales, 0.25F);
     view.data = codes;
     view.scales = values;
     return view;

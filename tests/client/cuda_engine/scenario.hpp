@@ -19,6 +19,7 @@ struct Scenario {
     model::ModelConfig config;
     kernels::WeightType base = kernels::WeightType::BF16;  // of linear layers
     kernels::Operands operands = kernels::Operands::F32;   // of products with those and the head
+    bool signs = false;      // NF4's -1 and 1 alone, with one scale: what e4m3 holds
     bool quantised = false;  // base is NF4, of the values that a bf16 base has; else codes are drawn
     float spread = 0.2F;     // of the frozen matrices' values
     Trained trained = Trained::Lora;
