@@ -3,7 +3,10 @@
 #
 #   tests/gpu.sh                build the CUDA operations and the engine, run their cases on the GPU, then again under
 #                               compute-sanitizer (memcheck, racecheck); ends within 8 minutes
-#   tests/gpu.sh --bench        then measure the operations (tests/bench/cuda)
+#   tests/gpu.sh --bench [PART] then measure (tests/bench/cuda): the operations, whole steps beside their goals, and
+#                               PyTorch's steps where FEDLLM_PYTHON (python3) has it; ends within 13 minutes more. PART
+#                               of a name (8B, say) measures what has it alone
+#   tests/gpu.sh --only-bench [PART]  the same without the cases
 #
 # Exit: 0 all that ran passed (what this machine cannot run, a sanitizer say, is listed); 1 something failed or did not
 # end in time; 77 nothing could run here: no GPU, no nvcc or no cmake.
@@ -16,7 +19,8 @@ bench=no
 case "${1:-}" in
     "") ;;
     --bench) bench=yes ;;
-    --help | -h) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --only-bench) bench=only ;;
+    --help | -h) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "tests/gpu.sh: unknown option '$1'; see --help" >&2; exit 2 ;;
 esac
 
@@ -46,7 +50,8 @@ cmake -S . -B "$build" "${generator[@]}" -DCMAKE_BUILD_TYPE=Release -DFEDLLM_KER
     { cat "$build/configure.log"; echo "tests/gpu.sh: cannot be configured" >&2; exit 1; }
 # What can be built is tested, though something else cannot (-k, in ninja's words or make's).
 keep=(-k); [ ${#generator[@]} -eq 0 ] || keep=(-k 0)
-if ! timeout "$seconds_max" cmake --build "$build" -j"$(nproc)" -- "${keep[@]}" >"$build/build.log" 2>&1; then
+targets=(); [ "$bench" != only ] || targets=(--target step_bench ops_bench)
+if ! timeout "$seconds_max" cmake --build "$build" -j"$(nproc)" "${targets[@]}" -- "${keep[@]}" >"$build/build.log" 2>&1; then
     grep -E -A3 'error|FAILED' "$build/build.log" | tail -40
     row "(all)" build "$SECONDS" FAILED
     failed=1
@@ -94,19 +99,45 @@ each() {
 }
 
 rm -rf "$build/logs" && mkdir -p "$build/logs"
-mapfile -t programs < <(find "$build" -name 'cuda_*' -type f -perm -u+x | sort)
-[ ${#programs[@]} -gt 0 ] || { row "(none)" run 0 "FAILED: nothing was built"; table; exit 1; }
-each run 1
-if command -v compute-sanitizer >/dev/null; then
-    # Calls that fail are the programs' to check (some fail on purpose); races within cuBLASLt are not ours to find.
-    each memcheck 4 compute-sanitizer --tool memcheck --report-api-errors no --error-exitcode 3
-    mapfile -t programs < <(printf '%s\n' "${programs[@]}" | grep /tests/kernels/)  # the engine's kernels are theirs
-    each racecheck 4 compute-sanitizer --tool racecheck --kernel-name kernel_substring=fedllm --error-exitcode 3
-else
-    row "(all)" sanitizer 0 "cannot run here: no compute-sanitizer"
+if [ "$bench" != only ]; then
+    mapfile -t programs < <(find "$build" -name 'cuda_*' -type f -perm -u+x | sort)
+    [ ${#programs[@]} -gt 0 ] || { row "(none)" run 0 "FAILED: nothing was built"; table; exit 1; }
+    each run 1
+    if command -v compute-sanitizer >/dev/null; then
+        # Calls that fail are the programs' to check (some fail on purpose); races within cuBLASLt are not ours to find.
+        mapfile -t programs < <(printf '%s\n' "${programs[@]}" | grep -v /cuda_curve_cases)  # the engine's cases, for longer
+        each memcheck 4 compute-sanitizer --tool memcheck --report-api-errors no --error-exitcode 3
+        mapfile -t programs < <(printf '%s\n' "${programs[@]}" | grep /tests/kernels/)  # the engine's kernels are theirs
+        each racecheck 4 compute-sanitizer --tool racecheck --kernel-name kernel_substring=fedllm --error-exitcode 3
+    else
+        row "(all)" sanitizer 0 "cannot run here: no compute-sanitizer"
+    fi
 fi
-if [ "$bench" = yes ]; then
-    timeout 200 "$(find "$build" -name ops_bench -type f)" || { row ops_bench bench "$SECONDS" FAILED; failed=$((failed + 1)); }
+# measure PROGRAM SECONDS COMMAND...: what it prints is the result.
+measure() {
+    local program=$1 seconds=$2 begin=$SECONDS status=0 result
+    shift 2
+    echo && timeout "$seconds" "$@" 2>&1 | tee "$build/logs/$program.bench"
+    status=${PIPESTATUS[0]}
+    case $status in
+        0) result="measured: $build/logs/$program.bench" ;;
+        77) result="cannot run here: $(tail -1 "$build/logs/$program.bench")" ;;
+        *) result="FAILED with $status (124: not done in $seconds s)"; failed=$((failed + 1)) ;;
+    esac
+    row "$program" bench $((SECONDS - begin)) "$result"
+}
+if [ "$bench" != no ]; then
+    for program in step_bench ops_bench; do
+        measure "$program" 250 "$(find "$build" -name "$program" -type f)" ${2:+"$2"}
+    done
+    model=all
+    case "${2:-}" in *8B*) model=8B ;; *1B*) model=1B ;; *135M*) model=135M ;; esac
+    python=${FEDLLM_PYTHON:-python3}
+    if command -v "$python" >/dev/null; then
+        measure torch_step 280 "$python" tests/bench/cuda/torch_step.py "$model"
+    else
+        row torch_step bench 0 "cannot run here: no $python"
+    fi
 fi
 table
 [ "$failed" -eq 0 ]

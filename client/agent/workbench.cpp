@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "client/agent/download.hpp"
+#include "client/cuda_update/cuda_builder.hpp"
 #include "client/model/manifests.hpp"
 #include "client/train/memory_plan.hpp"
 #include "common/base/clock.hpp"
@@ -190,6 +191,24 @@ Result<update::Claim> Workbench::train(const Task& task, const ClientId& client,
     return claim;
 }
 
+// On the GPU that trains, where it has room; the CPU makes the same bytes.
+Result<update::EncodedUpdate> Workbench::build(const tensor::ParamSet& start, const tensor::ParamSet& trained,
+                                               const update::BuildRequest& request) const {
+    if (devices_->has_gpu()) {
+        auto built = cuda_update::build(config_.gpus.front(), start, trained, request);
+        if (built) return built;
+        const Error& error = built.error();
+        if (error.code == Errc::TooLarge) {
+            log::info("the GPU has no room to encode the update; the CPU does", {{"reason", error.message}});
+        } else if (error.code == Errc::DeviceFailed) {
+            log::warn("the GPU cannot encode the update; the CPU does", {{"reason", error.message}});
+        } else {
+            return built;
+        }
+    }
+    return update::build(start, trained, request);
+}
+
 // The residual is staged before the update exists, so that none is offered without it.
 Result<update::EncodedUpdate> Workbench::encode(const Task& task, const ClientId& client,
                                                 const tensor::ParamSet& start,
@@ -204,7 +223,7 @@ Result<update::EncodedUpdate> Workbench::encode(const Task& task, const ClientId
     request.turn = task.round.get() + static_cast<std::uint32_t>(stream_of(client.get()));
     request.upload_bytes_max = task.job.update.upload_seconds * link_bytes_per_second_;
     request.key = Rng(task.job.seed, "update/" + task.id.get()).next_u64();
-    FEDLLM_TRY(update::EncodedUpdate encoded, update::build(start, trained, request));
+    FEDLLM_TRY(update::EncodedUpdate encoded, build(start, trained, request));
     if (update::keeps_residual(task.job.update)) {
         FEDLLM_TRY_VOID(updates_.residuals().stage(task.id, key, encoded.residual));
     }

@@ -83,6 +83,8 @@ private:
     Result<update::EncodedUpdate> encode(const Task& task, const ClientId& client,
                                          const tensor::ParamSet& start,
                                          const tensor::ParamSet& trained) const;
+    Result<update::EncodedUpdate> build(const tensor::ParamSet& start, const tensor::ParamSet& trained,
+                                        const update::BuildRequest& request) const;
     Result<Event> try_work(const Task& task, const ClientId& client, const Report& report,
                            std::stop_token stop);
 

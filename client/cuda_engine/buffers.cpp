@@ -63,6 +63,24 @@ std::size_t scratch_floats(const Network& network, const Groups& groups, const L
     return most;
 }
 
+// The widest rows that a product in FP8 reads: inputs, or gradients of outputs.
+Fp8Matrix lay_out_fp8(const Network& network, const Groups& groups, const Limits& limits, Carver& carver) {
+    if (!groups.any_fp8()) return {};
+    std::size_t widest = 0;
+    for (std::size_t layer = 0; layer < groups.layers(); ++layer) {
+        for (std::size_t kind = 0; kind < kGroupKinds; ++kind) {
+            const Group& group = groups.at(layer, static_cast<GroupKind>(kind));
+            if (group.fp8) widest = std::max({widest, group.n, group.k});
+        }
+    }
+    const std::size_t m = limits.rows * limits.tokens_per_row, chunk = logit_rows(limits);
+    const std::size_t head = std::max(network.config().vocab, network.config().hidden);
+    const std::size_t codes =
+        std::max(m * Fp8Matrix::pitch_of(widest), groups.head_fp8() ? chunk * Fp8Matrix::pitch_of(head) : 0);
+    const std::size_t rows = std::max(m, chunk);
+    return {carver.take<std::uint8_t>(codes), carver.take<float>(rows), rows, 0};
+}
+
 LayerBuffers lay_out_layer(const Network& network, const Groups& groups, std::size_t m, Carver& carver) {
     const model::ModelConfig& config = network.config();
     const auto room = [&](GroupKind kind) { return groups.r_max(kind); };
@@ -142,6 +160,7 @@ void Buffers::lay_out(const Network& network, const Groups& groups, const Limits
     head_.losses = carver.take<float>(counted);
     head_.loss_sum = carver.take<double>(1);
     batch_ = BatchArrays::lay_out(network, limits, carver);
+    fp8_ = lay_out_fp8(network, groups, limits, carver);
     if (!trained) return;
     backward_.stream =
         carver.matrix(m, config.hidden, std::max(groups.r_max(kOGroup), groups.r_max(kDownGroup)));

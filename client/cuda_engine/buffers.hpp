@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "client/cuda_engine/fp8_weights.hpp"
 #include "client/cuda_engine/groups.hpp"
 #include "client/cuda_engine/memory.hpp"
 #include "client/engine/engine.hpp"
@@ -78,7 +79,8 @@ public:
     HeadBuffers head(std::size_t rows) const;
     BackwardBuffers backward(std::size_t rows) const;
     const BatchArrays& batch() const { return batch_; }
-    float* scratch() const { return scratch_; }  // of one operation
+    float* scratch() const { return scratch_; }    // of one operation
+    const Fp8Matrix& fp8() const { return fp8_; }  // room for the left operand of a product
 
 private:
     void lay_out(const engine::Network& network, const Groups& groups, const engine::Limits& limits,
@@ -90,6 +92,7 @@ private:
     BackwardBuffers backward_;
     BatchArrays batch_;
     float* scratch_ = nullptr;
+    Fp8Matrix fp8_;
     kernels::cuda::DeviceBuffer<unsigned char> memory_;
 };
 

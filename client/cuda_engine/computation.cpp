@@ -28,7 +28,7 @@ Computation::Computation(const kernels::cuda::Stream& stream, const engine::Netw
       panels_(&panels),
       buffers_(&buffers),
       trained_(trained),
-      products_(stream, network, panels, trained, buffers.scratch()) {
+      products_(stream, network, panels, trained, buffers.scratch(), buffers.fp8()) {
     const ModelConfig& config = network.config();
     if (config.family->positions != Positions::Rotary) return;
     const std::size_t elements = limits.tokens_per_row * config.head_size / 2;

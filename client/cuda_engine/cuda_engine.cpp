@@ -51,7 +51,7 @@ CudaEngine::CudaEngine(unsigned device, Network network, Limits limits, std::vec
       gradients_(count_),
       first_moment_(count_),
       second_moment_(count_),
-      groups_(network_, params_.data()),
+      groups_(host_network_, params_.data(), plan.storage),
       panels_(stream_, network_, host_network_, groups_, params_.data(), plan.storage, transfer_),
       buffers_(network_, groups_, limits_),
       computation_(stream_, network_, limits_, groups_, panels_, buffers_,

@@ -3,6 +3,7 @@
 //
 // Resident: all panels lie ready; only what is trained is filled in again after each step. Ring: two of each
 // kind take turns, and the next one is filled, on a stream of its own, while the last one is computed with.
+// Fp8: as Resident, but of a group in FP8 only the border is bf16.
 #pragma once
 
 #include <array>
@@ -10,21 +11,36 @@
 #include <cstdint>
 #include <vector>
 
+#include "client/cuda_engine/fp8_weights.hpp"
 #include "client/cuda_engine/groups.hpp"
 #include "client/cuda_engine/transfer.hpp"
 
 namespace fedllm::client::cuda_engine {
 
-enum class PanelStorage : std::uint8_t { Resident, Ring };
+// What a group's products read.
+struct GroupWeights {
+    kernels::cuda::Panel panel;       // all of it; in FP8 one without columns of W: B alone
+    kernels::cuda::Panel down_panel;  // in FP8: one without rows of W, A alone
+    Fp8Weight fp8;                    // else empty
+
+    // (R,K) and, scaled, (N,R).
+    DeviceMatrix a() const {
+        const kernels::cuda::Panel& from = fp8.empty() ? panel : down_panel;
+        return from.values.slice(from.n_padded(), from.r).columns(0, from.k);
+    }
+    DeviceMatrix b() const { return panel.values.slice(0, panel.n).columns(panel.k_padded(), panel.r); }
+};
 
 // Lifecycle: what it was made from must outlive it. Concurrency: one call at a time.
 class Panels {
 public:
-    // `network` has the GPU's views, `host` the host's, which Resident fills its panels from.
+    // `network` has the GPU's views, `host` the host's, which panels that lie ready are filled from.
     Panels(const kernels::cuda::Stream& stream, const engine::Network& network, const engine::Network& host,
            const Groups& groups, const float* params, PanelStorage storage, Transfer& transfer);
 
     static std::size_t bytes(const engine::Network& network, const Groups& groups, PanelStorage storage);
+    // What is taken besides while FP8 is made.
+    static std::size_t loading_bytes(const Groups& groups);
 
     // Trained values have changed.
     void refresh();
@@ -33,13 +49,14 @@ public:
     enum Pass : std::size_t { kTraining, kEvaluation };
     void begin(Pass kind);
     // For products that are enqueued before the next call.
-    const kernels::cuda::Panel& acquire(const Group& group);
-    const kernels::cuda::Panel& head() const { return head_; }
+    const GroupWeights& acquire(const Group& group);
+    // Its panel is all of it in FP8, too.
+    const GroupWeights& head() const { return head_; }
 
 private:
     struct Slot {
         unsigned char* memory = nullptr;
-        kernels::cuda::Panel panel;
+        GroupWeights weights;
         const Group* holds = nullptr;
         kernels::cuda::Event filled;
     };
@@ -47,7 +64,7 @@ private:
     void load(const engine::Network& host, Transfer& transfer);
     Slot& slot(const Group& group);
     void shape(Slot& slot, const Group& group) const;
-    void fill(const kernels::cuda::Stream& stream, const Group& group, const kernels::cuda::Panel& to,
+    void fill(const kernels::cuda::Stream& stream, const Group& group, const GroupWeights& to,
               bool frozen_too);
     void fill_ahead(const Group& group);
 
@@ -58,7 +75,7 @@ private:
     PanelStorage storage_;
     kernels::cuda::DeviceBuffer<unsigned char> memory_;
     std::vector<std::array<Slot, kGroupKinds>> slots_;  // of every layer, or two
-    kernels::cuda::Panel head_;
+    GroupWeights head_;
     // Of a ring.
     kernels::cuda::Stream side_;
     kernels::cuda::Event passed_;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <string>
 
 #include "client/cuda_engine/device_weights.hpp"
@@ -17,6 +18,7 @@ struct Plan {
     std::size_t trained = 0;  // f32 values, gradients, two moments
     std::size_t buffers = 0;  // activations and scratch
     std::size_t working = 0;  // cuBLASLt's, and what loading takes
+    std::string without_fp8;  // why not, where the job asks for it
 
     LinearWeights linear() const {
         return storage == PanelStorage::Ring ? LinearWeights::Packed : LinearWeights::OnlyInPanels;
@@ -27,7 +29,10 @@ struct Plan {
 };
 
 Plan make_plan(const engine::Network& network, const engine::Limits& limits, PanelStorage storage);
-// The faster one that fits into `bytes`, or else the smaller one.
-Plan make_plan(const engine::Network& network, const engine::Limits& limits, std::size_t bytes);
+// Of frozen weights that the job wants to be multiplied in FP8, whether the GPU can (is called only then).
+using AskFp8 = std::function<bool()>;
+// The fastest one that fits into `bytes`, or else the smallest one.
+Plan make_plan(const engine::Network& network, const engine::Limits& limits, std::size_t bytes,
+               const AskFp8& can_fp8);
 
 }  // namespace fedllm::client::cuda_engine

@@ -25,20 +25,29 @@ Gemm product(const GemmOperand& a, const GemmOperand& b, std::size_t k, const De
     return gemm;
 }
 
+void add_to(Gemm& gemm, const ConstDeviceMatrix& add) {
+    if (add.data == nullptr) return;
+    gemm.c = add.data;
+    gemm.c_pitch = add.pitch;
+    gemm.beta = 1.0F;
+}
+
 }  // namespace
 
 void Products::forward(const Group& group, DeviceMatrix x, DeviceMatrix y, ConstDeviceMatrix add) {
-    const Panel& panel = panels_->acquire(group);
-    adapt(group, panel, x);
-    const std::size_t depth = group.k + group.r;
-    Gemm gemm = product(operand(widened(x, depth)), operand(panel.values.slice(0, group.n), /*turned=*/true),
-                        depth, {y.data, y.rows, group.n, y.pitch});
-    if (add.data != nullptr) {
-        gemm.c = add.data;
-        gemm.c_pitch = add.pitch;
-        gemm.beta = 1.0F;
+    const GroupWeights& weights = panels_->acquire(group);
+    adapt(group, weights, x);
+    const DeviceMatrix outputs(y.data, y.rows, group.n, y.pitch);
+    if (group.fp8) {
+        multiply_fp8(x, weights.fp8.forward, outputs, add);
+        add_low_rank(group, tail(x, 0, group.r), operand(weights.b(), /*turned=*/true), outputs);
+    } else {
+        const std::size_t depth = group.k + group.r;
+        Gemm gemm = product(operand(widened(x, depth)),
+                            operand(weights.panel.values.slice(0, group.n), /*turned=*/true), depth, outputs);
+        add_to(gemm, add);
+        blas_.gemm(*stream_, gemm);
     }
-    blas_.gemm(*stream_, gemm);
     for (std::size_t i = 0; i < group.parts.size(); ++i) {
         const Linear linear = network_->linear(group.layer, group.parts[i], trained_.params, nullptr);
         if (linear.bias == nullptr) continue;
@@ -50,19 +59,41 @@ void Products::adapt(const Group& group, DeviceMatrix x) {
     if (group.r != 0) adapt(group, panels_->acquire(group), x);
 }
 
-void Products::adapt(const Group& group, const Panel& panel, DeviceMatrix x) {
+void Products::adapt(const Group& group, const GroupWeights& weights, DeviceMatrix x) {
     if (group.r == 0) return;
-    blas_.gemm(*stream_, product(operand(x), operand(panel.values.slice(group.n, group.r), /*turned=*/true),
-                                 group.k, tail(x, 0, group.r)));
+    blas_.gemm(*stream_,
+               product(operand(x), operand(weights.a(), /*turned=*/true), group.k, tail(x, 0, group.r)));
+}
+
+// y = x weight^T (+ add): the rows of both in FP8, each with its scale.
+void Products::multiply_fp8(ConstDeviceMatrix x, const Fp8Matrix& weight, DeviceMatrix y,
+                            ConstDeviceMatrix add) {
+    const Fp8Matrix rows = to_fp8(*stream_, x, fp8_);
+    Gemm gemm = product(rows.operand(), weight.operand(/*turned=*/true), rows.pitch, y);
+    add_to(gemm, add);
+    blas_.gemm(*stream_, gemm);
+}
+
+// y += what the adapters make of S or dS, in bf16.
+void Products::add_low_rank(const Group& group, ConstDeviceMatrix s, const GemmOperand& border,
+                            DeviceMatrix y) {
+    if (group.r == 0) return;
+    Gemm gemm = product(operand(s), border, group.r, y);
+    add_to(gemm, y);
+    blas_.gemm(*stream_, gemm);
 }
 
 void Products::backward(const Group& group, DeviceMatrix dy, DeviceMatrix x, DeviceMatrix dx) {
-    const Panel& panel = panels_->acquire(group);
-    for (std::size_t i = 0; i < group.parts.size(); ++i) backward_part(group, i, panel, dy, x);
+    const GroupWeights& weights = panels_->acquire(group);
+    for (std::size_t i = 0; i < group.parts.size(); ++i) backward_part(group, i, weights.panel, dy, x);
     if (dx.data == nullptr) return;
+    const DeviceMatrix inputs(dx.data, dx.rows, group.k, dx.pitch);
+    if (group.fp8) {
+        multiply_fp8(dy, weights.fp8.backward, inputs);
+        return add_low_rank(group, tail(dy, 0, group.r), operand(weights.a()), inputs);
+    }
     const std::size_t depth = group.n + group.r;
-    blas_.gemm(*stream_, product(operand(widened(dy, depth)), operand(panel.values), depth,
-                                 {dx.data, dx.rows, group.k, dx.pitch}));
+    blas_.gemm(*stream_, product(operand(widened(dy, depth)), operand(weights.panel.values), depth, inputs));
 }
 
 void Products::backward_part(const Group& group, std::size_t index, const Panel& panel, DeviceMatrix dy,
@@ -106,13 +137,15 @@ void Products::add_product(const GemmOperand& a, const GemmOperand& b, std::size
 
 // The vocabulary is rounded up to 8: the panel has rows of zeros there, and so the logits.
 void Products::head_forward(ConstDeviceMatrix x, DeviceMatrix logits) {
-    const Panel& panel = panels_->head();
-    blas_.gemm(*stream_, product(operand(x), operand(panel.values, /*turned=*/true), panel.k,
-                                 {logits.data, logits.rows, panel.values.rows, logits.pitch}));
+    const Panel& panel = panels_->head().panel;
+    const DeviceMatrix padded(logits.data, logits.rows, panel.values.rows, logits.pitch);
+    const Fp8Weight& fp8 = panels_->head().fp8;
+    if (!fp8.empty()) return multiply_fp8(x, fp8.forward, padded);
+    blas_.gemm(*stream_, product(operand(x), operand(panel.values, /*turned=*/true), panel.k, padded));
 }
 
 void Products::head_logits(ConstDeviceMatrix x, Matrix logits) {
-    const Panel& panel = panels_->head();
+    const Panel& panel = panels_->head().panel;
     Gemm gemm;
     gemm.m = logits.rows;
     gemm.n = logits.cols;
@@ -126,12 +159,14 @@ void Products::head_logits(ConstDeviceMatrix x, Matrix logits) {
 }
 
 void Products::head_backward(DeviceMatrix dlogits, ConstDeviceMatrix x, DeviceMatrix dx) {
-    const Panel& panel = panels_->head();
+    const Panel& panel = panels_->head().panel;
     const Linear head = network_->head(trained_.params, trained_.gradients);
     if (head.weight_gradient.data != nullptr)
         add_product(operand(dlogits, /*turned=*/true), operand(x), panel.n, x.rows, head.weight_gradient);
-    blas_.gemm(*stream_, product(operand(dlogits), operand(panel.values), panel.values.rows,
-                                 {dx.data, dx.rows, panel.k, dx.pitch}));
+    const DeviceMatrix inputs(dx.data, dx.rows, panel.k, dx.pitch);
+    const Fp8Weight& fp8 = panels_->head().fp8;
+    if (!fp8.empty()) return multiply_fp8(dlogits, fp8.backward, inputs);
+    blas_.gemm(*stream_, product(operand(dlogits), operand(panel.values), panel.values.rows, inputs));
 }
 
 }  // namespace fedllm::client::cuda_engine

@@ -1,5 +1,5 @@
-// Products: the linear layers, group by group. The only place that multiplies with a panel: another way to
-// multiply with frozen weights (FP8, kernels/quant_matmul) begins here.
+// Products: the linear layers, group by group. The only place that multiplies with a panel, or with FP8
+// beside it: another way to multiply with frozen weights (kernels/quant_matmul) begins here.
 #pragma once
 
 #include "client/cuda_engine/groups.hpp"
@@ -19,8 +19,13 @@ struct TrainedValues {
 class Products {
 public:
     Products(const kernels::cuda::Stream& stream, const engine::Network& network, Panels& panels,
-             TrainedValues trained, float* scratch)
-        : stream_(&stream), network_(&network), panels_(&panels), trained_(trained), scratch_(scratch) {}
+             TrainedValues trained, float* scratch, const Fp8Matrix& fp8)
+        : stream_(&stream),
+          network_(&network),
+          panels_(&panels),
+          trained_(trained),
+          scratch_(scratch),
+          fp8_(fp8) {}
 
     // y = all projections of x (+ add), side by side. S = x A^T stays behind x's columns.
     void forward(const Group& group, DeviceMatrix x, DeviceMatrix y, ConstDeviceMatrix add = {});
@@ -29,12 +34,16 @@ public:
     // Gradients of what is trained; dx (data null: not wanted) is written. dS comes behind dy's columns.
     void backward(const Group& group, DeviceMatrix dy, DeviceMatrix x, DeviceMatrix dx);
 
-    void head_forward(ConstDeviceMatrix x, DeviceMatrix logits);  // (M,C), (M,V)
-    void head_logits(ConstDeviceMatrix x, kernels::MatrixView<float> logits);
+    void head_forward(ConstDeviceMatrix x, DeviceMatrix logits);               // (M,C), (M,V)
+    void head_logits(ConstDeviceMatrix x, kernels::MatrixView<float> logits);  // never in FP8
     void head_backward(DeviceMatrix dlogits, ConstDeviceMatrix x, DeviceMatrix dx);
 
 private:
-    void adapt(const Group& group, const kernels::cuda::Panel& panel, DeviceMatrix x);
+    void adapt(const Group& group, const GroupWeights& weights, DeviceMatrix x);
+    void multiply_fp8(ConstDeviceMatrix x, const Fp8Matrix& weight, DeviceMatrix y,
+                      ConstDeviceMatrix add = {});
+    void add_low_rank(const Group& group, ConstDeviceMatrix s, const kernels::cuda::GemmOperand& border,
+                      DeviceMatrix y);
     void backward_part(const Group& group, std::size_t index, const kernels::cuda::Panel& panel,
                        DeviceMatrix dy, DeviceMatrix x);
     void add_product(const kernels::cuda::GemmOperand& a, const kernels::cuda::GemmOperand& b, std::size_t m,
@@ -45,6 +54,7 @@ private:
     Panels* panels_;
     TrainedValues trained_;
     float* scratch_;
+    Fp8Matrix fp8_;  // room for rows in FP8
     kernels::cuda::Blas blas_;
 };
 

@@ -16,8 +16,9 @@ namespace fedllm::client::train {
 // Where the job is computed: on a GPU, its memory holds gradients, optimizer and buffers.
 enum class Where { Cpu, Gpu };
 
-// Bytes of the machine's own memory, at the peak of a round. The frozen base counts in full, although pages of its file can be read again
-// and an embedding table that is not the head is touched only where texts have its tokens.
+// Bytes of the machine's own memory, at the peak of a round. The frozen base counts in full, although pages
+// of its file can be read again and an embedding table that is not the head is touched only where texts have
+// its tokens.
 struct MemoryPlan {
     std::size_t micro_rows = 0;  // rows of a batch that are computed at once
     std::size_t base = 0;        // frozen weights: pages of the file, and copies in another type

@@ -4,18 +4,11 @@
 #include <cmath>
 #include <numeric>
 
+#include "client/update/cpu_arithmetic.hpp"
 #include "common/crypto/sha256.hpp"
 
 namespace fedllm::client::update {
 namespace {
-
-double square_sum(std::span<const float> values) {
-    double sum = 0;
-    for (const float value : values) sum += static_cast<double>(value) * value;
-    return sum;
-}
-
-double norm_of(std::span<const float> values) { return std::sqrt(square_sum(values)); }
 
 Error not_finite(const tensor::Manifest& manifest, std::size_t element) {
     std::size_t index = 0;
@@ -27,24 +20,8 @@ Error not_finite(const tensor::Manifest& manifest, std::size_t element) {
 
 // Rounding each product to f32 may lift the norm above the bound by a part in 10^7 or so, and the server
 // refuses anything above: so it goes a little below.
-void scale_down(std::span<float> values, double norm, double bound) {
-    const double scale = bound / norm * (1.0 - 1e-7);
-    for (float& value : values) value = static_cast<float>(value * scale);
-}
-
-// trained - start, plus what earlier updates left.
-Result<tensor::ParamSet> difference_of(const tensor::ParamSet& start, const tensor::ParamSet& trained) {
-    if (const std::string what = difference(start.manifest(), trained.manifest()); !what.empty()) {
-        return make_error(Errc::ManifestMismatch, what);
-    }
-    tensor::ParamSet delta = trained;
-    const std::span<float> values = delta.values();
-    for (std::size_t i = 0; i < values.size(); ++i) {
-        values[i] -= start.values()[i];
-        if (!std::isfinite(values[i])) return not_finite(start.manifest(), i);
-    }
-    return delta;
-}
+constexpr double kSlack = 1e-7;
+double factor_down(double norm, double bound, double slack = kSlack) { return bound / norm * (1.0 - slack); }
 
 // Groups dealt out to `segments`, the largest first, each to the segment that has least. Whole groups,
 // because the zeros of what is not sent then cost nothing: a group of zeros alone has no entropy.
@@ -65,61 +42,45 @@ std::vector<std::uint32_t> deal_out(const codec::Layout& layout, std::uint32_t s
     return segment_of;
 }
 
-// x where this turn's segment is, and 0 elsewhere.
-std::vector<float> segment(const BuildRequest& request, const codec::Layout& layout,
-                           std::span<const float> x) {
-    const std::vector<std::uint32_t> segment_of = deal_out(layout, request.spec.segments);
-    const std::uint32_t segments = std::min(request.spec.segments, std::max(layout.groups, 1U));
-    std::vector<float> sent(x.size());
-    std::size_t first = 0;
-    for (const codec::Layout::Run& run : layout.runs) {
-        if (segment_of[run.group] == request.turn % segments) {
-            std::copy_n(x.begin() + static_cast<std::ptrdiff_t>(first), run.elements,
-                        sent.begin() + static_cast<std::ptrdiff_t>(first));
-        }
-        first += run.elements;
+// By group, whether it is in this turn's segment; empty where all of them are.
+std::vector<std::uint8_t> sent_groups(const BuildRequest& request, const codec::Layout& layout) {
+    const std::uint32_t segments = std::min(request.spec.segments, layout.groups);
+    if (segments <= 1) return {};
+    const std::vector<std::uint32_t> segment_of = deal_out(layout, segments);
+    std::vector<std::uint8_t> sent(layout.groups);
+    for (std::uint32_t group = 0; group < layout.groups; ++group) {
+        sent[group] = segment_of[group] == request.turn % segments ? 1 : 0;
     }
     return sent;
 }
 
-// Encodes `sent`, smaller each time until what the server will decode is within the bound.
-Result<std::vector<std::byte>> encode_within(const BuildRequest& request, const codec::Layout& layout,
-                                             std::span<float> sent) {
+struct Within {
+    Encoded encoded;
+    double sent_squares = 0;
+};
+
+// Encodes what is sent, smaller each time until what the server will decode is within the bound. Values that
+// shrink by less than a step of their codec decode to the same: so they shrink by more each time.
+Result<Within> encode_within(const BuildRequest& request, std::uint64_t elements, Measure sent,
+                             Arithmetic& arithmetic) {
     constexpr int kAttemptsMax = 8;
     const job::UpdateSpec& spec = request.spec;
-    codec::Spec codec = codec::without_zeros(spec.codec, sent);
-    for (int attempt = 0; attempt < kAttemptsMax; ++attempt) {
-        FEDLLM_TRY(std::vector<std::byte> bytes, codec::encode(codec, layout, sent, request.key));
+    codec::Spec codec = codec::without_zeros(spec.codec, elements, sent.zeros);
+    double slack = kSlack;
+    for (int attempt = 0; attempt < kAttemptsMax; ++attempt, slack *= 8) {
+        FEDLLM_TRY(Encoded encoded, arithmetic.encode(codec, request.key));
         const double most = request.upload_bytes_max;
-        if (most > 0 && static_cast<double>(bytes.size()) > most && codec.id == codec::CodecId::Deadzone) {
-            codec.bits = 8 * most / static_cast<double>(sent.size());
-            FEDLLM_TRY(bytes, codec::encode(codec, layout, sent, request.key));
+        if (most > 0 && static_cast<double>(encoded.bytes.size()) > most &&
+            codec.id == codec::CodecId::Deadzone) {
+            codec.bits = 8 * most / static_cast<double>(elements);
+            FEDLLM_TRY(encoded, arithmetic.encode(codec, request.key));
         }
-        double squares = 0;
-        FEDLLM_TRY_VOID(codec::decode(
-            spec.codec.id, layout, bytes,
-            [&](std::uint64_t, std::span<const float> values) { squares += square_sum(values); }));
-        if (std::sqrt(squares) <= spec.clip_norm) return bytes;
-        scale_down(sent, std::sqrt(squares), spec.clip_norm);
+        const double norm = std::sqrt(encoded.decoded_squares);
+        if (norm <= spec.clip_norm) return Within{std::move(encoded), sent.squares};
+        sent = arithmetic.scale_sent(factor_down(norm, spec.clip_norm, slack));
     }
     return make_error(Errc::Internal, "codec '" + std::string(codec::name(spec.codec.id)) +
                                           "' does not keep an update within its clip norm");
-}
-
-// Turns x into x - decoded; returns |sent - decoded|^2.
-Result<double> subtract_decoded(const BuildRequest& request, const codec::Layout& layout,
-                                std::span<const std::byte> bytes, std::span<const float> sent,
-                                std::span<float> x) {
-    double squares = 0;
-    const auto sink = [&](std::uint64_t first, std::span<const float> values) {
-        for (std::size_t i = 0; i < values.size(); ++i) {
-            x[first + i] -= values[i];
-            const double lost = static_cast<double>(sent[first + i]) - values[i];
-            squares += lost * lost;
-        }
-    };
-    FEDLLM_TRY_VOID(codec::decode(request.spec.codec.id, layout, bytes, sink));
-    return squares;
 }
 
 }  // namespace
@@ -130,29 +91,36 @@ bool keeps_residual(const job::UpdateSpec& spec) {
 
 Result<EncodedUpdate> build(const tensor::ParamSet& start, const tensor::ParamSet& trained,
                             const BuildRequest& request) {
+    CpuArithmetic arithmetic(start.manifest());
+    return build(start, trained, request, arithmetic);
+}
+
+Result<EncodedUpdate> build(const tensor::ParamSet& start, const tensor::ParamSet& trained,
+                            const BuildRequest& request, Arithmetic& arithmetic) {
+    if (const std::string what = difference(start.manifest(), trained.manifest()); !what.empty()) {
+        return make_error(Errc::ManifestMismatch, what);
+    }
+    FEDLLM_CHECK(request.residual.empty() || request.residual.size() == start.values().size());
+    const Difference difference = arithmetic.difference(start.values(), trained.values(), request.residual);
+    if (difference.delta.not_finite) return not_finite(start.manifest(), *difference.delta.not_finite);
+
     EncodedUpdate update;
-    FEDLLM_TRY(tensor::ParamSet left, difference_of(start, trained));
-    const std::span<float> x = left.values();
-    update.norm = norm_of(x);
-    if (!request.residual.empty()) {
-        FEDLLM_CHECK(request.residual.size() == x.size());
-        for (std::size_t i = 0; i < x.size(); ++i) x[i] += request.residual[i];
+    update.norm = difference.delta.norm();
+    for (double norm = difference.x.norm(); norm > request.spec.clip_norm;) {
+        norm = arithmetic.scale(factor_down(norm, request.spec.clip_norm)).norm();
     }
-    for (double norm = norm_of(x); norm > request.spec.clip_norm; norm = norm_of(x)) {
-        scale_down(x, norm, request.spec.clip_norm);
-    }
-
     const codec::Layout layout = codec::layout_of(start.manifest());
-    std::vector<float> sent = segment(request, layout, x);
-    FEDLLM_TRY(update.bytes, encode_within(request, layout, sent));
+    const Measure sent = arithmetic.send(sent_groups(request, layout));
+    FEDLLM_TRY(Within within, encode_within(request, layout.elements, sent, arithmetic));
+    update.bytes = std::move(within.encoded.bytes);
     update.digest = crypto::to_hex(crypto::sha256(update.bytes));
-
-    const double sent_squares = square_sum(sent);
-    FEDLLM_TRY(const double lost, subtract_decoded(request, layout, update.bytes, sent, x));
-    update.quantisation_error = sent_squares > 0 ? lost / sent_squares : 0;
+    if (within.sent_squares > 0) {
+        update.quantisation_error = within.encoded.lost_squares / within.sent_squares;
+    }
     if (!keeps_residual(request.spec)) return update;
-    update.residual_norm = norm_of(x);
-    update.residual = std::move(left);
+    FEDLLM_TRY(const Measure left, arithmetic.subtract_decoded(update.bytes));
+    update.residual_norm = left.norm();
+    update.residual = arithmetic.take_x();
     return update;
 }
 

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "client/update/arithmetic.hpp"
 #include "common/base/result.hpp"
 #include "common/codec/codec.hpp"
 #include "common/job/job_spec.hpp"
@@ -44,5 +45,9 @@ bool keeps_residual(const job::UpdateSpec& spec);
 // when the two sets differ in more than values.
 Result<EncodedUpdate> build(const tensor::ParamSet& start, const tensor::ParamSet& trained,
                             const BuildRequest& request);
+
+// The same, with the work on values done elsewhere.
+Result<EncodedUpdate> build(const tensor::ParamSet& start, const tensor::ParamSet& trained,
+                            const BuildRequest& request, Arithmetic& arithmetic);
 
 }  // namespace fedllm::client::update

@@ -61,14 +61,18 @@ std::string_view name(CodecId codec) {
     return "unknown";
 }
 
-Spec without_zeros(const Spec& spec, std::span<const float> values) {
-    const auto zeros = std::count(values.begin(), values.end(), 0.0F);
-    if (values.empty() || static_cast<std::size_t>(zeros) == values.size()) return spec;
-    const double share = 1 - static_cast<double>(zeros) / static_cast<double>(values.size());
+Spec without_zeros(const Spec& spec, std::uint64_t elements, std::uint64_t zeros) {
+    if (zeros == elements) return spec;
+    const double share = 1 - static_cast<double>(zeros) / static_cast<double>(elements);
     Spec others = spec;
     others.step /= std::sqrt(share);
     others.bits *= share;
     return others;
+}
+
+Spec without_zeros(const Spec& spec, std::span<const float> values) {
+    const auto zeros = std::count(values.begin(), values.end(), 0.0F);
+    return without_zeros(spec, values.size(), static_cast<std::uint64_t>(zeros));
 }
 
 ByteRange encoded_bytes(CodecId codec, const Layout& layout) {

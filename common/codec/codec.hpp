@@ -47,6 +47,7 @@ std::string_view name(CodecId codec);
 
 // The same for values of which many are exactly zero and stand for nothing (a frozen A, other segments): step
 // and bits count for the others.
+Spec without_zeros(const Spec& spec, std::uint64_t elements, std::uint64_t zeros);
 Spec without_zeros(const Spec& spec, std::span<const float> values);
 
 // The least and the most bytes that any values of this layout can take, so that a claim of any other size is

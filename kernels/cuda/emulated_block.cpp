@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -27,8 +28,10 @@ namespace {
 namespace context = boost::context;
 
 constexpr std::size_t kStackBytes = 256 * 1024;
+[[maybe_unused]] constexpr std::size_t kEntryBytes = 8 * 1024;
 constexpr unsigned kThreadsMax = 1024;
 constexpr unsigned kBarriers = 16;
+constexpr std::size_t kSharedMax = 227 * 1024;
 
 [[noreturn]] void fail(const std::string& what) {
     std::fprintf(stderr, "CUDA emulation: %s\n", what.c_str());
@@ -45,13 +48,33 @@ public:
         stack.size = kStackBytes;
         stack.sp = stacks_[thread].get() + kStackBytes;
 #if defined(__SANITIZE_ADDRESS__)
-        __asan_unpoison_memory_region(stacks_[thread].get(), kStackBytes);
+        // What returns leaves nothing poisoned: left are the frames that a fiber begins with.
+        __asan_unpoison_memory_region(stacks_[thread].get() + kStackBytes - kEntryBytes, kEntryBytes);
 #endif
         return stack;
     }
 
 private:
     std::vector<std::unique_ptr<unsigned char[]>> stacks_;
+};
+
+// A block's shared memory: aligned as the GPU's, exactly as long as asked for, and full of NaNs.
+class Shared {
+public:
+    unsigned char* of(std::size_t bytes) {
+#if defined(__SANITIZE_ADDRESS__)
+        __asan_unpoison_memory_region(aligned_, kSharedMax);
+        __asan_poison_memory_region(aligned_ + bytes, kSharedMax + kAlignment - bytes);
+#endif
+        std::memset(aligned_, 0xFF, bytes);
+        return aligned_;
+    }
+
+private:
+    static constexpr std::size_t kAlignment = 1024;
+    std::unique_ptr<unsigned char[]> room_ = std::make_unique<unsigned char[]>(kSharedMax + 2 * kAlignment);
+    unsigned char* aligned_ =
+        room_.get() + (kAlignment - reinterpret_cast<std::uintptr_t>(room_.get()) % kAlignment) % kAlignment;
 };
 
 // The stacks belong to Stacks: a fiber has nothing to free.
@@ -77,9 +100,11 @@ public:
           products_(threads),
           warps_((threads + kWarp - 1) / kWarp),
           groups_((threads + 127) / 128) {
+        stacks_.reserve(threads);
+        for (std::vector<unsigned>& ready : ready_) ready.reserve(threads);
         for (unsigned t = 0; t < threads; ++t) {
             state_[t] = {{t, 0, 0}, at, {threads, 1, 1}, grid, shared};
-            ready_.push_back(t);
+            ready(t);
             const context::stack_context stack = stacks.of(t);
             stacks_.push_back(stack);
             fibers_[t] =
@@ -90,10 +115,8 @@ public:
 
     void run() {
         running = this;
-        while (!ready_.empty()) {
-            std::swap(ready_[next()], ready_.back());
-            current_ = ready_.back();
-            ready_.pop_back();
+        while (!ready_[0].empty() || !ready_[1].empty()) {
+            current_ = next();
             enter();
         }
         running = nullptr;
@@ -101,16 +124,20 @@ public:
     }
 
     Thread& current() { return state_[current_]; }
-    AsyncCopies& copies() { return copies_[current_]; }
-    WgmmaWork& products() { return products_[current_]; }
+    AsyncCopies& copies() { return made(copies_[current_]); }
+    WgmmaWork& products() { return made(products_[current_]); }
 
     void barrier(unsigned id, unsigned count) {
         if (id >= kBarriers) fail("barrier " + std::to_string(id) + " of 16");
         if (count == 0) count = static_cast<unsigned>(fibers_.size());
-        Waiting& waiting = barriers_[id];
-        waiting.threads.push_back(current_);
-        if (waiting.threads.size() < count) return leave();
-        wake(waiting);
+        std::vector<unsigned>& waiting = barriers_[id];
+        waiting.reserve(count);
+        if (waiting.size() + 1 < count) {
+            waiting.push_back(current_);
+            return leave();
+        }
+        for (const unsigned thread : waiting) ready(thread);
+        waiting.clear();
     }
 
     void meet(unsigned size, void* brought, void (*together)(void* const*)) {
@@ -121,38 +148,36 @@ public:
         }
         Group& meeting = size == kWarp ? warps_[group] : groups_[group];
         meeting.brought[current_ % size] = brought;
-        meeting.waiting.threads.push_back(current_);
-        if (meeting.waiting.threads.size() < size) return leave();
+        if (++meeting.came < size) return leave();
+        meeting.came = 0;
         together(meeting.brought.data());
-        wake(meeting.waiting);
+        for (unsigned thread = group * size; thread < (group + 1) * size; ++thread) {
+            if (thread != current_) ready(thread);
+        }
     }
 
 private:
-    struct Waiting {
-        std::vector<unsigned> threads;
-    };
     struct Group {
         std::array<void*, 128> brought{};
-        Waiting waiting;
+        unsigned came = 0;
     };
+
+    // Few kernels have any: made when a thread first asks.
+    template <class T>
+    static T& made(std::optional<T>& of_thread) {
+        return of_thread ? *of_thread : of_thread.emplace();
+    }
+
+    void ready(unsigned thread) { ready_[thread / kWarp == ahead_ ? 0 : 1].push_back(thread); }
 
     // In half of the blocks one warp runs ahead of the others as far as barriers let it: threads drawn evenly
     // stay so close together that memory which is used again too early is seldom seen.
-    std::size_t next() {
-        const std::size_t drawn = order_() % ready_.size();
-        for (std::size_t i = 0; i < ready_.size() && ahead_ < warps_.size(); ++i) {
-            const std::size_t at = (drawn + i) % ready_.size();
-            if (ready_[at] / kWarp == ahead_) return at;
-        }
-        return drawn;
-    }
-
-    // Who came last goes on; the others are ready again.
-    void wake(Waiting& waiting) {
-        for (const unsigned thread : waiting.threads) {
-            if (thread != current_) ready_.push_back(thread);
-        }
-        waiting.threads.clear();
+    unsigned next() {
+        std::vector<unsigned>& from = ready_[ready_[0].empty() ? 1 : 0];
+        std::swap(from[order_() % from.size()], from.back());
+        const unsigned thread = from.back();
+        from.pop_back();
+        return thread;
     }
 
     std::string where() const {
@@ -205,11 +230,11 @@ private:
     const unsigned ahead_;  // a warp, or from their number on none
     std::vector<context::fiber> fibers_;
     std::vector<Thread> state_;
-    std::vector<AsyncCopies> copies_;
-    std::vector<WgmmaWork> products_;
+    std::vector<std::optional<AsyncCopies>> copies_;
+    std::vector<std::optional<WgmmaWork>> products_;
     std::vector<context::stack_context> stacks_;
-    std::vector<unsigned> ready_;
-    std::array<Waiting, kBarriers> barriers_;
+    std::array<std::vector<unsigned>, 2> ready_;  // of the warp that runs ahead, of the others
+    std::array<std::vector<unsigned>, kBarriers> barriers_;
     std::vector<Group> warps_, groups_;
     context::fiber home_;
     const void* home_bottom_ = nullptr;
@@ -240,33 +265,20 @@ void meet(unsigned size, void* brought, void (*together)(void* const*)) {
 }
 
 void run(Index grid, unsigned threads, std::size_t shared_bytes, const std::function<void()>& body) {
-    constexpr std::size_t kSharedMax = 227 * 1024;
     if (threads == 0 || threads > kThreadsMax) fail("a block of " + std::to_string(threads) + " threads");
     if (shared_bytes > kSharedMax)
         fail(std::to_string(shared_bytes) + " bytes of shared memory: a block has 227 KiB");
     thread_local Stacks stacks;
+    thread_local Shared shared;
     thread_local std::mt19937_64 order(seed());
     std::vector<std::size_t> blocks(std::size_t{grid.x} * grid.y * grid.z);
     for (std::size_t i = 0; i < blocks.size(); ++i) blocks[i] = i;
     std::shuffle(blocks.begin(), blocks.end(), order);
     for (const std::size_t block : blocks) {
-        // Aligned as the GPU's, exactly as long as asked for, and full of NaNs.
-        std::vector<unsigned char> room(shared_bytes + 1024, 0xFF);
-        auto* aligned = room.data() + (1024 - reinterpret_cast<std::uintptr_t>(room.data()) % 1024) % 1024;
-#if defined(__SANITIZE_ADDRESS__)
-        __asan_poison_memory_region(
-            aligned + shared_bytes,
-            static_cast<std::size_t>(room.data() + room.size() - (aligned + shared_bytes)));
-#endif
         const Index at{static_cast<unsigned>(block % grid.x), static_cast<unsigned>(block / grid.x % grid.y),
                        static_cast<unsigned>(block / grid.x / grid.y)};
-        {
-            Block run_of(grid, at, threads, aligned, stacks, order, body);
-            run_of.run();
-        }
-#if defined(__SANITIZE_ADDRESS__)
-        __asan_unpoison_memory_region(room.data(), room.size());
-#endif
+        Block run_of(grid, at, threads, shared.of(shared_bytes), stacks, order, body);
+        run_of.run();
     }
 }
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/cuda/emulated_block.hpp"
+#include "kernels/cuda/emulated_failures.hpp"
 
 namespace fedllm::kernels::cuda {
 namespace {
@@ -53,12 +54,21 @@ void expect(unsigned device, unsigned expected, const char* what) {
 
 constexpr std::align_val_t kAlignment{256};
 
+std::uint64_t calls_left = emulation::kNever;
+void may_fail() {
+    if (calls_left == 0) throw GpuError("the emulation fails on demand");
+    if (calls_left != emulation::kNever) --calls_left;
+}
+
 }  // namespace
 
 namespace emulation {
 
+void fail_after(std::uint64_t calls) { calls_left = calls; }
+
 void enqueue(const Stream& stream, std::function<void()> work) {
     expect(state(stream).device, current_device, "a stream");
+    may_fail();
     if (const Recording* recording = state(stream).recording; recording != nullptr)
         return recording->work.push_back(std::move(work));
     work();
@@ -89,6 +99,7 @@ std::size_t free_memory_bytes() { return device_properties().memory_free_bytes; 
 Stream::Stream() : handle_(new StreamState) {}
 Stream::~Stream() { delete static_cast<StreamState*>(handle_); }
 void Stream::synchronize() const {
+    may_fail();
     if (state(*this).recording != nullptr)
         throw GpuError("a stream that records a graph cannot be waited for");
 }
@@ -115,6 +126,7 @@ float Event::milliseconds_since(const Event&) const { return 0.0f; }
 // What nobody wrote is NaN, or an index out of every range.
 void* allocate(std::size_t bytes, MemoryKind) {
     if (bytes == 0) return nullptr;
+    may_fail();
     void* data = ::operator new(bytes, kAlignment);
     std::memset(data, 0xFF, bytes);
     return data;

@@ -73,7 +73,8 @@ enum class Write { Overwrite, Accumulate };
 
 // What a product's operands are rounded to, whatever they are stored in; sums are f32. Bf16 runs at the rate
 // of vdpbf16ps where the processor has AVX-512 BF16, which takes subnormals for zero; elsewhere at the rate
-// of f32. E4m3: FP8 with a scale per row, on GPUs that multiply so (Hopper and later); everywhere else as Bf16.
+// of f32. E4m3: FP8 with a scale per row, on GPUs that multiply so (Hopper and later); everywhere else as
+// Bf16.
 enum class Operands { F32, Bf16, E4m3 };
 
 }  // namespace fedllm::kernels

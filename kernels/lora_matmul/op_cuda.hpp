@@ -30,6 +30,7 @@ struct PanelPart {
     const float* b = nullptr;  // (N_i,R_i)
 };
 
+// With k = 0 it holds B alone, with n = 0 (and parts of no rows) A: borders of a W that lies elsewhere.
 struct Panel {
     DeviceMatrix values;  // (N' + R, K' + R), N' and K' rounded up to 8
     std::size_t n = 0, k = 0, r = 0;

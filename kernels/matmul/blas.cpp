@@ -1,6 +1,5 @@
 // Blas by cuBLASLt. The library's matrices are column-major: a row-major d = a b is its d' = b' a', so its
 // first operand is our b, its second our a, and each lies in memory as it is.
-#include <cublasLt.h>
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -11,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/matmul/cublaslt.hpp"
 #include "kernels/matmul/gemm_contract.hpp"
 
 namespace fedllm::kernels::cuda {
@@ -26,7 +26,7 @@ std::string words(const Gemm& gemm) {
 }
 void check(cublasStatus_t status, const char* doing) {
     if (status != CUBLAS_STATUS_SUCCESS)
-        throw GpuError(std::string(doing) + ": " + cublasLtGetStatusString(status));
+        throw GpuError(std::string(doing) + ": " + cublaslt().status_string(status));
 }
 cudaStream_t native(const Stream& stream) { return static_cast<cudaStream_t>(stream.handle()); }
 bool records(const Stream& stream) {
@@ -49,13 +49,13 @@ struct Plan {
 
 template <class T>
 void set(Plan& plan, cublasLtMatmulDescAttributes_t attribute, T value) {
-    check(cublasLtMatmulDescSetAttribute(&plan.product, attribute, &value, sizeof value),
-          "describing a product");
+    check(cublaslt().set_product(&plan.product, attribute, &value, sizeof value), "describing a product");
 }
 // (rows, cols) as they lie in memory, row-major.
 void lay_out(cublasLtMatrixLayoutOpaque_t& layout, Element type, std::size_t rows, std::size_t cols,
              std::size_t pitch) {
-    check(cublasLtMatrixLayoutInit(&layout, native(type), cols, rows, static_cast<std::int64_t>(pitch)),
+    check(cublaslt().init_matrix(&layout, sizeof layout, native(type), cols, rows,
+                                 static_cast<std::int64_t>(pitch)),
           "describing a matrix");
 }
 void point_at_scales(Plan& plan, const Gemm& gemm) {
@@ -68,7 +68,8 @@ void point_at_scales(Plan& plan, const Gemm& gemm) {
 // both.
 Plan describe(const Gemm& gemm, bool fast) {
     Plan plan{};
-    check(cublasLtMatmulDescInit(&plan.product, CUBLAS_COMPUTE_32F, CUDA_R_32F), "describing a product");
+    check(cublaslt().init_product(&plan.product, sizeof plan.product, CUBLAS_COMPUTE_32F, CUDA_R_32F),
+          "describing a product");
     set(plan, CUBLASLT_MATMUL_DESC_TRANSA, gemm.b.turned ? CUBLAS_OP_T : CUBLAS_OP_N);
     set(plan, CUBLASLT_MATMUL_DESC_TRANSB, gemm.a.turned ? CUBLAS_OP_T : CUBLAS_OP_N);
     if (gemm.a.type == Element::E4M3) {
@@ -108,9 +109,9 @@ private:
 std::vector<cublasLtMatmulAlgo_t> candidates(cublasLtHandle_t library, Plan& plan) {
     constexpr const char* kDoing = "choosing an algorithm";
     cublasLtMatmulPreferenceOpaque_t preference{};
-    check(cublasLtMatmulPreferenceInit(&preference), kDoing);
+    check(cublaslt().init_preference(&preference, sizeof preference), kDoing);
     auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
-        check(cublasLtMatmulPreferenceSetAttribute(&preference, attribute, &value, sizeof value), kDoing);
+        check(cublaslt().set_preference(&preference, attribute, &value, sizeof value), kDoing);
     };
     prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::uint64_t{kWorkspaceBytes});
     prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, std::uint32_t{16});
@@ -120,8 +121,8 @@ std::vector<cublasLtMatmulAlgo_t> candidates(cublasLtHandle_t library, Plan& pla
     std::array<cublasLtMatmulHeuristicResult_t, kCandidates> found{};
     int count = 0;
     const cublasStatus_t status =
-        cublasLtMatmulAlgoGetHeuristic(library, &plan.product, &plan.first, &plan.second, &plan.addend,
-                                       &plan.result, &preference, kCandidates, found.data(), &count);
+        cublaslt().heuristic(library, &plan.product, &plan.first, &plan.second, &plan.addend, &plan.result,
+                             &preference, kCandidates, found.data(), &count);
     std::vector<cublasLtMatmulAlgo_t> algorithms;
     if (status == CUBLAS_STATUS_NOT_SUPPORTED) return algorithms;
     check(status, kDoing);
@@ -134,16 +135,16 @@ std::vector<cublasLtMatmulAlgo_t> candidates(cublasLtHandle_t library, Plan& pla
 }  // namespace
 
 struct Blas::Implementation {
-    Implementation() { check(cublasLtCreate(&library), "starting cuBLASLt"); }
-    ~Implementation() { cublasLtDestroy(library); }
+    Implementation() { check(cublaslt().create(&library), "starting cuBLASLt"); }
+    ~Implementation() { cublaslt().destroy(library); }
     Implementation(const Implementation&) = delete;
     Implementation& operator=(const Implementation&) = delete;
 
     cublasStatus_t multiply(const Stream& stream, const Gemm& gemm, Plan& plan) const {
         const void* c = gemm.beta == 0.0f ? gemm.d : gemm.c;
-        return cublasLtMatmul(library, &plan.product, &gemm.alpha, gemm.b.data, &plan.first, gemm.a.data,
-                              &plan.second, &gemm.beta, c, &plan.addend, gemm.d, &plan.result,
-                              &plan.algorithm, workspace.data(), workspace.bytes(), native(stream));
+        return cublaslt().matmul(library, &plan.product, &gemm.alpha, gemm.b.data, &plan.first, gemm.a.data,
+                                 &plan.second, &gemm.beta, c, &plan.addend, gemm.d, &plan.result,
+                                 &plan.algorithm, workspace.data(), workspace.bytes(), native(stream));
     }
 
     // Milliseconds of a few runs after one to warm up; infinite where the library then refuses.
@@ -177,7 +178,7 @@ struct Blas::Implementation {
             best = std::min(best, taken);
         }
         if (std::isinf(best)) {
-            throw GpuError("cuBLASLt " + std::to_string(cublasLtGetVersion()) + " cannot multiply " +
+            throw GpuError("cuBLASLt " + std::to_string(cublaslt().version()) + " cannot multiply " +
                            words(gemm) + " on " + device_properties().name);
         }
         return plans.insert_or_assign(shape_of(gemm), chosen).first->second;

@@ -20,9 +20,9 @@ struct GemmOperand {
     const float* scales = nullptr;  // of E4M3: one per row of A or column of B, in the GPU's memory
 };
 
-// d (M,N) = alpha a (M,K) b (K,N) + beta c. a and b are of one type: BF16, E4M3 (then a is not turned, b is: K
-// runs along memory in both; K is a multiple of 16, a row of d of 16 bytes) or F32 (then d is too). d and c are
-// BF16 or F32, of one type; c may be d.
+// d (M,N) = alpha a (M,K) b (K,N) + beta c. a and b are of one type: BF16, E4M3 (then a is not turned, b is:
+// K runs along memory in both; K is a multiple of 16, a row of d of 16 bytes) or F32 (then d is too). d and c
+// are BF16 or F32, of one type; c may be d.
 struct Gemm {
     std::size_t m = 0, n = 0, k = 0;
     GemmOperand a, b;

@@ -78,6 +78,9 @@ Meter::Meter(std::string filter, bool tiny)
     }
     std::printf("ceilings: copy %.2f TB/s, read %.2f TB/s, bf16 %.0f TFLOP/s, e4m3 %.0f TFLOP/s (8192^3)\n",
                 copy_rate_ / 1e12, read_rate / 1e12, bf16_rate_ / 1e12, e4m3_rate_ / 1e12);
+}
+
+void Meter::print_header() const {
     std::printf("%-34s %-26s %10s %8s %6s %8s %6s\n", "operation", "shape", "us", "GB/s", "copy", "TFLOP/s",
                 "peak");
 }

@@ -57,11 +57,13 @@ public:
     bool wants(const std::string& name) const { return name.find(filter_) != std::string::npos; }
     bool failed() const { return failed_; }
 
+    void print_header() const;  // of measure()'s lines
     void measure(const Work& work, const std::function<void()>& call);
-
-private:
     // Median of a few calls, each on a cold L2.
     double seconds(const std::function<void()>& call) const;
+    double bf16_rate() const { return bf16_rate_; }  // of products, multiplications and additions per second
+
+private:
     double product_rate(Peak peak) const;
 
     std::string filter_;

@@ -21,6 +21,7 @@ int main(int argc, char** argv) {
     }
     try {
         Meter meter(filter, tiny);
+        meter.print_header();
         for (const Model& model : tiny ? std::vector{kTiny} : std::vector{kLlama8B, kLlama1B}) {
             measure_products(meter, model);
             measure_weights(meter, model);

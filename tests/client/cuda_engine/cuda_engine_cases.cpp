@@ -30,6 +30,30 @@ double bound_of(const std::string& name, std::size_t layers) {
     return name.starts_with("gradient ") ? 4 * std::sqrt(2 * up) * kRounding : 2 * std::sqrt(up) * kRounding;
 }
 
+Scenario in_fp8(Scenario scenario) {
+    scenario.operands = kernels::Operands::E4m3;
+    scenario.name += ", FP8";
+    return scenario;
+}
+
+// A value in e4m3 is off by up to 2^-4 of its size; by 0.026 in the root of the mean square, as values lie
+// anywhere between two codes and between two powers of two. A product of two such rows is off by 0.037 of its
+// own size, and 4 L + 1 of them follow each other on the way up, as many on the way down. Errors are
+// independent, as in bound_of(); half as much again is allowed, and twice that for gradients. Losses are no
+// larger than their logits, and their mean over 32 tokens is better by the root of 32: 2 % for two layers.
+double fp8_bound_of(const std::string& name, std::size_t layers) {
+    constexpr double kRounding = 0.037;
+    const double up = 1.0 + 4.0 * static_cast<double>(layers);
+    if (name == "loss" || name == "step_losses") return std::sqrt(up / 32) * kRounding;
+    return name.starts_with("gradient ") ? 3 * std::sqrt(2 * up) * kRounding
+                                         : 1.5 * std::sqrt(up) * kRounding;
+}
+
+using BoundOf = double (*)(const std::string& name, std::size_t layers);
+BoundOf bound_for(const Scenario& scenario) {
+    return scenario.operands == kernels::Operands::E4m3 ? fp8_bound_of : bound_of;
+}
+
 std::unique_ptr<engine::Backend> backend(std::size_t memory_bytes_max = 0) {
     return make_backend({.devices = {0}, .memory_bytes_max = memory_bytes_max}).value();
 }
@@ -39,9 +63,8 @@ std::unique_ptr<engine::Engine> make_engine(const Setting& setting, engine::Limi
 }
 
 void compare(Harness& harness, const std::string& name, const std::vector<double>& got,
-             const std::vector<double>& want, std::size_t layers) {
+             const std::vector<double>& want, double most) {
     const double off = distance(got, want);
-    const double most = bound_of(name, layers);
     char text[200];
     std::snprintf(text, sizeof text, "%s is off by %.3g of its size, allowed is %.3g", name.c_str(), off,
                   most);
@@ -49,7 +72,7 @@ void compare(Harness& harness, const std::string& name, const std::vector<double
     if (std::getenv("FEDLLM_SHOW") != nullptr) std::printf("  %-60s %.5f\n", name.c_str(), off);
 }
 
-void golden_case(Harness& harness, const Scenario& scenario, const Outcome& want) {
+Outcome golden_case(Harness& harness, const Scenario& scenario, const Outcome& want) {
     harness.begin(scenario.name);
     const Setting setting(scenario);
     const auto engine = make_engine(setting, setting.limits());
@@ -61,17 +84,19 @@ void golden_case(Harness& harness, const Scenario& scenario, const Outcome& want
             harness.check(false, name + " is missing");
             continue;
         }
-        compare(harness, name, found->second, numbers, scenario.config.layers);
+        compare(harness, name, found->second, numbers, bound_for(scenario)(name, scenario.config.layers));
     }
+    return got;
 }
 
 // On a GPU another engine may have chosen other algorithms for its products: then within bounds.
-void compare_engines(Harness& harness, const Outcome& got, const Outcome& want, std::size_t layers,
+void compare_engines(Harness& harness, const Outcome& got, const Outcome& want, const Scenario& scenario,
                      const char* what) {
     if (kernels::cuda::device_properties().name == "CPU emulation of a GPU")
         return harness.check(got == want, what);
     for (const auto& [name, numbers] : want)
-        compare(harness, what + (", " + name), got.at(name), numbers, layers);
+        compare(harness, what + (", " + name), got.at(name), numbers,
+                bound_for(scenario)(name, scenario.config.layers));
 }
 
 // Neither what is kept, nor where panels lie, nor an earlier training that failed changes a bit.
@@ -86,14 +111,15 @@ void same_bits_case(Harness& harness, const Scenario& scenario) {
 
     engine::Limits inputs = setting.limits();
     inputs.keep = engine::Keep::LayerInputs;
-    compare_engines(harness, measure(*make_engine(setting, inputs), setting), want, scenario.config.layers,
+    compare_engines(harness, measure(*make_engine(setting, inputs), setting), want, scenario,
                     "layers computed again");
+    if (scenario.operands == kernels::Operands::E4m3) return;  // a ring is bf16
 
     const auto network = setting.network();
     for (const engine::Limits& limits : {setting.limits(), inputs}) {
         const Plan ring = make_plan(network, limits, PanelStorage::Ring);
         const auto made = CudaEngine::create(0, network, limits, setting.frozen(), ring);
-        compare_engines(harness, measure(**made, setting), want, scenario.config.layers, "panels in a ring");
+        compare_engines(harness, measure(**made, setting), want, scenario, "panels in a ring");
     }
 }
 
@@ -195,13 +221,53 @@ void plan_case(Harness& harness, const Scenario& scenario) {
     const Plan resident = make_plan(network, limits, PanelStorage::Resident);
     const Plan ring = make_plan(network, limits, PanelStorage::Ring);
     harness.check(ring.total() < resident.total(), "a ring is smaller for four layers in NF4");
-    harness.check(make_plan(network, limits, resident.total()).storage == PanelStorage::Resident, "it fits");
-    harness.check(make_plan(network, limits, resident.total() - 1).storage == PanelStorage::Ring,
+    const auto never = [] { return false; };
+    harness.check(make_plan(network, limits, resident.total(), never).storage == PanelStorage::Resident,
+                  "it fits");
+    harness.check(make_plan(network, limits, resident.total() - 1, never).storage == PanelStorage::Ring,
                   "it does not");
     const auto small = backend(ring.total());
     harness.check(small->buffer_bytes(network, limits) == ring.total(), "what a backend says it takes");
     harness.check(small->make(network, limits, {}).has_value(), "and takes");
     std::printf("  %s\n  %s\n", resident.text().c_str(), ring.text().c_str());
+}
+
+void fp8_case(Harness& harness, const Scenario& plain, const Outcome& want) {
+    if (!multiplies_fp8()) return;
+    const Outcome got = golden_case(harness, in_fp8(plain), want);
+    harness.check(distance(got.at("logits"), want.at("logits")) > bound_of("logits", plain.config.layers),
+                  "it is FP8");
+}
+
+// What the job wants where it cannot be: the same bits as without, and words.
+void no_fp8_case(Harness& harness, Scenario scenario) {
+    harness.begin(scenario.name + ", without FP8");
+    scenario.steps = 3;
+    const Setting plain(scenario), setting(in_fp8(scenario));
+    const auto network = setting.network();
+    const engine::Limits limits = setting.limits();
+    const Plan fp8 = make_plan(network, limits, PanelStorage::Fp8);
+    const auto plan = [&](std::size_t bytes, bool can) {
+        return make_plan(network, limits, bytes, [&] { return can; });
+    };
+    harness.check(plan(fp8.total(), true).storage == PanelStorage::Fp8, "it fits");
+    const Plan none = plan(fp8.total(), false), tight = plan(fp8.total() - 1, true);
+    harness.check(none.storage == PanelStorage::Resident && !none.without_fp8.empty(), "no such GPU");
+    harness.check(tight.storage != PanelStorage::Fp8 && !tight.without_fp8.empty(), "it does not fit");
+    harness.check(make_plan(plain.network(), limits, fp8.total(),
+                            [&] {
+                                harness.check(false, "nobody asks where no job does");
+                                return true;
+                            })
+                      .without_fp8.empty(),
+                  "and nothing is said");
+    std::printf("  %s\n  %s\n  %s\n", fp8.text().c_str(), none.text().c_str(), tight.text().c_str());
+
+    const Outcome want = measure(*make_engine(plain, limits), plain);
+    for (const Plan& other : {none, tight, make_plan(network, limits, PanelStorage::Ring)}) {
+        const auto made = CudaEngine::create(0, network, limits, setting.frozen(), other);
+        compare_engines(harness, measure(**made, setting), want, scenario, "computed in bf16");
+    }
 }
 
 // Longer than the pinned pieces it goes through.
@@ -238,6 +304,13 @@ void cases(Harness& harness) {
         with(name, same_bits_case);
     with("llama_ragged", not_finite_case);
     with("llama_ragged", plan_case);
+    for (const char* name :
+         {"llama_nf4", "llama_ragged", "llama_some", "qwen2_lora", "gpt2_lora", "llama_chunks"}) {
+        with(name, [&](Harness& to, const Scenario& run) { fp8_case(to, run, golden.at(run.name)); });
+    }
+    with("llama_ragged", no_fp8_case);
+    with("llama_ragged", [](Harness& to, const Scenario& run) { not_finite_case(to, in_fp8(run)); });
+    with("llama_some", [](Harness& to, const Scenario& run) { same_bits_case(to, in_fp8(run)); });
     with("freeze_a", frozen_case);
     with("llama_lora", nothing_counts_case);
     with("llama_lora", refusals_case);

@@ -1,13 +1,16 @@
 #include "tests/client/cuda_engine/scenario.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <span>
 #include <string_view>
 
 #include "client/model/manifests.hpp"
 #include "common/base/philox.hpp"
 #include "kernels/cross_entropy/op.hpp"
 #include "kernels/cuda/bf16.hpp"
+#include "kernels/quantize/code_books.hpp"
 
 namespace fedllm::client::cuda_engine::cases {
 namespace {
@@ -59,6 +62,26 @@ tensor::Manifest adapters(const model::ModelConfig& config, const tensor::LoraSp
         spec.shape[spec.name.ends_with(kBack) ? 0 : 1] = lora.module(path).rank;
     }
     return tensor::Manifest::create(specs).value();
+}
+
+// The nearest code of each value, by blocks of 64.
+void quantise_nf4(std::span<const float> values, unsigned char* codes, float* scales) {
+    const auto& levels = kernels::kNf4Values;
+    std::fill_n(codes, (values.size() + 1) / 2, static_cast<unsigned char>(0));
+    for (std::size_t i = 0; i < values.size(); ++i) {
+        float& scale = scales[i / 64];
+        if (i % 64 == 0) {
+            scale = 0;
+            for (const float value : values.subspan(i, std::min<std::size_t>(64, values.size() - i)))
+                scale = std::max(scale, std::fabs(value));
+        }
+        std::size_t code = 0;
+        for (std::size_t other = 1; other < levels.size(); ++other) {
+            if (std::fabs(levels[other] * scale - values[i]) < std::fabs(levels[code] * scale - values[i]))
+                code = other;
+        }
+        codes[i / 2] |= static_cast<unsigned char>(i % 2 == 0 ? code << 4 : code);
+    }
 }
 
 }  // namespace
@@ -152,10 +175,23 @@ WeightView Setting::matrix(std::size_t rows, std::size_t cols, WeightType type, 
     };
     const bool norm = rows == 1;
     WeightView view{nullptr, type, rows, cols};
+    if (scenario_.quantised && type == WeightType::NF4) {
+        view.block = 64;
+        auto* const codes = take((elements + 1) / 2);
+        auto* const scales = reinterpret_cast<float*>(take((elements + 63) / 64 * 4));
+        std::vector<float> values(elements);
+        for (float& value : values)
+            value = kernels::cuda::widen(kernels::cuda::narrow(scenario_.spread * rng.normal()));
+        quantise_nf4(values, codes, scales);
+        view.data = codes;
+        view.scales = scales;
+        return view;
+    }
     if (type == WeightType::F32 || type == WeightType::BF16) {
         auto* const data = take(elements * (type == WeightType::F32 ? 4 : 2));
         for (std::size_t i = 0; i < elements; ++i) {
-            const auto value = kernels::cuda::narrow(norm ? rng.uniform(0.5F, 1.5F) : 0.2F * rng.normal());
+            const auto value =
+                kernels::cuda::narrow(norm ? rng.uniform(0.5F, 1.5F) : scenario_.spread * rng.normal());
             const float wide = kernels::cuda::widen(value);
             if (type == WeightType::F32) std::memcpy(data + 4 * i, &wide, 4);
             if (type == WeightType::BF16) std::memcpy(data + 2 * i, &value, 2);
@@ -188,6 +224,10 @@ void Setting::make_base() {
         views.push_back(matrix(rows, cols, linear ? scenario_.base : plain, tensor.spec.name));
     }
     base_ = model::arrange(config, views);
+    for (const model::ModelTensor& tensor : model::model_tensors(config)) {
+        if (model::is_linear(tensor.part)) base_.at(tensor.part, tensor.layer).operands = scenario_.operands;
+    }
+    base_.at(model::kHead).operands = scenario_.operands;
 }
 
 void Setting::make_params() {

@@ -18,6 +18,9 @@ struct Scenario {
     std::string name;
     model::ModelConfig config;
     kernels::WeightType base = kernels::WeightType::BF16;  // of linear layers
+    kernels::Operands operands = kernels::Operands::F32;   // of products with those and the head
+    bool quantised = false;  // base is NF4, of the values that a bf16 base has; else codes are drawn
+    float spread = 0.2F;     // of the frozen matrices' values
     Trained trained = Trained::Lora;
     tensor::LoraSpec lora{.rank = 3, .alpha = 6, .target_modules = {}};  // no modules named: all
     std::vector<std::string> some;                                       // tensors, of Trained::Some

@@ -11,26 +11,17 @@
 #include "common/base/philox.hpp"
 #include "common/formats/safetensors.hpp"
 #include "tests/client/engine/allocation_counter.hpp"
+#include "tests/client/train/golden_steps.hpp"
 
 namespace fedllm::client::train {
 namespace {
 
 using data::Example;
 using tensor::ParamSet;
-
-const Path kGolden = "tests/golden";
-
-job::JobSpec tiny_job(std::uint32_t sequence_length) {
-    job::JobSpec job;
-    job.lora = {
-        .rank = 4,
-        .alpha = 8,
-        .target_modules = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}};
-    job.train.batch_rows = 2;
-    job.train.sequence_length = sequence_length;
-    job.train.packing = false;
-    return job;
-}
+using testing::Case;
+using testing::GoldenSteps;
+using testing::kGolden;
+using testing::tiny_job;
 
 // Counting modulo a small number: learnable in a few steps.
 std::vector<Example> counting(std::size_t count, std::uint64_t seed) {
@@ -51,60 +42,6 @@ std::vector<Example> counting(std::size_t count, std::uint64_t seed) {
 }
 
 // ---- Ten steps of PyTorch's AdamW: tests/golden/make_llama_golden.py.
-
-struct Case {
-    const char* model;
-    const char* run;
-};
-std::ostream& operator<<(std::ostream& out, const Case& c) { return out << c.model << "/" << c.run; }
-
-class GoldenSteps : public ::testing::TestWithParam<Case> {
-protected:
-    Path folder = kGolden / GetParam().model;
-    std::string run = GetParam().run;
-    model::BaseModel base = model::BaseModel::load(folder).value();
-    formats::SafetensorsFile expected =
-        formats::SafetensorsFile::open(folder / "expected.safetensors").value();
-
-    std::vector<float> values(const std::string& name) const {
-        return formats::read_floats(*expected.find(run + "." + name)).value();
-    }
-    std::vector<Example> examples() const {
-        const std::size_t length = expected.find("tokens")->shape[1];
-        std::vector<Example> rows(2);
-        for (std::size_t row = 0; row < 2; ++row) {
-            rows[row].tokens = integers("tokens", row * length, length);
-            rows[row].targets = integers("targets", row * length, length);
-        }
-        return rows;
-    }
-    std::vector<std::int32_t> integers(const char* name, std::size_t first, std::size_t count) const {
-        std::vector<std::int32_t> out(count);
-        std::memcpy(out.data(), expected.find(name)->bytes.data() + first * 4, count * 4);
-        return out;
-    }
-    job::JobSpec job_of(std::size_t length) const {
-        job::JobSpec spec = tiny_job(static_cast<std::uint32_t>(length));
-        spec.method = run == "full" ? job::Method::Full : job::Method::Lora;
-        if (base.config().family->model_type == "gpt2") {
-            spec.lora.target_modules = {"c_attn", "c_proj", "c_fc"};
-        }
-        if (run == "qv") spec.lora.target_modules = {"q_proj", "v_proj"};
-        spec.lora.rslora = run == "qv" && std::string_view(GetParam().model) == "llama/long_rope";
-        spec.train.local_steps = 10;
-        return spec;
-    }
-    ParamSet start(const tensor::Manifest& manifest) const {
-        if (run == "full") return model::full_parameters(base);
-        const auto file =
-            formats::SafetensorsFile::open(folder / ("adapter_" + run) / "adapter_model.safetensors");
-        ParamSet params(manifest);
-        for (std::size_t i = 0; i < manifest.tensors().size(); ++i) {
-            formats::read_floats(*file->find(manifest.tensors()[i].name), params.tensor(i)).value();
-        }
-        return params;
-    }
-};
 
 INSTANTIATE_TEST_SUITE_P(Models, GoldenSteps,
                          ::testing::Values(Case{"llama/gqa", "all"}, Case{"llama/gqa", "qv"},

@@ -56,6 +56,33 @@ TEST(Builder, ClipsToTheBoundAsTheServerMeasuresIt) {
     }
 }
 
+// A codec of few levels decodes values that shrink a little to what it decoded before.
+TEST(Builder, ClipsWhatEveryCodecDecodes) {
+    const tensor::ParamSet start = make_set({{"a", {1'000}}});
+    const codec::Layout layout = codec::layout_of(start.manifest());
+    Rng rng(7, "every codec");
+    for (const codec::CodecId id : {codec::CodecId::Bf16, codec::CodecId::Int8, codec::CodecId::Int4,
+                                    codec::CodecId::Sign, codec::CodecId::TopK, codec::CodecId::Deadzone}) {
+        for (std::uint64_t key = 0; key < 200; ++key) {
+            tensor::ParamSet trained = start;
+            for (float& value : trained.values()) value = rng.normal();
+            const codec::Rounding rounding =
+                key % 2 == 0 ? codec::Rounding::Nearest : codec::Rounding::Stochastic;
+            const auto update =
+                build(start, trained,
+                      {.spec = {.clip_norm = 1, .codec = {.id = id, .rounding = rounding}}, .key = key});
+            ASSERT_TRUE(update) << update.error().message;
+            double squares = 0;
+            const auto sink = [&](std::uint64_t, std::span<const float> values) {
+                for (const float value : values) squares += double{value} * value;
+            };
+            ASSERT_TRUE(codec::decode(id, layout, update->bytes, sink));
+            EXPECT_LE(std::sqrt(squares), 1 + 1e-12);
+            EXPECT_GT(std::sqrt(squares), id == codec::CodecId::Int4 ? 0.9 : 0.1) << codec::name(id);
+        }
+    }
+}
+
 TEST(Builder, LeavesWhatIsWithinTheBoundUntouched) {
     const tensor::ParamSet start = make_set({{"a", {1}}});
     tensor::ParamSet trained = start;

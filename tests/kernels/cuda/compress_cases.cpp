@@ -3,6 +3,8 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <map>
+#include <tuple>
 
 #include "common/base/philox.hpp"
 #include "common/codec/deadzone_kernels.hpp"
@@ -37,11 +39,14 @@ float value_of(Kind kind, Rng& rng, std::size_t i, std::size_t size) {
     }
     return 0;
 }
-std::vector<float> values_of(Kind kind, std::size_t size, std::uint64_t seed) {
+// Drawn once: many cases ask for the same.
+const std::vector<float>& values_of(Kind kind, std::size_t size, std::uint64_t seed) {
+    static std::map<std::tuple<Kind, std::size_t, std::uint64_t>, std::vector<float>> drawn;
+    const auto [found, fresh] = drawn.try_emplace({kind, size, seed});
+    if (!fresh) return found->second;
     Rng rng(seed, "compress");
-    std::vector<float> values(size);
-    for (std::size_t i = 0; i < size; ++i) values[i] = value_of(kind, rng, i, size);
-    return values;
+    for (std::size_t i = 0; i < size; ++i) found->second.push_back(value_of(kind, rng, i, size));
+    return found->second;
 }
 
 Layout layout_of(std::vector<Layout::Run> runs) {
