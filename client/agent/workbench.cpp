@@ -196,7 +196,7 @@ Result<update::Claim> Workbench::train(const Task& task, const ClientId& client,
 Result<update::EncodedUpdate> Workbench::build(const tensor::ParamSet& start, const tensor::ParamSet& trained,
                                                const update::BuildRequest& request) const {
     if (devices_->has_gpu()) {
-        auto built = cuda_update::build(/*device=*/0, start, trained, request);
+        auto built = cuda_update::build(config_.gpus.front(), start, trained, request);
         if (built) return built;
         const Error& error = built.error();
         if (error.code == Errc::TooLarge) {

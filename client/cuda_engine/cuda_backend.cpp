@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
@@ -43,34 +44,46 @@ Error too_little(const std::string& gpu, const Plan& plan, std::size_t bytes) {
 }
 
 // One GPU that can be used.
-struct Gpu {
-    unsigned device = 0;
-    DeviceProperties properties;
-    std::size_t memory_bytes_max = 0;
+class Gpu {
+public:
+    Gpu(unsigned of, DeviceProperties found, std::size_t bytes)
+        : device_(of), properties_(std::move(found)), memory_bytes_max_(bytes) {}
 
-    std::string name() const { return properties.name + ", " + format_bytes(properties.memory_bytes); }
+    unsigned device() const { return device_; }
+    std::string name() const { return properties_.name + ", " + format_bytes(properties_.memory_bytes); }
 
     // What engines may take now. A fiftieth is left to others, and to CUDA's own needs.
     Result<std::size_t> available() const {
-        return guarded(device, [&]() -> Result<std::size_t> {
+        return guarded(device_, [&]() -> Result<std::size_t> {
             const std::size_t free = kernels::cuda::free_memory_bytes();
             const std::size_t most = free - free / 50;
-            return memory_bytes_max == 0 ? most : std::min(most, memory_bytes_max);
+            return memory_bytes_max_ == 0 ? most : std::min(most, memory_bytes_max_);
         });
     }
     Result<std::unique_ptr<CudaEngine>> make(Network network, Limits limits,
-                                             std::vector<engine::Run> frozen) const {
+                                             std::vector<engine::Run> frozen) {
         FEDLLM_TRY_VOID(check_supported(network));
         FEDLLM_TRY_VOID(check_limits(network, limits));
         FEDLLM_TRY(const std::size_t bytes, available());
-        const auto can_fp8 = [&] {
-            const auto answer = guarded(device, []() -> Result<bool> { return multiplies_fp8(); });
-            return answer && *answer;
-        };
-        const Plan plan = make_plan(network, limits, bytes, can_fp8);
-        if (plan.total() > bytes) return too_little(properties.name, plan, bytes);
-        return CudaEngine::create(device, std::move(network), limits, std::move(frozen), plan);
+        const Plan plan = make_plan(network, limits, bytes, [&] { return can_fp8(); });
+        if (plan.total() > bytes) return too_little(properties_.name, plan, bytes);
+        return CudaEngine::create(device_, std::move(network), limits, std::move(frozen), plan);
     }
+
+private:
+    // Asked once.
+    bool can_fp8() {
+        if (!fp8_) {
+            const auto answer = guarded(device_, []() -> Result<bool> { return multiplies_fp8(); });
+            fp8_ = answer && *answer;
+        }
+        return *fp8_;
+    }
+
+    unsigned device_;
+    DeviceProperties properties_;
+    std::size_t memory_bytes_max_;
+    std::optional<bool> fp8_;
 };
 
 // Engines on one GPU, or one for each that share their batches.
@@ -103,7 +116,7 @@ public:
     Result<std::unique_ptr<engine::Engine>> make(Network network, Limits limits,
                                                  std::vector<engine::Run> frozen) override {
         std::vector<std::unique_ptr<CudaEngine>> engines;
-        for (const Gpu& gpu : gpus_) {
+        for (Gpu& gpu : gpus_) {
             FEDLLM_TRY(auto made, gpu.make(network, of_one(limits), frozen));
             engines.push_back(std::move(made));
         }
@@ -144,7 +157,7 @@ Result<Gpu> find(unsigned device, std::size_t memory_bytes_max) {
                        std::to_string(found->compute_major) + "." + std::to_string(found->compute_minor) +
                        "; 8.0 or more is needed");
     }
-    return Gpu{device, std::move(*found), memory_bytes_max};
+    return Gpu(device, std::move(*found), memory_bytes_max);
 }
 
 }  // namespace
@@ -160,7 +173,7 @@ Result<std::unique_ptr<engine::Backend>> make_backend(const CudaOptions& options
     }
     std::shared_ptr<kernels::cuda::Communicator> communicator;
     if (gpus.size() > 1) {
-        FEDLLM_TRY(communicator, guarded(gpus.front().device, [&] {
+        FEDLLM_TRY(communicator, guarded(gpus.front().device(), [&] {
                        return Result(std::make_shared<kernels::cuda::Communicator>(options.devices));
                    }));
     }

@@ -67,8 +67,8 @@ namespace emulation {
 void fail_after(std::uint64_t calls) { calls_left = calls; }
 
 void enqueue(const Stream& stream, std::function<void()> work) {
-    may_fail();
     expect(state(stream).device, current_device, "a stream");
+    may_fail();
     if (const Recording* recording = state(stream).recording; recording != nullptr)
         return recording->work.push_back(std::move(work));
     work();

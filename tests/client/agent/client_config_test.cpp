@@ -59,6 +59,9 @@ TEST(ClientConfig, ErrorsNameFileKeyAndWhatToDo) {
         std::string::npos);
     EXPECT_NE(error_of(kLeast + "policy:\n  methods: []\n").find("every job would be refused"),
               std::string::npos);
+    EXPECT_NE(error_of(kLeast + "gpus: []\n").find("gpus: names none"), std::string::npos);
+    EXPECT_NE(error_of(kLeast + "gpus: [1, 1]\n").find("gpus: names one twice"), std::string::npos);
+    EXPECT_NE(error_of(kLeast + "gpus: [0, one]\n").find("client.yaml:7: gpus: "), std::string::npos);
     EXPECT_NE(error_of("server:\n  host: h\nmodels: {}\ndata:\n  path: x\n").find("lists no base model"),
               std::string::npos);
     EXPECT_NE(error_of(kLeast + "log:\n  level: loud\n").find("log.level: 'loud' is not one of"),
@@ -75,6 +78,7 @@ TEST(ClientConfig, PrintsWhatItReads) {
     ClientConfig config = example_client_config();
     config.models["second: odd"] = "with space";
     config.policy.target_modules = {"q_proj"};
+    config.gpus = {0, 2};
     config.log.format = log::Format::Json;
     const std::string text = print_client_config(config);
     const auto again = parse_client_config(text, "printed", "");
