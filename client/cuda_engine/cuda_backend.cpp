@@ -73,10 +73,7 @@ public:
 private:
     // Asked once.
     bool can_fp8() {
-        if (!fp8_) {
-            const auto answer = guarded(device_, []() -> Result<bool> { return multiplies_fp8(); });
-            fp8_ = answer && *answer;
-        }
+        if (!fp8_) fp8_ = multiplies_fp8(device_);
         return *fp8_;
     }
 

@@ -1,5 +1,6 @@
 #include "client/cuda_engine/fp8_weights.hpp"
 
+#include "client/cuda_engine/guarded.hpp"
 #include "kernels/quantize/op_cuda.hpp"
 
 namespace fedllm::client::cuda_engine {
@@ -24,30 +25,29 @@ Fp8Matrix to_fp8(const kernels::cuda::Stream& stream, ConstDeviceMatrix from, co
     return to;
 }
 
-bool multiplies_fp8() {
-    constexpr std::size_t kSize = 128;
-    const kernels::cuda::Stream stream;
-    const kernels::cuda::DeviceBuffer<BF16> result(kSize * kSize);
-    Carver measure;
-    Fp8Matrix::lay_out(kSize, kSize, measure);
-    const kernels::cuda::DeviceBuffer<unsigned char> memory(measure.used());
-    Carver place(memory.data());
-    const Fp8Matrix zeros = Fp8Matrix::lay_out(kSize, kSize, place);
-    kernels::cuda::fill_bytes(stream, memory.data(), 0, memory.bytes());
-    kernels::cuda::Gemm gemm;
-    gemm.m = gemm.n = gemm.k = kSize;
-    gemm.a = zeros.operand();
-    gemm.b = zeros.operand(/*turned=*/true);
-    gemm.c = gemm.d = result.data();  // as a layer adds the residual stream
-    gemm.c_pitch = gemm.d_pitch = kSize;
-    gemm.beta = 1.0F;
-    try {
+bool multiplies_fp8(unsigned device) {
+    const auto tried = guarded(device, []() -> Result<void> {
+        constexpr std::size_t kSize = 128;
+        const kernels::cuda::Stream stream;
+        const kernels::cuda::DeviceBuffer<BF16> result(kSize * kSize);
+        Carver measure;
+        Fp8Matrix::lay_out(kSize, kSize, measure);
+        const kernels::cuda::DeviceBuffer<unsigned char> memory(measure.used());
+        Carver place(memory.data());
+        const Fp8Matrix zeros = Fp8Matrix::lay_out(kSize, kSize, place);
+        kernels::cuda::fill_bytes(stream, memory.data(), 0, memory.bytes());
+        kernels::cuda::Gemm gemm;
+        gemm.m = gemm.n = gemm.k = kSize;
+        gemm.a = zeros.operand();
+        gemm.b = zeros.operand(/*turned=*/true);
+        gemm.c = gemm.d = result.data();  // as a layer adds the residual stream
+        gemm.c_pitch = gemm.d_pitch = kSize;
+        gemm.beta = 1.0F;
         kernels::cuda::Blas().prepare(stream, gemm);
         stream.synchronize();
-        return true;
-    } catch (const kernels::cuda::GpuError&) {
-        return false;
-    }
+        return {};
+    });
+    return static_cast<bool>(tried);
 }
 
 }  // namespace fedllm::client::cuda_engine

@@ -37,7 +37,7 @@ struct Fp8Weight {
 // Rows of activations or gradients, each with its scale, in the memory of `room`.
 Fp8Matrix to_fp8(const kernels::cuda::Stream& stream, ConstDeviceMatrix from, const Fp8Matrix& room);
 
-// Whether the current GPU and its cuBLASLt multiply so: asked by a small product, for that depends on both.
-bool multiplies_fp8();
+// Whether a GPU and its cuBLASLt multiply so: asked by a small product, for that depends on both.
+bool multiplies_fp8(unsigned device);
 
 }  // namespace fedllm::client::cuda_engine

@@ -113,7 +113,8 @@ Result<void> measure(const Meter& meter, const StepModel& model, const Variant& 
     client::cuda_engine::CudaOptions options;
     if (variant.storage == PanelStorage::Ring) options.memory_bytes_max = wanted.total();
     FEDLLM_TRY(const auto backend, make_backend(options));
-    const Plan plan = make_plan(network, limits, backend->buffer_bytes_max(), multiplies_fp8);
+    const Plan plan =
+        make_plan(network, limits, backend->buffer_bytes_max(), [] { return multiplies_fp8(0); });
     if (variant.operands == Operands::E4m3 && plan.storage != PanelStorage::Fp8)
         return make_error(Errc::Unsupported, plan.without_fp8);
     std::printf("  plan: %s\n", plan.text().c_str());

@@ -237,7 +237,7 @@ void plan_case(Harness& harness, const Scenario& scenario) {
 }
 
 void fp8_case(Harness& harness, const Scenario& plain, const Outcome& want) {
-    if (!multiplies_fp8()) return;
+    if (!multiplies_fp8(0)) return;
     const Outcome got = golden_case(harness, in_fp8(plain), want);
     harness.check(distance(got.at("logits"), want.at("logits")) > bound_of("logits", plain.config.layers),
                   "it is FP8");

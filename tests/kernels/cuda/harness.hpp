@@ -48,6 +48,8 @@ public:
         }
         if (wrong > 1) std::printf("       and %zu more elements of %s\n", wrong - 1, what);
     }
+    // What could not be tested here, and why.
+    void skip(const std::string& why) { std::printf("skipped: %s\n", why.c_str()); }
     int finish() const {
         std::printf("%zu cases, %zu failed checks\n", cases_, failures_);
         return failures_ == 0 ? 0 : 1;
