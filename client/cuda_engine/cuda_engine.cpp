@@ -76,6 +76,7 @@ Result<void> CudaEngine::upload(const tensor::ParamSet& params) {
     FEDLLM_CHECK(params.values().size() == count_, "parameters have the network's manifest");
     FEDLLM_CHECK(trained_ == nullptr, "end_training() comes first");
     return guarded(device_, [&]() -> Result<void> {
+        const kernels::cuda::Range range("fedllm upload");
         transfer_.to_device(params_.data(), params.values().data(), params_.bytes());
         panels_.refresh();
         return {};
@@ -98,6 +99,7 @@ Result<void> CudaEngine::end_training() {
     FEDLLM_CHECK(trained_ != nullptr, "begin_training() comes first");
     tensor::ParamSet& params = *std::exchange(trained_, nullptr);
     return guarded(device_, [&]() -> Result<void> {
+        const kernels::cuda::Range range("fedllm download");
         transfer_.to_host(params.values().data(), params_.data(), params_.bytes());
         return {};
     });
@@ -143,6 +145,7 @@ Result<void> CudaEngine::begin_step(const OptimizerStep& step, std::uint64_t cou
 Result<void> CudaEngine::add_gradients(const BatchView& rows) {
     FEDLLM_CHECK(rows.rows <= limits_.rows, "the batch must fit the limits given at creation");
     return guarded(device_, [&]() -> Result<void> {
+        const kernels::cuda::Range range("fedllm micro-batch");
         const float scale = 1.0F / static_cast<float>(std::max<std::uint64_t>(1, counted_));
         run(Work::Training, shape_of(rows, feed_.put(stream_, rows, scale)));
         return {};
@@ -151,6 +154,7 @@ Result<void> CudaEngine::add_gradients(const BatchView& rows) {
 
 Result<void> CudaEngine::end_step() {
     return guarded(device_, [&]() -> Result<void> {
+        const kernels::cuda::Range range("fedllm update");
         run_update();
         kernels::cuda::copy_to_host(stream_, &report_.data()->loss_sum, buffers_.head().loss_sum,
                                     sizeof(double));
@@ -166,6 +170,7 @@ Result<bool> CudaEngine::reported() const {
 
 Result<StepReport> CudaEngine::finish() {
     return guarded(device_, [&]() -> Result<StepReport> {
+        const kernels::cuda::Range range("fedllm wait");
         reported_.synchronize();
         const Report& report = *report_.data();
         const bool finite = std::isfinite(report.loss_sum);
@@ -184,6 +189,7 @@ Result<StepResult> CudaEngine::loss(const BatchView& batch) {
 Result<void> CudaEngine::start_loss(const BatchView& batch) {
     FEDLLM_CHECK(batch.rows <= limits_.rows, "the batch must fit the limits given at creation");
     return guarded(device_, [&]() -> Result<void> {
+        const kernels::cuda::Range range("fedllm evaluation");
         transfer_.clear(buffers_.head().loss_sum, sizeof(double));
         counted_ = feed_.put(stream_, batch, 0.0F);
         run(Work::Evaluation, shape_of(batch, counted_));

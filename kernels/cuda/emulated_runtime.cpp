@@ -164,4 +164,7 @@ void Graph::launch(const Stream& stream) const {
     for (const auto& work : *static_cast<const Work*>(handle_)) work();
 }
 
+Range::Range(const char*) {}
+Range::~Range() = default;
+
 }  // namespace fedllm::kernels::cuda

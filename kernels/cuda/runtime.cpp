@@ -1,6 +1,7 @@
 #include "kernels/cuda/runtime.hpp"
 
 #include <cuda_runtime_api.h>
+#include <nvtx3/nvToolsExt.h>
 
 #include <map>
 
@@ -148,5 +149,8 @@ Graph::~Graph() {
 void Graph::launch(const Stream& stream) const {
     check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(handle_), native(stream)), "launching a graph");
 }
+
+Range::Range(const char* name) { nvtxRangePushA(name); }
+Range::~Range() { nvtxRangePop(); }
 
 }  // namespace fedllm::kernels::cuda
