@@ -19,6 +19,7 @@ struct TrainOptions {
     unsigned threads = 0;
     bool quiet = false;
     client::train::Device device = client::train::Device::Auto;
+    std::vector<unsigned> gpus{0};
     std::optional<tensor::BaseStorage> base_storage;  // instead of the job's
 };
 
@@ -54,16 +55,17 @@ Result<void> train(const TrainOptions& options, bool json) {
         job.train.local_steps = static_cast<std::uint32_t>(one_pass.steps_per_epoch());
     }
     job.train.local_steps *= job.rounds;
-    FEDLLM_TRY(const auto devices, client::train::Devices::open(options.device, options.threads));
+    FEDLLM_TRY(const auto devices,
+               client::train::Devices::open(options.device, options.threads, options.gpus));
     const auto say = [&](const std::string& device, const std::string& why) {
         if (!options.quiet)
             std::fprintf(stderr, "on %s%s%s\n", device.c_str(), why.empty() ? "" : ": ", why.c_str());
         return Result<void>{};
     };
     FEDLLM_TRY_VOID(say(devices->name(), devices->cpu_because()));
-    FEDLLM_TRY(const auto trainer,
-               devices->trainer(workspace->model(), job,
-                                [&](const std::string& why) { return say("the CPU", why); }));
+    FEDLLM_TRY(const auto trainer, devices->trainer(workspace->model(), job, [&](const std::string& why) {
+        return say("the CPU", why);
+    }));
     const client::train::TrainRequest request{.seed = job.seed};
     using Progress = std::function<void(const client::train::TrainProgress&)>;
     FEDLLM_TRY(const auto outcome, trainer->train(state.params, dataset.train(), request,
@@ -109,6 +111,9 @@ void add_train(CLI::App& app, Chosen& chosen) {
     command->add_option("--out", options->out, "folder for the adapter or model")->required();
     command->add_option("--threads", options->threads, "0: one per core")->capture_default_str();
     add_device(command, options->device);
+    command->add_option("--gpus", options->gpus, "which to train on; several share every batch")
+        ->delimiter(',')
+        ->capture_default_str();
     auto storage = std::make_shared<tensor::BaseStorage>();
     auto* given = add_base_storage(command, *storage);
     command->add_flag("--quiet", options->quiet, "no progress lines");
