@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "client/agent/policy.hpp"
-#include "client/train/devices.hpp"
+#include "client/train/device.hpp"
 #include "common/config/yaml.hpp"
 #include "common/service/log_config.hpp"
 

@@ -8,15 +8,12 @@
 #include <vector>
 
 #include "client/engine/cpu_engine.hpp"
+#include "client/train/device.hpp"
 #include "client/train/memory_plan.hpp"
 #include "client/train/trainer.hpp"
-#include "common/config/value.hpp"
 #include "kernels/device/thread_pool.hpp"
 
 namespace fedllm::client::train {
-
-// Auto: the GPU for every job that it can train, else the CPU. Cuda: the GPU or an error.
-enum class Device { Auto, Cpu, Cuda };
 
 // Lifecycle: unmovable; trainers must not outlive it. Concurrency: one call at a time, from any thread.
 class Devices {
@@ -27,12 +24,10 @@ public:
     Devices(const Devices&) = delete;
     Devices& operator=(const Devices&) = delete;
 
-    kernels::ThreadPool& pool() { return pool_; }
     bool has_gpu() const { return gpu_ != nullptr; }
     std::string name() const { return gpu_ ? gpu_->name() : cpu_.name(); }
-    const std::string& cpu_because() const {
-        return cpu_because_;
-    }  // empty with a GPU, or where it was wanted
+    // Empty with a GPU, or where the CPU was wanted.
+    const std::string& cpu_because() const { return cpu_because_; }
 
     // Where the GPU cannot train this job (its memory, a shape) and Device::Auto was wanted, the CPU does:
     // `before_cpu` is told why, and may refuse.
@@ -51,11 +46,3 @@ private:
 };
 
 }  // namespace fedllm::client::train
-
-template <>
-struct fedllm::config::EnumNames<fedllm::client::train::Device> {
-    static constexpr std::pair<fedllm::client::train::Device, const char*> rows[] = {
-        {fedllm::client::train::Device::Auto, "auto"},
-        {fedllm::client::train::Device::Cpu, "cpu"},
-        {fedllm::client::train::Device::Cuda, "cuda"}};
-};

@@ -3,7 +3,7 @@
 
 #include <CLI/CLI.hpp>
 
-#include "client/train/devices.hpp"
+#include "client/train/device.hpp"
 #include "common/tensor/base_spec.hpp"
 
 namespace fedllm::tools::cli {

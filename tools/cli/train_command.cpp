@@ -3,6 +3,7 @@
 #include <memory>
 #include <optional>
 
+#include "client/train/devices.hpp"
 #include "common/hub/cache.hpp"
 #include "tools/cli/commands.hpp"
 #include "tools/cli/options.hpp"

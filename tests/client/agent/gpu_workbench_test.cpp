@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "client/agent/workbench.hpp"
-#include "common/crypto/sha256.hpp"
 #include "common/log/log.hpp"
 #include "kernels/cuda/emulated_failures.hpp"
 #include "tests/client/agent/site.hpp"
@@ -32,19 +31,8 @@ protected:
             .value();
     }
     Event train(Workbench& bench, const job::JobSpec& job) {
-        Task task;
-        task.id = TaskId("t");
-        task.job_id = JobId("j");
-        task.job = job;
-        const std::string version = site_.version(job);
-        const auto bytes = std::as_bytes(std::span(version.data(), version.size()));
-        task.model_digest = crypto::to_hex(crypto::sha256(version));
-        task.model_bytes = bytes.size();
         auto versions = VersionStore::open(site_.folder() / "versions").value();
-        auto writer = versions.resume(task.model_digest, bytes.size()).value();
-        if (writer.held() < bytes.size()) {
-            EXPECT_TRUE(writer.append(writer.held(), bytes.subspan(writer.held())));
-        }
+        const Task task = site_.task(TaskKind::Train, job, versions);
         return bench.work(task, ClientId("c"), 0, [](const Progress&) {}, {});
     }
     static update::Claim claim_of(const Event& event) {

@@ -7,6 +7,8 @@
 #include <string>
 
 #include "client/agent/client_config.hpp"
+#include "client/agent/machine.hpp"
+#include "client/agent/version_store.hpp"
 #include "client/data/byte_level.hpp"
 #include "client/data/unicode.hpp"
 #include "client/model/base_model.hpp"
@@ -105,6 +107,24 @@ public:
         const Path file = folder_.path() / "version.safetensors";
         EXPECT_TRUE(formats::write_param_set(file, params));
         return read_file(file).value();
+    }
+
+    // A task of the job from its first version, which `versions` then holds.
+    Task task(TaskKind kind, const job::JobSpec& job, const VersionStore& versions) const {
+        const std::string text = version(job);
+        const auto bytes = std::as_bytes(std::span(text.data(), text.size()));
+        Task task;
+        task.id = TaskId("t");
+        task.kind = kind;
+        task.job_id = JobId("j");
+        task.job = job;
+        task.model_digest = crypto::to_hex(crypto::sha256(text));
+        task.model_bytes = bytes.size();
+        auto writer = versions.resume(task.model_digest, bytes.size()).value();
+        if (writer.held() < bytes.size()) {
+            EXPECT_TRUE(writer.append(writer.held(), bytes.subspan(writer.held())));
+        }
+        return task;
     }
 
     const Path& folder() const { return folder_.path(); }

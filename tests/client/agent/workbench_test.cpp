@@ -3,7 +3,6 @@
 
 #include <gtest/gtest.h>
 
-#include "common/crypto/sha256.hpp"
 #include "tests/client/agent/site.hpp"
 
 namespace fedllm::client::agent {
@@ -17,21 +16,10 @@ class WorkbenchTest : public ::testing::Test {
 protected:
     // The loss of the job's first version over the site's held-out rows.
     double loss(const BaseSpec& base) {
-        Task task;
-        task.id = TaskId("t");
-        task.kind = TaskKind::Evaluate;
-        task.job_id = JobId("j");
-        task.job = site_.job();
-        task.job.base = base;
-        const std::string version = site_.version(task.job);
-        const auto bytes = std::as_bytes(std::span(version.data(), version.size()));
-        task.model_digest = crypto::to_hex(crypto::sha256(version));
-        task.model_bytes = bytes.size();
+        job::JobSpec job = site_.job();
+        job.base = base;
         auto versions = VersionStore::open(site_.folder() / "versions").value();
-        auto writer = versions.resume(task.model_digest, bytes.size()).value();
-        if (writer.held() < bytes.size()) {
-            EXPECT_TRUE(writer.append(writer.held(), bytes.subspan(writer.held())));
-        }
+        const Task task = site_.task(TaskKind::Evaluate, job, versions);
         if (!bench_) {
             config_.data.eval_fraction = 0.5;
             auto updates = update::UpdateStore::open(site_.folder() / "updates").value();
