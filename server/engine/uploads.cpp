@@ -199,6 +199,7 @@ void Engine::accept(const Intake& intake, Link& reply) {
     row.elements = active_->manifest.elements();
     row.quantisation_error = claim.quantisation_error;
     row.residual_norm = claim.residual_norm;
+    row.counted = target.round;
     row.accepted = clock_.now();
     row.elapsed = *row.accepted - active_->state.clock + active_->state.worked;
     if (auto counted = ledger_.accept(row); !counted) {
