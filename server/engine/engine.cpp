@@ -135,7 +135,7 @@ void Engine::raise(round::Event event) {
         if (!active_ || active_->id != id) return;
     }
     log_waiting();
-    if (active_->state.phase == round::Phase::Finished || active_->state.phase == round::Phase::Failed) {
+    if (round::is_over(active_->state)) {
         hold(activate_next());
     }
 }
@@ -161,6 +161,18 @@ void Engine::apply(const round::Effect& effect) {
         }
         void operator()(const round::FinishJob& e) { engine.finish(e); }
         void operator()(const round::FailJob& e) { engine.fail(e); }
+        void operator()(const round::StopJob& e) {
+            const JobId& id = engine.active_->id;
+            if (!engine.hold(engine.ledger_.finish_job(id, store::JobStatus::Stopped, e.cause))) return;
+            engine.metrics_.job_ended(id, "stopped");
+            log::warn("job stopped", {{"job", id.get()}, {"cause", e.cause}});
+        }
+        void operator()(const round::PauseJob& e) {
+            engine.hold(engine.ledger_.mark_job(engine.active_->id, store::JobStatus::Paused, e.cause));
+        }
+        void operator()(const round::ResumeJob&) {
+            engine.hold(engine.ledger_.mark_job(engine.active_->id, store::JobStatus::Running, ""));
+        }
         void operator()(const round::WakeAt& e) {
             engine.active_->wake = e.when;
             engine.timer_.cancel();

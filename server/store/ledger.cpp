@@ -146,15 +146,19 @@ Result<JobRow> Ledger::job(const JobId& id) const {
     return read_job(*database_, select);
 }
 
+Result<void> Ledger::mark_job(const JobId& job, JobStatus status, const std::string& detail) {
+    FEDLLM_TRY(Statement update,
+               database_->prepare("UPDATE jobs SET state = ?, detail = ? WHERE job_id = ?"));
+    return update.bind(name(status)).bind(detail).bind(job.get()).run();
+}
+
 Result<void> Ledger::finish_job(const JobId& job, JobStatus status, const std::string& detail,
                                 const std::optional<RoundResult>& final_round) {
     FEDLLM_TRY(const JobRow row, this->job(job));
     FEDLLM_TRY(Transaction transaction, Transaction::begin(*database_));
     FEDLLM_TRY_VOID(drop_the_asked(*database_, job, row.round));
     if (final_round) FEDLLM_TRY_VOID(end_round(*database_, job, row.round, *final_round, ""));
-    FEDLLM_TRY(Statement update,
-               database_->prepare("UPDATE jobs SET state = ?, detail = ? WHERE job_id = ?"));
-    FEDLLM_TRY_VOID(update.bind(name(status)).bind(detail).bind(job.get()).run());
+    FEDLLM_TRY_VOID(mark_job(job, status, detail));
     return transaction.commit();
 }
 

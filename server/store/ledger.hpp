@@ -51,6 +51,8 @@ public:
                               const VersionRow& next);
     Result<std::vector<RoundRow>> rounds(const JobId& job) const;
 
+    // Paused, or running again; what is asked stays asked.
+    Result<void> mark_job(const JobId& job, JobStatus status, const std::string& detail);
     // The job is over. `final_round` closes the final evaluation, where there was one.
     Result<void> finish_job(const JobId& job, JobStatus status, const std::string& detail,
                             const std::optional<RoundResult>& final_round = std::nullopt);

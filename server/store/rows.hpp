@@ -14,7 +14,8 @@ namespace fedllm::server::store {
 
 constexpr double kNoLoss = std::numeric_limits<double>::quiet_NaN();  // NULL in the database
 
-enum class JobStatus { Running, Finished, Failed };
+// Paused: no task goes out until somebody resumes it. Stopped: ended by somebody, for a cause.
+enum class JobStatus { Running, Finished, Failed, Paused, Stopped };
 // Closing: the set of counted contributions is fixed, the new version is being computed.
 enum class RoundStatus { Open, Closing, Committed };
 // Dropped: asked, but the round closed without it. Evaluated: answered in the final evaluation.
