@@ -201,6 +201,7 @@ void Engine::accept(const Intake& intake, Link& reply) {
     row.elements = job->manifest.elements();
     row.quantisation_error = claim.quantisation_error;
     row.residual_norm = claim.residual_norm;
+    row.counted = target.round;
     row.accepted = clock_.now();
     row.elapsed = *row.accepted - job->state.clock + job->state.worked;
     if (auto counted = ledger_.accept(row); !counted) {
