@@ -4,7 +4,6 @@
 //   session --Hello, Offer, ...--> Engine --Event--> round::step --Effect--> ledger, Links, the pool
 #pragma once
 
-#include <boost/asio/steady_timer.hpp>
 #include <boost/asio/thread_pool.hpp>
 #include <deque>
 #include <functional>
@@ -166,7 +165,7 @@ private:
     ingest::Spool spool_;
     net::asio::thread_pool pool_;
     net::TaskGroup tasks_;
-    net::asio::steady_timer timer_;
+    net::Timer timer_;
     registry::Registry registry_;
     std::map<ClientId, Link*> links_;
     std::map<std::string, std::weak_ptr<const MappedFile>> version_cache_;
