@@ -112,7 +112,7 @@ awaitable<Result<void>> Agent::run() {
 
 awaitable<Result<std::unique_ptr<net::Stream>>> Agent::connect_or_stop() {
     using namespace asio::experimental::awaitable_operators;
-    pause_.expires_at(asio::steady_timer::time_point::max());
+    pause_.expires_at(net::kNever);
     auto first = co_await (connect_() || pause_.async_wait(net::kNoThrow));
     if (first.index() == 0) co_return std::get<0>(std::move(first));
     co_return make_error(Errc::Cancelled, "stopping");

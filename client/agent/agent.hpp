@@ -106,8 +106,8 @@ private:
     double link_bytes_per_second_ = 0;  // as the last upload went
     std::stop_source stop_work_;
     double progress_said_ = 0;          // when the last progress line was logged, monotonic seconds
-    net::asio::steady_timer pause_;     // cancelled by stop(), and when the worker is done
-    net::asio::steady_timer farewell_;  // after stop(): when a connection that hangs is closed
+    net::Timer pause_;     // cancelled by stop(), and when the worker is done
+    net::Timer farewell_;  // after stop(): when a connection that hangs is closed
     net::asio::thread_pool worker_{1};  // last: joined first
 };
 

@@ -56,6 +56,11 @@ const Table<AggregationSpec>& aggregation_table() {
         field<C>("staleness_max", [](auto& c) -> auto& { return c.staleness_max; },
                  "async: an update that started more versions ago does not count; its client starts again",
                  {.max = 1'000}),
+        field<C>(
+            "sum_bits", [](auto& c) -> auto& { return c.sum_bits; },
+            "integers of the exact sum, the server's memory per value: 64, or 32 where clip_norm x weights "
+            "is "
+            "small (at most 64 in all)"),
     };
     return table;
 }
@@ -221,13 +226,14 @@ Result<void> check_together(const JobSpec& job, const std::string& source) {
                        job.base.compute != tensor::BaseCompute::Float ? "base.compute" : "base.storage",
                        "is for a frozen base; method: full trains every weight in f32");
     }
-    const auto scale =
-        tensor::FixedPoint::choose(tensor::bound_with_slack(job.update.clip_norm), weight_total_max(job));
-    if (!scale) {
-        return refused(source, "update.clip_norm",
-                       "clip_norm x samples_max x clients_per_round (async: x buffer x 1024) is more than "
-                       "the exact 64-bit sum can hold with "
-                       "enough precision; lower samples_max, or use weighting: uniform");
+    if (!sum_scale(job)) {
+        const bool narrow = job.aggregation.sum_bits == tensor::SumBits::Bits32;
+        return refused(source, narrow ? "aggregation.sum_bits" : "update.clip_norm",
+                       std::string("clip_norm x samples_max x clients_per_round (async: x buffer x 1024) is "
+                                   "more than the exact ") +
+                           (narrow ? "32" : "64") +
+                           "-bit sum can hold with enough precision; lower samples_max, or use " +
+                           (narrow ? "weighting: uniform, or sum_bits: 64" : "weighting: uniform"));
     }
     return {};
 }
@@ -290,6 +296,11 @@ std::uint64_t staleness_weight(const AggregationSpec& aggregation, std::uint32_t
 
 std::uint32_t updates_per_version(const JobSpec& job) {
     return job.aggregation.mode == Mode::Sync ? job.clients_per_round : job.aggregation.buffer;
+}
+
+Result<tensor::FixedPoint> sum_scale(const JobSpec& job) {
+    return tensor::FixedPoint::choose(tensor::bound_with_slack(job.update.clip_norm), weight_total_max(job),
+                                      job.aggregation.sum_bits);
 }
 
 double learning_rate_at(const OptimizerSpec& optimizer, std::uint64_t step, std::uint64_t total) {

@@ -10,6 +10,7 @@
 #include "common/codec/codec.hpp"
 #include "common/config/yaml.hpp"
 #include "common/tensor/base_spec.hpp"
+#include "common/tensor/fixed_point.hpp"
 #include "common/tensor/lora_spec.hpp"
 
 namespace fedllm::job {
@@ -65,6 +66,7 @@ struct AggregationSpec {
     std::uint32_t buffer = 0;          // async: updates per version
     double staleness_power = 0.5;      // async: an update s versions old counts 1/(1+s)^power
     std::uint32_t staleness_max = 16;  // async: an update that is more versions old does not count
+    tensor::SumBits sum_bits = tensor::SumBits::Bits64;  // of the exact sum: the server's memory per value
     bool operator==(const AggregationSpec&) const = default;
 };
 
@@ -109,8 +111,9 @@ std::uint64_t staleness_weight(const AggregationSpec& aggregation, std::uint32_t
 std::uint32_t updates_per_version(const JobSpec& job);
 
 // The most that the weights of a round's contributions can add up to: with the clip norm it fixes the scale
-// of the exact sum (tensor::FixedPoint).
+// of the exact sum. parse_job() has refused the jobs that have none.
 double weight_total_max(const JobSpec& job);
+Result<tensor::FixedPoint> sum_scale(const JobSpec& job);
 
 // The learning rate of optimiser step `step` (from 0, counted over all rounds) out of `total`.
 double learning_rate_at(const OptimizerSpec& optimizer, std::uint64_t step, std::uint64_t total);
@@ -131,6 +134,11 @@ template <>
 struct fedllm::config::EnumNames<fedllm::job::Weighting> {
     static constexpr std::array<std::pair<job::Weighting, std::string_view>, 2> rows{
         {{job::Weighting::Samples, "samples"}, {job::Weighting::Uniform, "uniform"}}};
+};
+template <>
+struct fedllm::config::EnumNames<fedllm::tensor::SumBits> {
+    static constexpr std::array<std::pair<tensor::SumBits, std::string_view>, 2> rows{
+        {{tensor::SumBits::Bits64, "64"}, {tensor::SumBits::Bits32, "32"}}};
 };
 template <>
 struct fedllm::config::EnumNames<fedllm::job::Schedule> {

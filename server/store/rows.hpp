@@ -34,6 +34,7 @@ struct JobRow {
     RoundId round;             // rounds committed so far: the round that is open or comes next
     std::string model_digest;  // the latest version
     std::string detail;        // why it failed, was paused or stopped
+    std::string chain;         // before the first round; see chain.hpp
     bool operator==(const JobRow&) const = default;
 };
 
@@ -48,6 +49,7 @@ struct RoundRow {
     double eval_loss = kNoLoss;   // of model_digest, over all clients' held-out tokens
     double train_loss = kNoLoss;  // weighted mean of the counted updates' losses
     std::string next_digest;
+    std::string chain;  // once it is committed; see chain.hpp
 };
 
 // One client's part in a round.
@@ -89,6 +91,7 @@ struct VersionRow {
     std::string encoded_digest{};
     std::uint64_t encoded_bytes = 0;
     std::string residual_digest{};  // of what the published versions have left out so far; empty: nothing
+    std::optional<Timestamp> removed{};  // when retention took its files
     bool operator==(const VersionRow&) const = default;
 };
 
