@@ -491,6 +491,8 @@ Result<RoundId> admits(const JobState& state, RoundId round, const ClientId& cli
     return state.round;
 }
 
+Duration round_time(const JobState& state, Timestamp now) { return working_time(state, now) - state.opened; }
+
 Duration time_taken(const JobState& state, RoundId round, const ClientId& client, Timestamp now) {
     const Part* const part = state.parts.find({round, client});
     return part != nullptr ? working_time(state, now) - part->asked : Duration{};

@@ -254,6 +254,9 @@ RoundId first_needed(const Rules& rules, RoundId round);
 // The working time from asking a client to `now`: PartRow::elapsed of an update that is accepted now.
 Duration time_taken(const JobState& state, RoundId round, const ClientId& client, Timestamp now);
 
+// How long the open round has been worked on.
+Duration round_time(const JobState& state, Timestamp now);
+
 // What a job waits for, since when, and what happens next. No full stops.
 struct Wait {
     std::string_view reason;  // one word of a few, for metrics: "clients", "updates", "commit", "resume", ...
