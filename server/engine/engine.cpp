@@ -73,6 +73,7 @@ Result<void> Engine::start() {
         const bool alive = row.status == store::JobStatus::Running || row.status == store::JobStatus::Paused;
         if (alive) FEDLLM_TRY_VOID(activate(row));
     }
+    for (const store::JobRow& row : rows) tasks_.spawn("retention", expire(row.id, Sweep::Everything));
     return {};
 }
 
@@ -83,20 +84,6 @@ asio::awaitable<void> Engine::stop() {
 
 // -------------------------------------------------------------------------------------------------------------
 // jobs
-
-// What the spool has to keep; uploads cut in the middle stay besides, to be resumed.
-Result<std::set<Path>> Engine::counted_updates() const {
-    std::set<Path> paths;
-    FEDLLM_TRY(const auto rows, ledger_.jobs());
-    for (const store::JobRow& row : rows) {
-        FEDLLM_TRY(const auto parts, ledger_.parts(row.id, row.round));
-        for (const store::PartRow& part : parts) {
-            if (part.status != store::PartStatus::Accepted) continue;
-            paths.insert(spool_.update_path(part.task, part.update_digest));
-        }
-    }
-    return paths;
-}
 
 // Takes a job up, or, where that cannot be (its file was damaged), ends it with the reason: it must not keep
 // the others from running.
@@ -344,13 +331,11 @@ asio::awaitable<Result<void>> Engine::close_round(JobId id, round::CloseRound ef
     const store::RoundResult result{now, eval_loss_of(parts), train_loss_of(parts)};
     const store::VersionRow next = row_of(*version, base, now);
     if (!hold(ledger_.commit_round(id, effect.round, result, next))) co_return Result<void>{};
-    if (base.residual_digest != next.residual_digest) {  // nothing will start from it again
-        versions_.remove(store::Attachment::Residual, base.residual_digest);
+    FEDLLM_CO_TRY(const auto spent, spent_tasks(id, effect.round));
+    for (const TaskId& task : spent) {
+        if (auto gone = spool_.remove(task); !gone) log::warn("spool", {{"reason", gone.error().message}});
     }
-    for (const store::PartRow& part : parts) {  // also what dropped clients had begun to send
-        if (auto gone = spool_.remove(part.task); !gone)
-            log::warn("spool", {{"reason", gone.error().message}});
-    }
+    tasks_.spawn("retention", expire(id, Sweep::Recent));
     metrics_.round_committed(id, seconds(now - opened), monotonic_seconds() - started, contributions.size());
     if (!std::isnan(result.eval_loss)) metrics_.evaluated(id, result.eval_loss);
     if (!std::isnan(result.train_loss)) metrics_.trained(id, result.train_loss);
@@ -373,7 +358,8 @@ void Engine::finish(const ActiveJob& job, const round::FinishJob& effect) {
         return;
     }
     const store::RoundResult result{clock_.now(), eval_loss_of(*parts), store::kNoLoss};
-    if (!hold(ledger_.finish_job(id, store::JobStatus::Finished, "", result))) return;
+    const std::string cause = "all " + std::to_string(job.spec.rounds) + " rounds are done";
+    if (!hold(ledger_.finish_job(id, store::JobStatus::Finished, cause, result))) return;
     if (!std::isnan(result.eval_loss)) metrics_.evaluated(id, result.eval_loss);
     metrics_.job_ended(id, "finished");
     log::info("job finished", {{"job", id.get()},
