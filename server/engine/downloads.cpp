@@ -28,6 +28,8 @@ void Engine::ask(ActiveJob& job, const round::AskClient& effect) {
     if (member != nullptr && member->can_decode(codec::name(job.spec.download.codec.id))) {
         if (!hold(add_steps(job, task))) return;
     }
+    LivePart& live = job.live[effect.client];
+    if (live.asked == Timestamp{}) live.asked = clock_.now();
     link->second->post(std::move(message));
 }
 

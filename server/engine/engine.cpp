@@ -65,6 +65,7 @@ Engine::Engine(asio::any_io_executor strand, const EngineOptions& options, const
 Engine::~Engine() = default;
 
 Result<void> Engine::start() {
+    started_ = clock_.now();
     tasks_.spawn("ticks", tick(), [this] { timer_.cancel(); });
     FEDLLM_TRY(const std::set<Path> counted, counted_updates());
     FEDLLM_TRY_VOID(spool_.prune(counted, ingest::Spool::Parts::Keep));
@@ -397,14 +398,6 @@ asio::awaitable<Result<void>> Engine::tick() {
     co_return Result<void>{};
 }
 
-void Engine::log_waiting(ActiveJob& job) {
-    if (job.state.phase == round::Phase::Finished) return;
-    std::string wait = round::waiting_for(job.state, clock_.now());
-    if (wait == job.last_wait) return;
-    log::debug("waiting", {{"job", job.id.get()}, {"for", wait}});
-    job.last_wait = std::move(wait);
-}
-
 bool Engine::hold(const Result<void>& done) {
     if (!done) on_fatal_(done.error());
     return done.has_value();
@@ -436,7 +429,7 @@ registry::SessionId Engine::join(const ClientId& client, const protocol::Hello& 
 }
 
 void Engine::leave(const ClientId& client, registry::SessionId session) {
-    if (!registry_.leave(client, session)) return;
+    if (!registry_.leave(client, session, clock_.now())) return;
     links_.erase(client);
     holders_.erase(client);
     for (const auto& job : jobs_) raise(*job, round::ClientLeft{client});
@@ -450,6 +443,7 @@ void Engine::on_progress(const ClientId& client, const protocol::Progress& progr
     live.step = progress.step();
     live.steps = progress.steps();
     live.loss = progress.loss();
+    live.heard = clock_.now();
     metrics_.task_progress(job->id, client,
                            live.steps > 0 ? static_cast<double>(live.step) / live.steps : 0.0);
 }

@@ -26,7 +26,7 @@
 #include "server/engine/retention.hpp"
 #include "server/observe/metrics.hpp"
 #include "server/registry/registry.hpp"
-#include "server/round/machine.hpp"
+#include "server/round/outlook.hpp"
 #include "server/store/ledger.hpp"
 #include "server/store/state_directory.hpp"
 #include "server/store/versions.hpp"
@@ -92,6 +92,8 @@ public:
     Result<protocol::JobSummary> control(const std::string& operator_name,
                                          const protocol::ControlJob& request);
     Result<protocol::AuditRows> audit_rows(const protocol::AuditJob& request) const;  // one page
+    // Of a job ("j1"), one of its rounds ("j1/3"), or a client. NotFound.
+    Result<protocol::Because> why(const std::string& subject) const;
 
     // For simulated worlds, which check what is there against what they saw.
     const store::Ledger& ledger() const { return ledger_; }
@@ -105,6 +107,8 @@ private:
         std::uint64_t bytes_up = 0;
         std::uint64_t bytes_down = 0;
         bool uploading = false;
+        Timestamp asked{};  // when its task was first sent
+        Timestamp heard{};  // when it last said something about it
     };
     struct ActiveJob {
         JobId id;
@@ -113,6 +117,8 @@ private:
         tensor::Manifest manifest;
         round::JobState state;
         std::string last_wait;  // what was last logged as waited for
+        std::optional<round::Reason> reason;
+        Timestamp reason_since{};
         std::map<ClientId, LivePart> live;
         std::optional<Timestamp> wake;
         Timestamp last_opened{};  // its latest round
@@ -158,6 +164,13 @@ private:
     net::awaitable<Result<void>> tick();
     std::optional<Timestamp> next_wake() const;
     void log_waiting(ActiveJob& job);
+    static Timestamp waits_since(const ActiveJob& job);
+    Result<protocol::Because> why_job(const store::JobRow& row) const;
+    Result<protocol::Because> why_round(const store::JobRow& row, RoundId round) const;
+    Result<protocol::Because> why_client(const ClientId& client) const;
+    protocol::Because at_work(const ActiveJob& job, const registry::Member& member) const;
+    protocol::Because idle(const registry::Member& member) const;
+    Result<protocol::Because> away(const ClientId& client) const;
     bool hold(const Result<void>& done);  // false, and fatal, when the ledger failed
 
     Result<ParsedTask> parse_task(const ClientId& client, const std::string& task) const;
@@ -190,6 +203,7 @@ private:
     std::map<ClientId, JobId> holders_;             // of connected clients: whose task they do
     std::deque<std::pair<JobId, round::Event>> events_;
     bool handling_ = false;
+    Timestamp started_{};  // this process
 };
 
 }  // namespace fedllm::server::engine

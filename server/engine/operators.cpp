@@ -65,7 +65,10 @@ void Engine::fill_summary(const store::JobRow& row, protocol::JobSummary& summar
         if (!round.chain.empty()) summary.set_chain(round.chain);
     }
     const ActiveJob* const job = find(row.id);
-    if (job != nullptr) summary.set_waiting_for(round::waiting_for(job->state, clock_.now()));
+    if (job == nullptr) return;
+    summary.set_waiting_for(round::waiting_for(job->state, clock_.now()));
+    summary.set_waiting_reason(std::string(round::name(round::reason_of(job->state, clock_.now()))));
+    summary.set_waiting_since_ms(to_ms(waits_since(*job)));
 }
 
 Result<protocol::JobList> Engine::list_jobs() const {
