@@ -22,9 +22,11 @@ Result<std::unique_ptr<Server>> Server::create(const ServerConfig& config) {
     FEDLLM_TRY(auto tls,
                net::make_server_context(
                    {.ca = config.tls.ca, .certificate = config.tls.certificate, .key = config.tls.key}));
-    const engine::EngineOptions options{.state_directory = config.state_directory,
-                                        .upload_bytes_max = config.limits.upload_bytes_max.bytes,
-                                        .threads = config.threads};
+    const engine::EngineOptions options{
+        .state_directory = config.state_directory,
+        .upload_bytes_max = config.limits.upload_bytes_max.bytes,
+        .threads = config.threads,
+        .retention = {.versions = config.retention.versions, .updates = config.retention.updates}};
     const auto on_fatal = [raw = server.get()](const Error& error) {
         if (!raw->fatal_) log::error("cannot go on", {{"reason", to_string(error)}});
         raw->fatal_ = error;

@@ -39,6 +39,14 @@ config::Table<ServerConfig> make_table() {
         field<C>("limits.idle_timeout", [](auto& c) -> auto& { return c.limits.idle_timeout; },
                  "a connection silent for this long is closed; clients say something every 20 s",
                  {.min = 1, .max = 86400}),
+        field<C>("retention.versions", [](auto& c) -> auto& { return c.retention.versions; },
+                 "the newest model versions of a job that stay, with their adapters and steps, besides the "
+                 "first; a client further back fetches a whole version",
+                 {.min = 2, .max = 1'000'000'000}),
+        field<C>("retention.updates", [](auto& c) -> auto& { return c.retention.updates; },
+                 "rounds whose updates stay on disk after their commit, so that `fedllm audit` can compute "
+                 "their means again",
+                 {.max = 1'000'000'000}),
     };
     config::append(table, config::prefixed<C>(
                               "log", service::log_table(), [](auto& c) -> auto& { return c.log; }));

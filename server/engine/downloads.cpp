@@ -28,6 +28,8 @@ void Engine::ask(ActiveJob& job, const round::AskClient& effect) {
     if (member != nullptr && member->can_decode(codec::name(job.spec.download.codec.id))) {
         if (!hold(add_steps(job, task))) return;
     }
+    LivePart& live = job.live[effect.client];
+    if (live.asked == Timestamp{}) live.asked = clock_.now();
     link->second->post(std::move(message));
 }
 
@@ -37,6 +39,7 @@ Result<void> Engine::add_steps(const ActiveJob& job, protocol::Task& task) const
     FEDLLM_TRY(const auto latest, ledger_.latest_versions(job.id, protocol::kVersionStepsMax));
     std::size_t count = 0;
     for (std::uint64_t bytes = 0; count < latest.size() && !latest[count].base_digest.empty(); ++count) {
+        if (latest[count].removed) break;
         bytes += latest[count].encoded_bytes;
         if (bytes >= task.model_bytes()) break;
     }
@@ -53,9 +56,9 @@ Result<void> Engine::add_steps(const ActiveJob& job, protocol::Task& task) const
 
 void Engine::count_download(const ClientId& client, std::uint64_t bytes) {
     metrics_.bytes_moved(client, observe::Direction::Down, bytes);
-    const auto holder = holders_.find(client);
-    if (holder == holders_.end()) return;
-    if (ActiveJob* const job = find(holder->second)) job->live[client].bytes_down += bytes;
+    const JobId* const holder = schedule_.holder(client);
+    if (holder == nullptr) return;
+    if (ActiveJob* const job = find(*holder)) job->live[client].bytes_down += bytes;
 }
 
 net::awaitable<Result<SharedVersion>> Engine::version(std::string digest) {
@@ -64,6 +67,10 @@ net::awaitable<Result<SharedVersion>> Engine::version(std::string digest) {
     if (auto row = ledger_.version(digest); !step && !row) {
         version_cache_.erase(digest);
         co_return row.error();
+    } else if (!step && row->removed) {
+        co_return make_error(Errc::NotFound, "version " + digest.substr(0, 12) + " of job " + row->job.get() +
+                                                 " is not kept any more: retention.versions is " +
+                                                 std::to_string(options_.retention.versions));
     }
     auto mapped = co_await net::offload(compute_, [&] {
         return step ? versions_.map(store::Attachment::Step, digest) : versions_.map(digest);

@@ -78,6 +78,7 @@ Engine::Engine(asio::any_io_executor strand, const EngineOptions& options, const
 Engine::~Engine() = default;
 
 Result<void> Engine::start() {
+    started_ = clock_.now();
     tasks_.spawn("ticks", tick(), [this] { timer_.cancel(); });
     FEDLLM_TRY(const std::set<Path> counted, counted_updates());
     FEDLLM_TRY_VOID(spool_.prune(counted, ingest::Spool::Parts::Keep));
@@ -86,6 +87,7 @@ Result<void> Engine::start() {
         const bool alive = row.status == store::JobStatus::Running || row.status == store::JobStatus::Paused;
         if (alive) FEDLLM_TRY_VOID(activate(row));
     }
+    for (const store::JobRow& row : rows) tasks_.spawn("retention", expire(row.id, Sweep::Everything));
     return {};
 }
 
@@ -96,20 +98,6 @@ asio::awaitable<void> Engine::stop() {
 
 // -------------------------------------------------------------------------------------------------------------
 // jobs
-
-// What the spool has to keep; uploads cut in the middle stay besides, to be resumed.
-Result<std::set<Path>> Engine::counted_updates() const {
-    std::set<Path> paths;
-    FEDLLM_TRY(const auto rows, ledger_.jobs());
-    for (const store::JobRow& row : rows) {
-        FEDLLM_TRY(const auto parts, ledger_.contributions(row.id, row.round));
-        for (const store::PartRow& part : parts) {
-            if (part.status != store::PartStatus::Accepted) continue;
-            paths.insert(spool_.update_path(part.task, part.update_digest));
-        }
-    }
-    return paths;
-}
 
 // Takes a job up, or, where that cannot be (its file was damaged), ends it with the reason: it must not keep
 // the others from running.
@@ -123,11 +111,9 @@ Result<void> Engine::activate(const store::JobRow& row) {
     const JobId id = row.id;
     log::info((*active)->state.recovered ? "job resumed" : "job started",
               {{"job", id.get()}, {"name", row.name}, {"round", row.round.get()}});
+    schedule_.add(id, (*active)->spec.priority, (*active)->spec.base_model);
     jobs_.push_back(std::move(*active));
-    raise(id, round::Tick{});
-    for (const auto& [client, member] : registry_.members()) {
-        raise(id, round::ClientJoined{client, member.base_models});
-    }
+    raise(id, round::Tick{});  // and with it, who is there
     return {};
 }
 
@@ -160,61 +146,54 @@ Engine::ActiveJob* Engine::find(const JobId& id) const {
     return nullptr;
 }
 
-// Who is offered a free client first: the job whose latest round opened longest ago.
-std::vector<Engine::ActiveJob*> Engine::offer_order() const {
-    std::vector<ActiveJob*> order;
-    for (const auto& job : jobs_) order.push_back(job.get());
-    std::stable_sort(order.begin(), order.end(), [](const ActiveJob* left, const ActiveJob* right) {
-        return left->last_opened < right->last_opened;
-    });
-    return order;
-}
-
 // -------------------------------------------------------------------------------------------------------------
 // events and effects
 
+// Whoever waits for a client hears of it before anything else happens to it.
 void Engine::raise(const JobId& job, round::Event event) {
     events_.emplace_back(job, std::move(event));
     if (handling_) return;
     handling_ = true;
-    while (!events_.empty()) {
-        const auto [id, next] = std::move(events_.front());
-        events_.pop_front();
-        handle(id, next);
+    while (true) {
+        if (const auto tidings = schedule_.next()) {
+            if (tidings->free) {
+                handle(tidings->job, round::ClientFree{tidings->client});
+            } else {
+                handle(tidings->job, round::ClientBusy{tidings->client});
+            }
+        } else if (!events_.empty()) {
+            const auto [id, next] = std::move(events_.front());
+            events_.pop_front();
+            handle(id, next);
+        } else {
+            break;
+        }
     }
     handling_ = false;
 }
 
-// A client is offered to all jobs at once; for those that are told after one of them took it, it is busy.
-round::Event Engine::as_it_stands(const ActiveJob& job, round::Event event) const {
-    const bool offer = std::holds_alternative<round::ClientFree>(event) ||
-                       std::holds_alternative<round::ClientJoined>(event);
-    if (!offer) return event;
+// With its answer a client may be due to another job, which it is to be free for before its own asks it anew.
+void Engine::hand_over(const JobId& id, const round::Event& event) {
+    if (!round::is_answer(event)) return;
     const ClientId client = *round::client_of(event);
-    const auto holder = holders_.find(client);
-    if (holder == holders_.end() || holder->second == job.id || !can_train(client, job)) return event;
-    return round::ClientBusy{client};
+    const JobId* const holder = schedule_.holder(client);
+    if (holder == nullptr || *holder != id || schedule_.sees(id, client, true)) return;
+    schedule_.told({id, client, false});
+    handle(id, round::ClientBusy{client});
 }
 
-bool Engine::can_train(const ClientId& client, const ActiveJob& job) const {
-    const registry::Member* const member = registry_.find(client);
-    return member != nullptr && member->can_train(job.spec.base_model);
-}
-
-void Engine::handle(const JobId& id, round::Event event) {
+void Engine::handle(const JobId& id, const round::Event& event) {
+    hand_over(id, event);
     ActiveJob* const job = find(id);
     if (job == nullptr) return;
-    event = as_it_stands(*job, std::move(event));
     auto transition = round::step(std::move(job->state), event, clock_.now());
     job->state = std::move(transition.state);
     for (const round::Effect& effect : transition.effects) apply(*job, effect);
     if (const auto client = round::client_of(event)) free_client(*job, *client);
+    schedule_.update(id, round::gathers(job->state), job->last_opened);
     log_waiting(*job);
     if (!round::is_over(job->state)) return;
-    const auto freed = holders_;
-    for (const auto& [client, holder] : freed) {
-        if (holder == id) free_client(*job, client);
-    }
+    schedule_.remove(id);
     std::erase_if(jobs_, [&](const auto& entry) { return entry.get() == job; });
 }
 
@@ -224,7 +203,7 @@ void Engine::apply(ActiveJob& job, const round::Effect& effect) {
         ActiveJob& job;
         void operator()(const round::OpenRound& e) { engine.open_round(job, e); }
         void operator()(const round::AskClient& e) {
-            engine.hold_client(job, e.client);
+            engine.schedule_.take(job.id, e.client);
             engine.ask(job, e);
         }
         void operator()(const round::RecordPart& e) { engine.record(job, e); }
@@ -257,23 +236,9 @@ void Engine::apply(ActiveJob& job, const round::Effect& effect) {
     std::visit(Apply{*this, job}, effect);
 }
 
-// The other jobs hear of it before anything else, so that none of them asks the same client.
-void Engine::hold_client(ActiveJob& job, const ClientId& client) {
-    if (!holders_.try_emplace(client, job.id).second) return;
-    for (const auto& other : jobs_) {
-        if (other.get() == &job || !can_train(client, *other)) continue;
-        events_.emplace_front(other->id, round::ClientBusy{client});
-    }
-}
-
 // Once the job wants nothing more of its client, the others may have it.
-void Engine::free_client(ActiveJob& job, const ClientId& client) {
-    const auto holder = holders_.find(client);
-    if (holder == holders_.end() || holder->second != job.id || round::is_asked(job.state, client)) return;
-    holders_.erase(holder);
-    for (const ActiveJob* const other : offer_order()) {
-        if (other != &job && can_train(client, *other)) raise(*other, round::ClientFree{client});
-    }
+void Engine::free_client(const ActiveJob& job, const ClientId& client) {
+    if (!round::is_asked(job.state, client)) schedule_.release(job.id, client);
 }
 
 void Engine::open_round(ActiveJob& job, const round::OpenRound& effect) {
@@ -361,17 +326,11 @@ asio::awaitable<Result<void>> Engine::close_round(JobId id, round::CloseRound ef
     const store::RoundResult result{now, eval_loss_of(parts), train_loss_of(parts)};
     const store::VersionRow next = row_of(*version, base, now);
     if (!hold(ledger_.commit_round(id, effect.round, result, next))) co_return Result<void>{};
-    if (base.residual_digest != next.residual_digest) {  // nothing will start from it again
-        versions_.remove(store::Attachment::Residual, base.residual_digest);
+    FEDLLM_CO_TRY(const auto spent, spent_tasks(id, effect.round));
+    for (const TaskId& task : spent) {
+        if (auto gone = spool_.remove(task); !gone) log::warn("spool", {{"reason", gone.error().message}});
     }
-    FEDLLM_CO_TRY(const auto of_this_round, ledger_.parts(id, effect.round));
-    for (const auto* rows : {&parts, &of_this_round}) {  // also what dropped clients had begun to send
-        for (const store::PartRow& part : *rows) {
-            if (part.status == store::PartStatus::Asked) continue;
-            if (auto gone = spool_.remove(part.task); !gone)
-                log::warn("spool", {{"reason", gone.error().message}});
-        }
-    }
+    tasks_.spawn("retention", expire(id, Sweep::Recent));
     metrics_.round_committed(id, seconds(round::round_time(job->state, now)), monotonic_seconds() - started,
                              contributions.size());
     if (!std::isnan(result.eval_loss)) metrics_.evaluated(id, result.eval_loss);
@@ -395,7 +354,8 @@ void Engine::finish(const ActiveJob& job, const round::FinishJob& effect) {
         return;
     }
     const store::RoundResult result{clock_.now(), eval_loss_of(*parts), store::kNoLoss};
-    if (!hold(ledger_.finish_job(id, store::JobStatus::Finished, "", result))) return;
+    const std::string cause = "all " + std::to_string(job.spec.rounds) + " rounds are done";
+    if (!hold(ledger_.finish_job(id, store::JobStatus::Finished, cause, result))) return;
     if (!std::isnan(result.eval_loss)) metrics_.evaluated(id, result.eval_loss);
     metrics_.job_ended(id, "finished");
     log::info("job finished", {{"job", id.get()},
@@ -433,15 +393,6 @@ asio::awaitable<Result<void>> Engine::tick() {
     co_return Result<void>{};
 }
 
-void Engine::log_waiting(ActiveJob& job) {
-    if (job.state.phase == round::Phase::Finished) return;
-    round::Wait wait = round::wait_of(job.state, clock_.now());
-    if (wait.what == job.last_wait) return;
-    log::debug("waiting",
-               {{"job", job.id.get()}, {"reason", wait.reason}, {"for", wait.what}, {"next", wait.next}});
-    job.last_wait = std::move(wait.what);
-}
-
 bool Engine::hold(const Result<void>& done) {
     if (!done) on_fatal_(done.error());
     return done.has_value();
@@ -465,18 +416,23 @@ registry::SessionId Engine::join(const ClientId& client, const protocol::Hello& 
         links_.at(client)->end("a newer connection of this client took over");
     links_[client] = &link;
     // The job that asked it before goes on with it; then it is nobody else's to ask.
-    auto order = offer_order();
-    std::stable_partition(order.begin(), order.end(),
-                          [&](const ActiveJob* job) { return round::is_asked(job->state, client); });
-    for (const ActiveJob* const job : order) raise(*job, round::ClientJoined{client, base_models});
+    schedule_.join(client, base_models);
+    for (const auto& job : jobs_) {
+        if (round::is_asked(job->state, client)) schedule_.take(job->id, client);
+    }
+    for (const JobId& id : std::vector<JobId>(schedule_.order())) {
+        if (schedule_.can_train(id, client) && !schedule_.sees(id, client)) continue;  // told that it is busy
+        schedule_.told({id, client, true});
+        raise(id, round::ClientJoined{client, base_models});
+    }
     return session;
 }
 
 void Engine::leave(const ClientId& client, registry::SessionId session) {
-    if (!registry_.leave(client, session)) return;
+    if (!registry_.leave(client, session, clock_.now())) return;
     links_.erase(client);
-    holders_.erase(client);
-    for (const auto& job : jobs_) raise(*job, round::ClientLeft{client});
+    schedule_.leave(client);
+    for (const JobId& id : std::vector<JobId>(schedule_.order())) raise(id, round::ClientLeft{client});
 }
 
 void Engine::on_progress(const ClientId& client, const protocol::Progress& progress) {
@@ -493,12 +449,13 @@ void Engine::on_progress(const ClientId& client, const protocol::Progress& progr
 
 // Its job needs to know it a few times per lease, not with every chunk.
 void Engine::heard_of(const ClientId& client) {
-    const auto holder = holders_.find(client);
-    ActiveJob* const job = holder != holders_.end() ? find(holder->second) : nullptr;
+    const JobId* const holder = schedule_.holder(client);
+    ActiveJob* const job = holder != nullptr ? find(*holder) : nullptr;
     if (job == nullptr) return;
-    Timestamp& heard = job->live[client].heard;
-    if (clock_.now() - heard < std::chrono::seconds(5)) return;
-    heard = clock_.now();
+    LivePart& live = job->live[client];
+    live.heard = clock_.now();
+    if (live.heard - live.reported < std::chrono::seconds(5)) return;
+    live.reported = live.heard;
     raise(job->id, round::SignOfLife{client});
 }
 

@@ -23,9 +23,11 @@
 #include "common/net/task_group.hpp"
 #include "server/engine/intake.hpp"
 #include "server/engine/link.hpp"
+#include "server/engine/retention.hpp"
 #include "server/observe/metrics.hpp"
 #include "server/registry/registry.hpp"
-#include "server/round/machine.hpp"
+#include "server/round/outlook.hpp"
+#include "server/round/schedule.hpp"
 #include "server/store/ledger.hpp"
 #include "server/store/state_directory.hpp"
 #include "server/store/versions.hpp"
@@ -36,6 +38,7 @@ struct EngineOptions {
     Path state_directory;
     std::uint64_t upload_bytes_max = std::uint64_t{64} << 30;
     unsigned threads = 0;  // of the compute pool; 0: one per core
+    RetentionRules retention;
     // Where the pool's work runs instead, for simulated worlds.
     std::optional<net::asio::any_io_executor> compute{};
 };
@@ -46,7 +49,7 @@ using SharedVersion = std::shared_ptr<const MappedFile>;
 
 // Lifecycle: open, start, and stop before destruction.
 // Jobs run side by side, each with its own state machine. A client does one task at a time: while one job's
-// task holds it, the other jobs see it as busy; see offer_order() for who gets it next.
+// task holds it, the other jobs see it as busy; see round::Schedule for who gets it next.
 // Concurrency: everything on one strand; file and number work goes to the pool and comes back.
 // After a failure of the ledger `on_fatal` is called: the process should end, and start again from the disk.
 class Engine {
@@ -87,6 +90,12 @@ public:
     net::awaitable<Result<JobId>> submit(protocol::SubmitJob request, ingest::Upload initial);
     Result<protocol::JobList> list_jobs() const;
     Result<protocol::JobReport> report(const JobId& id) const;
+    // Pause, resume, stop. Asking twice is as once; Stale for a job that is over.
+    Result<protocol::JobSummary> control(const std::string& operator_name,
+                                         const protocol::ControlJob& request);
+    Result<protocol::AuditRows> audit_rows(const protocol::AuditJob& request) const;  // one page
+    // Of a job ("j1"), one of its rounds ("j1/3"), or a client. NotFound.
+    Result<protocol::Because> why(const std::string& subject) const;
 
     // For simulated worlds, which check what is there against what they saw.
     const store::Ledger& ledger() const { return ledger_; }
@@ -100,7 +109,9 @@ private:
         std::uint64_t bytes_up = 0;
         std::uint64_t bytes_down = 0;
         bool uploading = false;
-        Timestamp heard{};  // when its job was last told that it is alive
+        Timestamp asked{};     // when its task was first sent
+        Timestamp heard{};     // when it last said something about it
+        Timestamp reported{};  // when its job was last told that it is alive
     };
     struct ActiveJob {
         JobId id;
@@ -109,6 +120,8 @@ private:
         tensor::Manifest manifest;
         round::JobState state;
         std::string last_wait;  // what was last logged as waited for
+        std::optional<round::Reason> reason;
+        Timestamp reason_since{};
         std::map<ClientId, LivePart> live;
         std::optional<Timestamp> wake;
         Timestamp last_opened{};  // its latest round
@@ -125,19 +138,20 @@ private:
 
     Result<void> activate(const store::JobRow& row);
     Result<std::unique_ptr<ActiveJob>> load(const store::JobRow& row) const;
-    Result<std::set<Path>> counted_updates() const;  // of the open rounds, in the spool
-    ActiveJob* find(const JobId& id) const;          // null once it is over
-    std::vector<ActiveJob*> offer_order() const;
+    Result<std::set<Path>> counted_updates() const;  // of the open rounds and those kept for audits
+    Result<std::vector<TaskId>> spent_tasks(const JobId& id, RoundId round) const;
+    enum class Sweep { Recent, Everything };
+    net::awaitable<Result<void>> expire(JobId id, Sweep sweep);
+    Result<std::vector<Path>> spent_files(const JobId& id, const std::set<RoundId>& rounds) const;
+    ActiveJob* find(const JobId& id) const;  // null once it is over
 
     // Events are taken one after another: what follows from one while it is handled waits for its end.
     void raise(const JobId& job, round::Event event);
     void raise(const ActiveJob& job, round::Event event) { raise(job.id, std::move(event)); }
-    void handle(const JobId& id, round::Event event);
-    round::Event as_it_stands(const ActiveJob& job, round::Event event) const;
-    bool can_train(const ClientId& client, const ActiveJob& job) const;
+    void hand_over(const JobId& id, const round::Event& event);
+    void handle(const JobId& id, const round::Event& event);
     void apply(ActiveJob& job, const round::Effect& effect);
-    void hold_client(ActiveJob& job, const ClientId& client);
-    void free_client(ActiveJob& job, const ClientId& client);
+    void free_client(const ActiveJob& job, const ClientId& client);
     void open_round(ActiveJob& job, const round::OpenRound& effect);
     void ask(ActiveJob& job, const round::AskClient& effect);
     Result<void> add_steps(const ActiveJob& job, protocol::Task& task) const;
@@ -150,6 +164,13 @@ private:
     net::awaitable<Result<void>> tick();
     std::optional<Timestamp> next_wake() const;
     void log_waiting(ActiveJob& job);
+    static Timestamp waits_since(const ActiveJob& job);
+    Result<protocol::Because> why_job(const store::JobRow& row) const;
+    Result<protocol::Because> why_round(const store::JobRow& row, RoundId round) const;
+    Result<protocol::Because> why_client(const ClientId& client) const;
+    protocol::Because at_work(const ActiveJob& job, const registry::Member& member) const;
+    protocol::Because idle(const registry::Member& member) const;
+    Result<protocol::Because> away(const ClientId& client) const;
     bool hold(const Result<void>& done);  // false, and fatal, when the ledger failed
 
     Result<ParsedTask> parse_task(const ClientId& client, const std::string& task) const;
@@ -179,9 +200,10 @@ private:
     std::map<ClientId, Link*> links_;
     std::map<std::string, std::weak_ptr<const MappedFile>> version_cache_;
     std::vector<std::unique_ptr<ActiveJob>> jobs_;  // that are not over, in order of submission
-    std::map<ClientId, JobId> holders_;             // of connected clients: whose task they do
+    round::Schedule schedule_;                      // of connected clients: whose task they do
     std::deque<std::pair<JobId, round::Event>> events_;
     bool handling_ = false;
+    Timestamp started_{};  // this process
 };
 
 }  // namespace fedllm::server::engine
