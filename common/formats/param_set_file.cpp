@@ -1,6 +1,7 @@
 #include "common/formats/param_set_file.hpp"
 
 #include <cmath>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -9,6 +10,8 @@
 
 namespace fedllm::formats {
 namespace {
+
+std::map<std::string, std::string> metadata() { return {{"format", "pt"}}; }
 
 Result<tensor::Manifest> manifest_of(const SafetensorsFile& file) {
     std::vector<tensor::TensorSpec> specs;
@@ -35,7 +38,17 @@ Result<void> write_param_set(const Path& path, const tensor::ParamSet& params) {
         tensors.push_back(
             {specs[i].name, tensor::DType::F32, specs[i].shape, std::as_bytes(params.tensor(i))});
     }
-    return write_safetensors(path, tensors, {{"format", "pt"}});
+    return write_safetensors(path, tensors, metadata());
+}
+
+Result<std::vector<std::byte>> param_set_header(const tensor::Manifest& manifest) {
+    std::vector<TensorToWrite> tensors;
+    tensors.reserve(manifest.tensors().size());
+    for (std::size_t i = 0; i < manifest.tensors().size(); ++i) {
+        const auto& spec = manifest.tensors()[i];
+        tensors.push_back({spec.name, tensor::DType::F32, spec.shape, {}});
+    }
+    return safetensors_header(tensors, metadata());
 }
 
 Result<tensor::ParamSet> read_param_set(const Path& path) {

@@ -2,6 +2,9 @@
 // exactly PEFT's adapter_model.safetensors. The manifest's order is the order of the data in the file.
 #pragma once
 
+#include <cstddef>
+#include <vector>
+
 #include "common/base/files.hpp"
 #include "common/base/result.hpp"
 #include "common/tensor/param_set.hpp"
@@ -10,6 +13,9 @@ namespace fedllm::formats {
 
 // All tensors F32, metadata {"format": "pt"}; atomic. The same set gives the same bytes.
 Result<void> write_param_set(const Path& path, const tensor::ParamSet& params);
+
+// What such a file begins with; the values follow in manifest order, as little-endian f32, without gaps.
+Result<std::vector<std::byte>> param_set_header(const tensor::Manifest& manifest);
 
 // ManifestMismatch for a tensor that is not F32; NotFinite, naming the tensor, for NaN or infinity.
 Result<tensor::ParamSet> read_param_set(const Path& path);
