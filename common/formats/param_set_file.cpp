@@ -1,6 +1,8 @@
 #include "common/formats/param_set_file.hpp"
 
 #include <cmath>
+#include <cstdint>
+#include <cstring>
 #include <map>
 #include <string>
 #include <utility>
@@ -66,6 +68,26 @@ Result<tensor::ParamSet> read_param_set(const Path& path) {
         }
     }
     return params;
+}
+
+Result<std::span<const float>> param_set_values(std::span<const std::byte> file,
+                                                const tensor::Manifest& manifest) {
+    std::uint64_t header = 0;
+    if (file.size() >= sizeof header) std::memcpy(&header, file.data(), sizeof header);
+    const std::uint64_t values = manifest.elements() * sizeof(float);
+    if (file.size() < sizeof header || header > file.size() - sizeof header ||
+        file.size() - sizeof header - header != values) {
+        return make_error(Errc::ManifestMismatch, "a model version of " + std::to_string(file.size()) +
+                                                      " bytes does not hold " +
+                                                      std::to_string(manifest.elements()) + " F32 values");
+    }
+    const std::byte* const first = file.data() + sizeof header + header;
+    if (reinterpret_cast<std::uintptr_t>(first) % alignof(float) != 0) {
+        return make_error(Errc::InvalidFile,
+                          "the safetensors header of the model version has " + std::to_string(header) +
+                              " bytes: its values lie askew; pad it with spaces to a multiple of 8");
+    }
+    return std::span(reinterpret_cast<const float*>(first), manifest.elements());
 }
 
 Result<tensor::Manifest> read_manifest(const Path& path) {
