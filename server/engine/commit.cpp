@@ -76,7 +76,7 @@ private:
 void add_mean(const job::JobSpec& job, const RoundSum& sum, std::uint64_t total_weight, std::uint64_t first,
               std::span<float> target, std::vector<float>& mean) {
     mean.resize(target.size());
-    sum.sum().mean(first, mean, total_weight);
+    sum.values().mean(first, mean, total_weight);
     aggregate::fed_avg(target, mean, job.server_learning_rate);
 }
 

@@ -22,7 +22,7 @@ Result<std::unique_ptr<Intake>> Intake::begin(ingest::Spool& spool, SharedShape 
 
 Result<void> Intake::feed(std::span<const std::byte> bytes) {
     return validator_.feed(bytes, [this](std::uint64_t first, std::span<const float> values) {
-        if (entry_.sum) entry_.sum->sum().add(first, values, entry_.weight);
+        if (entry_.sum) entry_.sum->values().add(first, values, entry_.weight);
         passed_ = first + values.size();
     });
 }
@@ -49,7 +49,7 @@ Result<void> Intake::add_spooled(std::uint64_t weight) {
         if (done == passed_) return {};
         auto pushed = decoder.push(bytes, [&](std::uint64_t first, std::span<const float> values) {
             const auto part = values.first(std::min<std::uint64_t>(values.size(), passed_ - done));
-            entry_.sum->sum().add(first, part, weight);
+            entry_.sum->values().add(first, part, weight);
             done += part.size();
         });
         if (done == passed_) return {};  // what follows may be what it was refused for
@@ -66,7 +66,7 @@ Result<void> Intake::enter(const Entry& entry) {
     entry_ = entry;
     auto added = add_spooled(entry.weight);
     if (!added) {
-        entry_.sum->spoil();  // nobody knows how much of it is in
+        entry_.sum->spoil(added.error());  // nobody knows how much of it is in
         entry_ = {};
     }
     return added;
@@ -77,7 +77,7 @@ void Intake::withdraw() {
         if (auto out = add_spooled(std::uint64_t{0} - entry_.weight); !out) {
             log::error("an update cannot be withdrawn: its round is summed anew from the spool",
                        {{"task", target_.task.get()}, {"reason", to_string(out.error())}});
-            entry_.sum->spoil();
+            entry_.sum->spoil(out.error());
         }
     }
     entry_ = {};

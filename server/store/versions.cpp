@@ -102,6 +102,10 @@ Result<tensor::ParamSet> Versions::read(std::string_view digest) const {
     return formats::read_param_set(path_of(digest));
 }
 
+Result<tensor::Manifest> Versions::manifest(std::string_view digest) const {
+    return formats::read_manifest(path_of(digest));
+}
+
 Result<UnnamedFile> Versions::create(std::uint64_t bytes) const {
     FEDLLM_TRY(auto created, disk().create_unique(folder_ / kTemporary, ""));
     UnnamedFile unnamed(std::move(created.path), std::move(created.file), nullptr);

@@ -65,6 +65,7 @@ public:
     // Verified bytes, for sending. NotFound; DigestMismatch when the disk has changed them.
     Result<MappedFile> map(std::string_view digest) const;
     Result<tensor::ParamSet> read(std::string_view digest) const;
+    Result<tensor::Manifest> manifest(std::string_view digest) const;  // the names and shapes alone; not verified
 
     Result<UnnamedFile> create(std::uint64_t bytes) const;
     // The file is found by its digest, which is the caller's word, from now on. What a power cut leaves of it is
