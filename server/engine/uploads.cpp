@@ -178,9 +178,16 @@ net::awaitable<Result<void>> Engine::take(Intake& intake, std::uint64_t offset,
 }
 
 net::awaitable<void> Engine::finish_upload(UploadUnderWay intake, Link& reply) {
+    const auto too_late = [&] {
+        const ActiveJob* const job = find(intake->target().job);
+        return job == nullptr || !round::admits(job->state, intake->target().round, intake->target().client);
+    };
+    if (too_late()) co_return accept(*intake, reply);  // which says so
     const auto settled =
         co_await net::offload(uploads_.at(intake.get()).line, [&] { return intake->settle(); });
-    if (!settled) {
+    if (!settled && too_late()) {  // its file went with its round
+        accept(*intake, reply);
+    } else if (!settled) {
         co_await refuse_upload(std::move(intake), settled.error(), reply);
     } else if (co_await place(*intake)) {
         accept(*intake, reply);
