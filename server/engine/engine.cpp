@@ -59,13 +59,15 @@ Result<void> Engine::start() {
     tasks_.spawn("ticks", tick(), [this] { timer_.cancel(); });
     FEDLLM_TRY(const auto before, ledger_.jobs());
     for (const store::JobRow& row : before) {
-        if (row.status == store::JobStatus::Running) FEDLLM_TRY_VOID(check_newest(row));
+        const bool alive = row.status == store::JobStatus::Running || row.status == store::JobStatus::Paused;
+        if (alive) FEDLLM_TRY_VOID(check_newest(row));
     }
     FEDLLM_TRY(const std::set<Path> counted, counted_updates());
     FEDLLM_TRY_VOID(spool_.prune(counted, ingest::Spool::Parts::Keep));
     FEDLLM_TRY(const auto rows, ledger_.jobs());
     for (const store::JobRow& row : rows) {
-        if (row.status == store::JobStatus::Running) FEDLLM_TRY_VOID(activate(row));
+        const bool alive = row.status == store::JobStatus::Running || row.status == store::JobStatus::Paused;
+        if (alive) FEDLLM_TRY_VOID(activate(row));
     }
     return {};
 }
@@ -220,6 +222,17 @@ void Engine::apply(ActiveJob& job, const round::Effect& effect) {
         }
         void operator()(const round::FinishJob& e) { engine.finish(job, e); }
         void operator()(const round::FailJob& e) { engine.fail(job, e); }
+        void operator()(const round::StopJob& e) {
+            if (!engine.hold(engine.ledger_.finish_job(job.id, store::JobStatus::Stopped, e.cause))) return;
+            engine.metrics_.job_ended(job.id, "stopped");
+            log::warn("job stopped", {{"job", job.id.get()}, {"cause", e.cause}});
+        }
+        void operator()(const round::PauseJob& e) {
+            engine.hold(engine.ledger_.mark_job(job.id, store::JobStatus::Paused, e.cause));
+        }
+        void operator()(const round::ResumeJob&) {
+            engine.hold(engine.ledger_.mark_job(job.id, store::JobStatus::Running, ""));
+        }
         void operator()(const round::WakeAt& e) {
             job.wake = e.when;
             engine.timer_.cancel();

@@ -314,6 +314,7 @@ void Engine::accept(Intake& intake, Link& reply) {
     row.elements = job->shape->manifest.elements();
     row.quantisation_error = claim.quantisation_error;
     row.residual_norm = claim.residual_norm;
+    row.counted = target.round;
     row.accepted = clock_.now();
     row.elapsed = *row.accepted - job->state.clock + job->state.worked;
     const auto counted = ledger_.accept(row);
