@@ -10,9 +10,8 @@ Result<bool> Ledger::reopen_closed(const JobId& job) {
     FEDLLM_TRY(Transaction transaction, Transaction::begin(*database_));
     // Of the round after it nothing is counted: no verdict is given before the version it starts from is
     // durable.
-    FEDLLM_TRY(const auto parts, this->parts(job, row.round));
-    for (const PartRow& part : parts) {
-        if (part.status != PartStatus::Accepted) continue;
+    FEDLLM_TRY(const auto counted, contributions(job, row.round));
+    if (!counted.empty()) {
         return make_error(Errc::StoreFailed, database_->path().string() + ": job " + job.get() + ", round " +
                                                  std::to_string(row.round.get()) +
                                                  " counts updates, but the version it starts from is gone; "
@@ -26,7 +25,7 @@ Result<bool> Ledger::reopen_closed(const JobId& job) {
     }
     FEDLLM_TRY(Statement reopen,
                database_->prepare("UPDATE rounds SET state = 'closing', closed_ms = NULL, eval_loss = NULL, "
-                                  "train_loss = NULL, next_digest = '' WHERE job_id = ? AND round = ? AND "
+                                  "train_loss = NULL, next_digest = '', chain = '' WHERE job_id = ? AND round = ? AND "
                                   "state = 'committed'"));
     FEDLLM_TRY_VOID(reopen.bind(job.get()).bind(last.get()).run());
     if (database_->changed_rows() != 1) {
