@@ -31,9 +31,28 @@ std::vector<Contribution> contributions_of(const std::vector<store::PartRow>& pa
     return all;
 }
 
-std::vector<TaskId> tasks_of(const std::vector<store::PartRow>& parts) {
+std::vector<store::PartRow> rows_of(const JobId& job, const std::vector<round::DroppedPart>& dropped) {
+    std::vector<store::PartRow> rows;
+    for (const auto& [key, reason] : dropped) {
+        store::PartRow& row = rows.emplace_back();
+        row.job = job;
+        row.round = key.round;
+        row.client = key.client;
+        row.task = store::task_id(job, key.round, key.client);
+        row.reason = reason;
+    }
+    return rows;
+}
+
+// Whose uploads are over with the round: those that it counts, and those of its own that it does not wait for.
+std::vector<TaskId> ended_tasks(const std::vector<store::PartRow>& counted, const std::vector<store::PartRow>& own) {
     std::vector<TaskId> tasks;
-    for (const store::PartRow& part : parts) tasks.push_back(part.task);
+    for (const store::PartRow& part : counted) tasks.push_back(part.task);
+    for (const store::PartRow& part : own) {
+        if (part.status != store::PartStatus::Asked && part.status != store::PartStatus::Accepted) {
+            tasks.push_back(part.task);
+        }
+    }
     return tasks;
 }
 
@@ -88,7 +107,7 @@ void Engine::begin_sum(ActiveJob& job) {
     const auto scale = job::sum_scale(job.spec);
     FEDLLM_CHECK(scale.has_value(), "parse_job() has checked it");
     job.sum = std::make_shared<RoundSum>(job.shape, *scale, job.spec.aggregation.sum_bits);
-    const auto parts = ledger_.parts(job.id, job.state.round);
+    const auto parts = ledger_.contributions(job.id, job.state.round);
     if (!parts) {
         hold(parts.error());
         return;
@@ -172,10 +191,9 @@ net::awaitable<Result<void>> Engine::close_round(JobId id, round::CloseRound eff
     if (job == nullptr) co_return Result<void>{};
     const job::JobSpec spec = job->spec;
     const SharedShape shape = job->shape;
-    const Timestamp opened = job->state.opened;
     const bool last = effect.round.get() + 1 == spec.rounds;
-    FEDLLM_CO_TRY_VOID(ledger_.close_round(id, effect.round));
-    FEDLLM_CO_TRY(const auto parts, ledger_.parts(id, effect.round));
+    FEDLLM_CO_TRY_VOID(ledger_.close_round(id, effect.round, rows_of(id, effect.dropped)));
+    FEDLLM_CO_TRY(const auto parts, ledger_.contributions(id, effect.round));
     const RoundBase base = job->base;
     const auto contributions = contributions_of(parts, spec);
     auto sum = co_await sum_of(*job, contributions);
@@ -209,7 +227,8 @@ net::awaitable<Result<void>> Engine::close_round(JobId id, round::CloseRound eff
     job->base = {next, version->version_bytes, version->residual_bytes};
     job->durable = last;
     version_cache_[next.digest] = version->version_bytes;
-    metrics_.round_committed(id, seconds(now - opened), monotonic_seconds() - started, contributions.size());
+    metrics_.round_committed(id, seconds(round::round_time(job->state, now)), monotonic_seconds() - started,
+                             contributions.size());
     if (!std::isnan(result.eval_loss)) metrics_.evaluated(id, result.eval_loss);
     if (!std::isnan(result.train_loss)) metrics_.trained(id, result.train_loss);
     log::info("round committed", {{"job", id.get()},
@@ -219,7 +238,9 @@ net::awaitable<Result<void>> Engine::close_round(JobId id, round::CloseRound eff
                                   {"train_loss", result.train_loss},
                                   {"version", next.digest.substr(0, 12)},
                                   {"step_bytes", next.encoded_bytes}});
-    tasks_.spawn("settle version", settle_version(base.row, std::move(*version), tasks_of(parts)));
+    FEDLLM_CO_TRY(const auto own, ledger_.parts(id, effect.round));
+    changed_.cancel();
+    tasks_.spawn("settle version", settle_version(base.row, std::move(*version), ended_tasks(parts, own)));
     raise(id, round::RoundCommitted{effect.round, next.digest});
     co_return Result<void>{};
 }

@@ -85,7 +85,7 @@ Result<std::set<Path>> Engine::counted_updates() const {
     std::set<Path> paths;
     FEDLLM_TRY(const auto rows, ledger_.jobs());
     for (const store::JobRow& row : rows) {
-        FEDLLM_TRY(const auto parts, ledger_.parts(row.id, row.round));
+        FEDLLM_TRY(const auto parts, ledger_.contributions(row.id, row.round));
         for (const store::PartRow& part : parts) {
             if (part.status != store::PartStatus::Accepted) continue;
             paths.insert(spool_.update_path(part.task, part.update_digest));
@@ -131,7 +131,11 @@ Result<std::unique_ptr<Engine::ActiveJob>> Engine::load(const store::JobRow& row
         active->state = round::start(rules, row.model_digest);
         return active;
     }
-    FEDLLM_TRY(const auto parts, ledger_.parts(row.id, rounds.back().round));
+    std::vector<store::PartRow> parts;
+    for (std::uint32_t r = round::first_needed(rules, row.round).get(); r <= row.round.get(); ++r) {
+        FEDLLM_TRY(const auto of_round, ledger_.parts(row.id, RoundId(r)));
+        parts.insert(parts.end(), of_round.begin(), of_round.end());
+    }
     active->state = round::recover(rules, row, rounds, parts, clock_.now());
     return active;
 }
@@ -360,10 +364,11 @@ asio::awaitable<Result<void>> Engine::tick() {
 
 void Engine::log_waiting(ActiveJob& job) {
     if (job.state.phase == round::Phase::Finished) return;
-    std::string wait = round::waiting_for(job.state, clock_.now());
-    if (wait == job.last_wait) return;
-    log::debug("waiting", {{"job", job.id.get()}, {"for", wait}});
-    job.last_wait = std::move(wait);
+    round::Wait wait = round::wait_of(job.state, clock_.now());
+    if (wait.what == job.last_wait) return;
+    log::debug("waiting",
+               {{"job", job.id.get()}, {"reason", wait.reason}, {"for", wait.what}, {"next", wait.next}});
+    job.last_wait = std::move(wait.what);
 }
 
 bool Engine::hold(const Result<void>& done) {
@@ -413,6 +418,17 @@ void Engine::on_progress(const ClientId& client, const protocol::Progress& progr
     live.loss = progress.loss();
     metrics_.task_progress(job->id, client,
                            live.steps > 0 ? static_cast<double>(live.step) / live.steps : 0.0);
+}
+
+// Its job needs to know it a few times per lease, not with every chunk.
+void Engine::heard_of(const ClientId& client) {
+    const auto holder = holders_.find(client);
+    ActiveJob* const job = holder != holders_.end() ? find(holder->second) : nullptr;
+    if (job == nullptr) return;
+    Timestamp& heard = job->live[client].heard;
+    if (clock_.now() - heard < std::chrono::seconds(5)) return;
+    heard = clock_.now();
+    raise(job->id, round::SignOfLife{client});
 }
 
 void Engine::on_decline(const ClientId& client, const protocol::Decline& decline) {

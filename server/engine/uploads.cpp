@@ -45,6 +45,11 @@ void post(Link& reply, protocol::Verdict verdict) {
     reply.post(std::move(message));
 }
 
+// An asynchronous job counts what comes while it makes a version in the next one: such an update waits.
+bool is_between(const round::JobState& state) {
+    return state.rules.asynchronous && state.phase == round::Phase::Aggregating;
+}
+
 }  // namespace
 
 ingest::UpdateRules Engine::update_rules(const job::JobSpec& spec) {
@@ -94,8 +99,11 @@ std::optional<protocol::Verdict> Engine::judge_before_upload(const ClientId& cli
 
 // Where an update of this job goes now: nowhere while its round may not count it, or while no round is open.
 Entry Engine::entry_for(const ActiveJob& job, const UploadTarget& target, const ingest::Claim& claim) const {
-    if (!job.sum || !round::admits(job.state, target.round, target.client)) return {};
-    return {job.sum, job.spec.weighting == job::Weighting::Samples ? claim.samples : 1};
+    const auto admitted = round::admits(job.state, target.round, target.client);
+    if (!job.sum || !admitted) return {};
+    const std::uint64_t weight = job.spec.weighting == job::Weighting::Samples ? claim.samples : 1;
+    return {job.sum,
+            weight * job::staleness_weight(job.spec.aggregation, admitted->get() - target.round.get())};
 }
 
 net::awaitable<UploadUnderWay> Engine::on_offer(ClientId client, protocol::Offer offer, Link& reply) {
@@ -105,6 +113,11 @@ net::awaitable<UploadUnderWay> Engine::on_offer(ClientId client, protocol::Offer
         post(reply, refusal(task, parsed.error()));
         co_return nullptr;
     }
+    const auto open = [&] {
+        const ActiveJob* const job = find(parsed->job);
+        return job == nullptr || !is_between(job->state);
+    };
+    if (!co_await until(open)) co_return nullptr;
     if (auto judged = judge_before_upload(client, *parsed, offer)) {
         post(reply, std::move(*judged));
         co_return nullptr;
@@ -131,7 +144,7 @@ net::awaitable<UploadUnderWay> Engine::on_offer(ClientId client, protocol::Offer
                                     if (const auto still = engine.lock()) (*still)->changed_.cancel();
                                 });
     count_upload_memory();
-    if (!co_await until([&] { return upload.memory.granted(); })) co_return nullptr;
+    if (!co_await until([&] { return upload.memory.granted() && open(); })) co_return nullptr;
     count_upload_memory();
     if (auto judged = judge_before_upload(client, *parsed, offer)) {  // it may have waited long
         post(reply, std::move(*judged));
@@ -180,7 +193,9 @@ net::awaitable<Result<void>> Engine::take(Intake& intake, std::uint64_t offset,
 net::awaitable<void> Engine::finish_upload(UploadUnderWay intake, Link& reply) {
     const auto too_late = [&] {
         const ActiveJob* const job = find(intake->target().job);
-        return job == nullptr || !round::admits(job->state, intake->target().round, intake->target().client);
+        if (job == nullptr) return true;
+        return !is_between(job->state) &&
+               !round::admits(job->state, intake->target().round, intake->target().client);
     };
     if (too_late()) co_return accept(*intake, reply);  // which says so
     const auto settled =
@@ -203,6 +218,7 @@ net::awaitable<bool> Engine::place(Intake& intake) {
         const auto settled = [&] {
             const ActiveJob* const job = find(intake.target().job);
             if (job == nullptr) return true;
+            if (is_between(job->state)) return false;
             if (!round::admits(job->state, intake.target().round, intake.target().client)) return true;
             return job->sum != nullptr && job->durable;
         };
@@ -290,7 +306,8 @@ void Engine::accept(Intake& intake, Link& reply) {
     if (job == nullptr) {
         return post(reply, refusal(target.task, {Errc::Stale, "the job is over"}));
     }
-    if (auto admitted = round::admits(job->state, target.round, target.client); !admitted) {
+    const auto admitted = round::admits(job->state, target.round, target.client);
+    if (!admitted) {
         metrics_.update_refused(target.job, admitted.error().code);
         return post(reply, refusal(target.task, admitted.error()));
     }
@@ -314,9 +331,9 @@ void Engine::accept(Intake& intake, Link& reply) {
     row.elements = job->shape->manifest.elements();
     row.quantisation_error = claim.quantisation_error;
     row.residual_norm = claim.residual_norm;
-    row.counted = target.round;
+    row.counted = *admitted;
     row.accepted = clock_.now();
-    row.elapsed = *row.accepted - job->state.clock + job->state.worked;
+    row.elapsed = round::time_taken(job->state, target.round, target.client, *row.accepted);
     const auto counted = ledger_.accept(row);
     if (!counted) {
         if (counted.error().code == Errc::StoreFailed) hold(counted.error());

@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "common/base/philox.hpp"
+#include "common/log/log.hpp"
 #include "tests/server/engine/engine_world.hpp"
 
 namespace fedllm::bench {
@@ -167,7 +168,7 @@ int main(int argc, char** argv) {
     if (argc > 5) c.codec = argv[5];
     if (argc > 6) c.download = argv[6];
     if (argc > 7) c.sum_bits = argv[7];
-    fedllm::log::set_level(fedllm::log::Level::Warn);
+    fedllm::log::setup({.level = fedllm::log::Level::Warn});
     fedllm::bench::run(c);
     return 0;
 }
