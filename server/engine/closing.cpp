@@ -1,7 +1,7 @@
 // The engine's half about closing a round. The sum is there already; what is left is to fix the set of its
 // contributions, to take out what is not among them, and to compute the version, which may be sent as soon as
-// the ledger has its digest. Its file is synced behind that: from the closing on the version is a pure function
-// of what is durable, and a start that does not find it computes it again, bit for bit.
+// the ledger has its digest. Its file is synced behind that: from the closing on the version is a pure
+// function of what is durable, and a start that does not find it computes it again, bit for bit.
 #include <boost/asio/post.hpp>
 #include <cmath>
 
@@ -23,7 +23,8 @@ store::VersionRow row_of(const NewVersion& made, const store::VersionRow& base, 
     return row;
 }
 
-std::vector<Contribution> contributions_of(const std::vector<store::PartRow>& parts, const job::JobSpec& spec) {
+std::vector<Contribution> contributions_of(const std::vector<store::PartRow>& parts,
+                                           const job::JobSpec& spec) {
     std::vector<Contribution> all;
     for (const store::PartRow& part : parts) {
         if (part.status == store::PartStatus::Accepted) all.push_back(contribution_of(part, spec));
@@ -44,8 +45,10 @@ std::vector<store::PartRow> rows_of(const JobId& job, const std::vector<round::D
     return rows;
 }
 
-// Whose uploads are over with the round: those that it counts, and those of its own that it does not wait for.
-std::vector<TaskId> ended_tasks(const std::vector<store::PartRow>& counted, const std::vector<store::PartRow>& own) {
+// Whose uploads are over with the round: those that it counts, and those of its own that it does not wait
+// for.
+std::vector<TaskId> ended_tasks(const std::vector<store::PartRow>& counted,
+                                const std::vector<store::PartRow>& own) {
     std::vector<TaskId> tasks;
     for (const store::PartRow& part : counted) tasks.push_back(part.task);
     for (const store::PartRow& part : own) {
@@ -63,7 +66,8 @@ bool is_damage(const Error& error) {
 
 std::vector<Path> paths_of(const store::VersionRow& row, const store::Versions& versions) {
     std::vector<Path> paths{versions.path_of(row.digest)};
-    if (!row.encoded_digest.empty()) paths.push_back(versions.path_of(store::Attachment::Step, row.encoded_digest));
+    if (!row.encoded_digest.empty())
+        paths.push_back(versions.path_of(store::Attachment::Step, row.encoded_digest));
     if (!row.residual_digest.empty()) {
         paths.push_back(versions.path_of(store::Attachment::Residual, row.residual_digest));
     }
@@ -72,7 +76,8 @@ std::vector<Path> paths_of(const store::VersionRow& row, const store::Versions& 
 
 Result<void> check_files(const store::VersionRow& row, const store::Versions& versions) {
     FEDLLM_TRY_VOID(versions.map(row.digest));
-    if (!row.encoded_digest.empty()) FEDLLM_TRY_VOID(versions.map(store::Attachment::Step, row.encoded_digest));
+    if (!row.encoded_digest.empty())
+        FEDLLM_TRY_VOID(versions.map(store::Attachment::Step, row.encoded_digest));
     if (row.residual_digest.empty()) return {};
     FEDLLM_TRY_VOID(versions.map(store::Attachment::Residual, row.residual_digest));
     return {};
@@ -83,8 +88,8 @@ Result<void> check_files(const store::VersionRow& row, const store::Versions& ve
 // ------------------------------------------------------------------------------------------------------------
 // at the start
 
-// A process that died may have sent a version whose file was not yet on the disk. What is there is synced; what
-// is not is computed again from the updates, which are kept until then.
+// A process that died may have sent a version whose file was not yet on the disk. What is there is synced;
+// what is not is computed again from the updates, which are kept until then.
 Result<void> Engine::check_newest(const store::JobRow& row) {
     FEDLLM_TRY(const store::VersionRow newest, ledger_.version(row.id, row.round));
     const auto intact = check_files(newest, versions_);
@@ -100,7 +105,8 @@ Result<void> Engine::check_newest(const store::JobRow& row) {
     return {};  // else it is the initial one, and the job cannot be taken up
 }
 
-// The sum of the open round, with what the ledger counts in it already: after a restart all that was accepted.
+// The sum of the open round, with what the ledger counts in it already: after a restart all that was
+// accepted.
 void Engine::begin_sum(ActiveJob& job) {
     job.sum.reset();
     if (job.state.phase != round::Phase::Training) return;
@@ -146,7 +152,8 @@ net::awaitable<Result<void>> Engine::write_newest_adapter(JobId id) {
 // ------------------------------------------------------------------------------------------------------------
 // the closing
 
-net::awaitable<Result<void>> Engine::withdraw(SharedSum sum, Intake& intake, net::asio::any_io_executor line) {
+net::awaitable<Result<void>> Engine::withdraw(SharedSum sum, Intake& intake,
+                                              net::asio::any_io_executor line) {
     co_await net::offload(line, [&] {
         intake.withdraw();
         return true;
@@ -156,8 +163,8 @@ net::awaitable<Result<void>> Engine::withdraw(SharedSum sum, Intake& intake, net
     co_return Result<void>{};
 }
 
-// The open round's sum, after what is not among the contributions was withdrawn; or a new one where that holds
-// something else.
+// The open round's sum, after what is not among the contributions was withdrawn; or a new one where that
+// holds something else.
 net::awaitable<Result<SharedSum>> Engine::sum_of(ActiveJob& job, std::vector<Contribution> contributions) {
     const auto make = [shape = job.shape, scale = *job::sum_scale(job.spec),
                        bits = job.spec.aggregation.sum_bits] {
@@ -245,8 +252,8 @@ net::awaitable<Result<void>> Engine::close_round(JobId id, round::CloseRound eff
     co_return Result<void>{};
 }
 
-// Behind the first bytes of the version: its file is brought to the disk. Until that is done the updates it was
-// made of, and the residual, are kept.
+// Behind the first bytes of the version: its file is brought to the disk. Until that is done the updates it
+// was made of, and the residual, are kept.
 net::awaitable<Result<void>> Engine::settle_version(store::VersionRow base, NewVersion made,
                                                     std::vector<TaskId> tasks) {
     const auto synced = co_await net::offload(compute_, [&] { return versions_.sync(made.paths); });

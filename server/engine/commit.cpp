@@ -132,7 +132,8 @@ Result<NewVersion> coded_version(const job::JobSpec& job, const RoundSum& sum, c
     FEDLLM_TRY_VOID(stream->finish(versions, next));
     using store::Attachment;
     FEDLLM_TRY_VOID(versions.publish(Attachment::Step, std::move(step_file), next.step.digest));
-    FEDLLM_TRY(MappedFile left, versions.publish(Attachment::Residual, std::move(residual), next.residual.digest));
+    FEDLLM_TRY(MappedFile left,
+               versions.publish(Attachment::Residual, std::move(residual), next.residual.digest));
     next.residual_bytes = std::make_shared<const MappedFile>(std::move(left));
     next.paths.push_back(versions.path_of(Attachment::Step, next.step.digest));
     next.paths.push_back(versions.path_of(Attachment::Residual, next.residual.digest));
@@ -168,8 +169,8 @@ Result<RoundBase> open_base(const store::VersionRow& row, const store::Versions&
     return base;
 }
 
-Result<std::vector<std::byte>> advance(const codec::Spec& codec, const codec::Layout& layout, std::uint64_t key,
-                                       std::span<const float> base, std::span<float> step,
+Result<std::vector<std::byte>> advance(const codec::Spec& codec, const codec::Layout& layout,
+                                       std::uint64_t key, std::span<const float> base, std::span<float> step,
                                        const codec::Sink& version) {
     FEDLLM_TRY(auto encoded, codec::encode(codec::without_zeros(codec, step), layout, step, key));
     std::vector<float> next(codec::kSliceValuesMax);

@@ -197,6 +197,7 @@ void Engine::handle(const JobId& id, round::Event event) {
     for (const round::Effect& effect : transition.effects) apply(*job, effect);
     if (const auto client = round::client_of(event)) free_client(*job, *client);
     log_waiting(*job);
+    changed_.cancel();
     if (!round::is_over(job->state)) return;
     const auto freed = holders_;
     for (const auto& [client, holder] : freed) {

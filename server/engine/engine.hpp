@@ -38,7 +38,7 @@ struct EngineOptions {
     Path state_directory;
     std::uint64_t upload_bytes_max = std::uint64_t{64} << 30;
     std::uint64_t upload_memory = std::uint64_t{256} << 20;  // of all uploads together
-    unsigned threads = 0;  // of the compute pool; 0: one per core
+    unsigned threads = 0;                                    // of the compute pool; 0: one per core
     // Where the pool's work runs instead, for simulated worlds.
     std::optional<net::asio::any_io_executor> compute{};
 };
@@ -117,9 +117,9 @@ private:
         std::string yaml;
         SharedShape shape;
         round::JobState state;
-        SharedSum sum;         // of the open round; null between rounds
-        RoundBase base;        // the newest version: what the open round starts from
-        bool durable = true;   // it is on the disk: before that nothing that starts from it is accepted
+        SharedSum sum;          // of the open round; null between rounds
+        RoundBase base;         // the newest version: what the open round starts from
+        bool durable = true;    // it is on the disk: before that nothing that starts from it is accepted
         std::string last_wait;  // what was last logged as waited for
         std::map<ClientId, LivePart> live;
         std::optional<Timestamp> wake;
@@ -220,7 +220,7 @@ private:
     // Shared with who waits for a share, and with uploads in the hands of connections: see TakeBack.
     std::shared_ptr<ingest::UploadMemory> upload_memory_;
     std::shared_ptr<Engine*> self_;
-    std::map<Intake*, Upload> uploads_;  // until their last call has run
+    std::map<Intake*, Upload> uploads_;               // until their last call has run
     std::vector<std::unique_ptr<Intake>> left_over_;  // let go of while stopping
     std::deque<std::pair<JobId, round::Event>> events_;
     bool handling_ = false;

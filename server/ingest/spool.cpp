@@ -8,8 +8,8 @@ namespace fedllm::server::ingest {
 namespace {
 
 constexpr std::size_t kPieceBytes = std::size_t{1} << 20;
-// Whole pieces of this size go to the disk while the others still arrive: what is left for the sync before the
-// verdict is at most one.
+// Whole pieces of this size go to the disk while the others still arrive: what is left for the sync before
+// the verdict is at most one.
 constexpr std::uint64_t kWriteOutBytes = std::uint64_t{4} << 20;
 
 std::string task_part(const TaskId& task) {

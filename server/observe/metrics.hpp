@@ -38,7 +38,7 @@ public:
                            double residual_norm);
     void bytes_moved(const ClientId& client, Direction direction, std::uint64_t bytes);
     void wire_moved(const ClientId& client, std::uint64_t up,
-                    std::uint64_t down);  // of a connection that ended
+                    std::uint64_t down);                                  // of a connection that ended
     void upload_memory(std::uint64_t bytes_in_use, std::size_t waiting);  // limits.upload_memory
     void task_progress(const JobId& job, const ClientId& client, double fraction);
 

@@ -1,5 +1,5 @@
-// Rounds through a whole engine: what is summed while it arrives closes to the exact version, whoever is late,
-// cut, refused or waiting, and also when the server dies before that version is on the disk.
+// Rounds through a whole engine: what is summed while it arrives closes to the exact version, whoever is
+// late, cut, refused or waiting, and also when the server dies before that version is on the disk.
 #include <gtest/gtest.h>
 
 #include <deque>
@@ -31,7 +31,8 @@ protected:
     }
     std::string yaml(int rounds, int clients, int minimum) const {
         return "name: closing\nbase_model: base\nmethod: full\nrounds: " + std::to_string(rounds) +
-               "\nclients_per_round: " + std::to_string(clients) + "\nclients_minimum: " + std::to_string(minimum) +
+               "\nclients_per_round: " + std::to_string(clients) +
+               "\nclients_minimum: " + std::to_string(minimum) +
                "\nsamples_max: 100\nupdate:\n  codec: none\ndownload:\n  codec: " + GetParam() + "\n";
     }
     EngineWorld::Sending& sending(std::uint64_t seed) {
@@ -45,8 +46,10 @@ protected:
         made.samples = 1 + seed % 50;
         return made;
     }
-    // The version that follows from `base` by these updates, computed by the plain rule with a sum of its own.
-    std::string expected(EngineWorld& world, const std::string& base, std::vector<EngineWorld::Sending*> parts) {
+    // The version that follows from `base` by these updates, computed by the plain rule with a sum of its
+    // own.
+    std::string expected(EngineWorld& world, const std::string& base,
+                         std::vector<EngineWorld::Sending*> parts) {
         const SharedVersion version = world.version(base);
         const auto from = *formats::param_set_values(version->bytes(), manifest());
         const auto job = *job::parse_job(yaml(3, 3, 2), "job");
@@ -61,7 +64,8 @@ protected:
         std::vector<float> mean(kElements);
         sum.mean(mean, weight);
         for (std::size_t i = 0; i < kElements; ++i) {
-            next.values()[i] = static_cast<float>(static_cast<double>(from[i]) + static_cast<double>(mean[i]));
+            next.values()[i] =
+                static_cast<float>(static_cast<double>(from[i]) + static_cast<double>(mean[i]));
         }
         const Path file = dir_.path() / "expected";
         EXPECT_TRUE(formats::write_param_set(file, next));
@@ -110,12 +114,13 @@ TEST_P(ClosingTest, OnlyWhatTheLedgerCountsIsInTheVersion) {
     slow.go_on = true;
     ASSERT_TRUE(world.run_until([&] { return slow.done; }));
     EXPECT_EQ(peers[2]->verdicts.back().reason(), "stale") << "too late";
-    ASSERT_TRUE(world.run_until([&] { return spooled() == 0; })) << "the round's updates go once it is durable";
+    ASSERT_TRUE(world.run_until([&] { return spooled() == 0; }))
+        << "the round's updates go once it is durable";
     world.stop();
 }
 
-// The server dies when the next round's task is out and its version's file is not on the disk; the file is then
-// missing, cut or damaged.
+// The server dies when the next round's task is out and its version's file is not on the disk; the file is
+// then missing, cut or damaged.
 TEST_P(ClosingTest, AVersionThatWasSentAndLostIsComputedAgainBitForBit) {
     for (int damage = 0; damage < 3; ++damage) {
         const Path state = dir_.path() / "state";
@@ -149,8 +154,8 @@ TEST_P(ClosingTest, AVersionThatWasSentAndLostIsComputedAgainBitForBit) {
         world.upload(b, fourth);
         ASSERT_TRUE(world.run_until([&] { return a.tasks.size() == 2; }));
         if (whole()) {
-        EXPECT_EQ(a.tasks[1].model_digest(), expected(world, made, {&third, &fourth}));
-    }
+            EXPECT_EQ(a.tasks[1].model_digest(), expected(world, made, {&third, &fourth}));
+        }
         world.stop();
     }
 }
@@ -191,7 +196,8 @@ TEST_P(ClosingTest, UploadsWaitForMemoryInOrder) {
     std::vector<Peer*> peers;
     for (int i = 0; i < 8; ++i) peers.push_back(&world.join("client-" + std::to_string(i)));
     ASSERT_TRUE(world.run_until([&] { return !peers[7]->tasks.empty(); }));
-    for (int i = 0; i < 8; ++i) world.upload(*peers[static_cast<std::size_t>(i)], sending(20 + static_cast<unsigned>(i)));
+    for (int i = 0; i < 8; ++i)
+        world.upload(*peers[static_cast<std::size_t>(i)], sending(20 + static_cast<unsigned>(i)));
     double most = 0, waiting = 0;
     ASSERT_TRUE(world.run_until([&] {
         const std::string text = world.metrics().render();
