@@ -130,9 +130,9 @@ Result<protocol::JobReport> Engine::report(const JobId& id) const {
         if (round.round.get() == report.summary().rounds()) report.set_final_eval_loss(round.eval_loss);
     }
     const Path latest = options_.state_directory / "adapters" / id.get() / "latest";
-    std::error_code missing;
-    if (std::filesystem::exists(latest, missing)) {
-        report.set_adapter_path(std::filesystem::absolute(latest, missing).string());
+    if (const auto found = disk().find(latest); found && *found) {
+        std::error_code unknown;
+        report.set_adapter_path(std::filesystem::absolute(latest, unknown).string());
     }
     return report;
 }
