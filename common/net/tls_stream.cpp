@@ -113,7 +113,7 @@ Error TlsStream::explain(const error_code& ec) const {
 awaitable<void> TlsStream::linger() {
     error_code ignored;
     stream_.next_layer().shutdown(asio::socket_base::shutdown_send, ignored);
-    asio::steady_timer timer(stream_.get_executor(), kLinger);
+    Timer timer(stream_.get_executor(), kLinger);
     timer.async_wait([this, alive = std::weak_ptr(context_)](const error_code& error) {
         if (!error && !alive.expired()) stream_.next_layer().cancel();
     });

@@ -56,9 +56,11 @@ Engine::Engine(asio::any_io_executor strand, const EngineOptions& options, const
       ledger_(std::move(ledger)),
       versions_(std::move(versions)),
       spool_(std::move(spool)),
-      pool_(threads_or_cores(options.threads)),
       tasks_(strand),
-      timer_(strand) {}
+      timer_(strand) {
+    if (!options.compute) pool_.emplace(threads_or_cores(options.threads));
+    compute_ = options.compute ? *options.compute : pool_->get_executor();
+}
 
 Engine::~Engine() = default;
 
@@ -76,7 +78,7 @@ Result<void> Engine::start() {
 
 asio::awaitable<void> Engine::stop() {
     co_await tasks_.stop(std::chrono::seconds(5));
-    pool_.join();
+    if (pool_) pool_->join();
 }
 
 // -------------------------------------------------------------------------------------------------------------
@@ -321,7 +323,7 @@ asio::awaitable<Result<void>> Engine::close_round(JobId id, round::CloseRound ef
                                  options_.state_directory));
         return version;
     };
-    const auto version = co_await net::offload(pool_.get_executor(), build);
+    const auto version = co_await net::offload(compute_, build);
     if (find(id) == nullptr) co_return Result<void>{};
     if (!version) {
         raise(id, round::AggregationFailed{to_string(version.error())});
