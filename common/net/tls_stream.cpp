@@ -113,10 +113,10 @@ Error TlsStream::explain(const error_code& ec) const {
 awaitable<void> TlsStream::linger() {
     error_code ignored;
     stream_.next_layer().shutdown(asio::socket_base::shutdown_send, ignored);
-    asio::steady_timer timer(stream_.get_executor(), kLinger);
-    timer.async_wait([this, alive = std::weak_ptr(context_)](const error_code& error) {
-        if (!error && !alive.expired()) stream_.next_layer().cancel();
-    });
+    (void)co_await within(kLinger, read_scrap());
+}
+
+awaitable<Result<void>> TlsStream::read_scrap() {
     std::array<std::byte, 4096> scrap;
     for (std::size_t total = 0; total < 65536;) {
         const auto [ec, count] =
@@ -124,6 +124,7 @@ awaitable<void> TlsStream::linger() {
         if (ec) break;
         total += count;
     }
+    co_return Result<void>{};
 }
 
 awaitable<Result<std::size_t>> TlsStream::read_some(std::span<std::byte> buffer) {

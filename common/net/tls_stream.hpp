@@ -31,6 +31,7 @@ private:
     Error explain_handshake(const boost::system::error_code& error);
     Error explain(const boost::system::error_code& error) const;
     awaitable<void> linger();
+    awaitable<Result<void>> read_scrap();
 
     TlsContext context_;  // declared first: outlives stream_
     asio::ssl::stream<asio::ip::tcp::socket> stream_;
