@@ -4,6 +4,7 @@
 #include <boost/asio/ssl/context.hpp>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "common/base/files.hpp"
 #include "common/base/result.hpp"
@@ -29,6 +30,9 @@ using TlsContext = std::shared_ptr<asio::ssl::context>;
 // and of the right authority is for the other side to judge: our clock may be the wrong one.
 Result<TlsContext> make_server_context(const TlsFiles& files);
 Result<TlsContext> make_client_context(const TlsFiles& files);  // role client or operator
+
+// Changes whenever one of the files does; "" for a file that is not there is a change too.
+std::string stamp_of(const TlsFiles& files);
 
 // Who our own certificate says we are: the client's own name for its log and data folder.
 Result<PeerIdentity> own_identity(const TlsFiles& files);

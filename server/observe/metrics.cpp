@@ -104,8 +104,8 @@ void Metrics::connection_opened(std::string_view role) {
 void Metrics::connection_closed(std::string_view role) {
     connections_.Add({{"role", std::string(role)}}).Decrement();
 }
-void Metrics::connection_refused(Errc reason) {
-    connections_refused_.Add({{"reason", std::string(name(reason))}}).Increment();
+void Metrics::connection_refused(std::string_view reason) {
+    connections_refused_.Add({{"reason", std::string(reason)}}).Increment();
 }
 void Metrics::message_refused(Errc reason) {
     messages_refused_.Add({{"reason", std::string(name(reason))}}).Increment();

@@ -28,8 +28,8 @@ public:
 
     void connection_opened(std::string_view role);
     void connection_closed(std::string_view role);
-    void connection_refused(Errc reason);  // TLS, role, limits
-    void message_refused(Errc reason);     // malformed, out of order
+    void connection_refused(std::string_view reason);  // an error's name, or a limit's
+    void message_refused(Errc reason);                 // malformed, out of order
     void update_accepted(const JobId& job);
     void update_refused(const JobId& job, Errc reason);
     void update_repeated(const JobId& job);
