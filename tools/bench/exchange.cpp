@@ -153,16 +153,14 @@ private:
     std::vector<std::unique_ptr<Member>> members_;
 };
 
-Result<double> bare_seconds(const ServerProcess& server, const net::TlsContext& client,
-                            const ExchangeOptions& options) {
+Result<Cost> bare_cost(const ServerProcess& server, const net::TlsContext& client,
+                       const ExchangeOptions& options) {
     const auto& tls = server.config().tls;
     FEDLLM_TRY(const auto context,
                net::make_server_context({.ca = tls.ca, .certificate = tls.certificate, .key = tls.key}));
-    FEDLLM_TRY(const Cost cost,
-               time_bare_tls(
-                   context, client,
-                   {.connections = options.clients, .bytes_down = options.bytes, .bytes_up = options.bytes}));
-    return cost.seconds;
+    return time_bare_tls(
+        context, client,
+        {.connections = options.clients, .bytes_down = options.bytes, .bytes_up = options.bytes});
 }
 
 }  // namespace
@@ -185,21 +183,26 @@ Result<ExchangeReport> run_exchange(const ExchangeOptions& options, const Say& s
     FEDLLM_TRY(const ReadyUpdate update, make_update(scratch.path() / "update", manifest.elements()));
     say("timing one round's bytes over bare TLS");
     ExchangeReport report;
-    FEDLLM_TRY(report.bare_seconds, bare_seconds(server, identities.front(), options));
+    FEDLLM_TRY(const Cost before, bare_cost(server, identities.front(), options));
     say("submitting the first version");
     FEDLLM_TRY_VOID(submit(server, options, manifest));
     say(std::to_string(options.rounds) + " rounds");
     {
         const PeakWatch peak(server.process());
         Crowd crowd(server.port(), update, identities, options.rounds);
+        const double server_before = core_seconds_of(server.process());
+        const Stopwatch watch;
         FEDLLM_TRY(report.round_seconds, crowd.run());
+        report.client_core_seconds = watch.cost().core_seconds / options.rounds;
+        report.server_core_seconds = (core_seconds_of(server.process()) - server_before) / options.rounds;
         report.server_anonymous_peak = peak.anonymous();
         report.server_resident_peak = memory_of(server.process()).resident_peak;
     }
     server.kill();
     say("timing one round's bytes over bare TLS again");
-    FEDLLM_TRY(const double again, bare_seconds(server, identities.front(), options));
-    report.bare_seconds = std::min(report.bare_seconds, again);
+    FEDLLM_TRY(const Cost after, bare_cost(server, identities.front(), options));
+    report.bare_seconds = std::min(before.seconds, after.seconds);
+    report.bare_core_seconds = std::min(before.core_seconds, after.core_seconds);
     report.bytes_per_round = 2 * options.clients * update.bytes;
     return report;
 }

@@ -23,6 +23,10 @@ struct ExchangeOptions {
 struct ExchangeReport {
     std::vector<double> round_seconds;  // from a round's first Task to the next one's
     double bare_seconds = 0;  // what one round's bytes take over a bare TLS stream, the faster of two turns
+    // Processor time, which other programs of a busy machine do not change much.
+    double bare_core_seconds = 0;       // of both sides, for those bytes
+    double server_core_seconds = 0;     // a round
+    double client_core_seconds = 0;     // a round, all clients
     std::uint64_t bytes_per_round = 0;  // over the network, both ways, all clients
     std::uint64_t server_resident_peak = 0;
     std::uint64_t server_anonymous_peak = 0;

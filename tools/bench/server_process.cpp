@@ -13,6 +13,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <sstream>
 
 #include "common/log/log.hpp"
 #include "server/app/server.hpp"
@@ -61,6 +62,19 @@ Memory memory_of(pid_t process) {
         if (line.starts_with("RssAnon:")) memory.anonymous = kilobytes();
     }
     return memory;
+}
+
+// The 14th and 15th word of the line, after a name in parentheses; see proc(5).
+double core_seconds_of(pid_t process) {
+    std::ifstream file("/proc/" + std::to_string(process) + "/stat");
+    std::string line, word;
+    std::getline(file, line);
+    std::istringstream words(line.substr(std::min(line.size(), line.rfind(')') + 1)));
+    double ticks = 0;
+    for (int number = 3; number <= 15 && words >> word; ++number) {
+        if (number >= 14) ticks += std::strtod(word.c_str(), nullptr);
+    }
+    return ticks / static_cast<double>(::sysconf(_SC_CLK_TCK));
 }
 
 Result<ServerProcess> ServerProcess::make(const Path& folder) {

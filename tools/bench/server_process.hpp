@@ -37,6 +37,7 @@ struct Memory {  // bytes, of /proc/PID/status
     std::uint64_t anonymous = 0;
 };
 Memory memory_of(pid_t process);
+double core_seconds_of(pid_t process);  // processor time since its start
 
 // Lifecycle: make() lays out authority and configuration; start() forks, so call it while the process has one
 // thread; the destructor leaves no process behind. `server.log` in folder() is what the server says.

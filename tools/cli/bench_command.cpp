@@ -13,6 +13,7 @@ namespace {
 
 void print(const bench::ExchangeOptions& options, const bench::ExchangeReport& report, bool json) {
     const double gigabytes = 1e-9 * static_cast<double>(report.bytes_per_round);
+    const double model = static_cast<double>(options.bytes);
     const double worst = *std::max_element(report.round_seconds.begin(), report.round_seconds.end());
     if (json) {
         const Json document{{"bytes", options.bytes},
@@ -21,6 +22,9 @@ void print(const bench::ExchangeOptions& options, const bench::ExchangeReport& r
                             {"bytes_per_round", report.bytes_per_round},
                             {"bare_tls_seconds", report.bare_seconds},
                             {"of_bare_tls", worst / report.bare_seconds},
+                            {"bare_tls_core_seconds", report.bare_core_seconds},
+                            {"server_core_seconds", report.server_core_seconds},
+                            {"client_core_seconds", report.client_core_seconds},
                             {"server_resident_peak", report.server_resident_peak},
                             {"server_anonymous_peak", report.server_anonymous_peak}};
         std::printf("%s\n", document.dump(2).c_str());
@@ -34,9 +38,11 @@ void print(const bench::ExchangeOptions& options, const bench::ExchangeReport& r
     }
     rows.push_back({"bare TLS", fixed(report.bare_seconds, 2), fixed(gigabytes, 2),
                     fixed(gigabytes / report.bare_seconds, 2), "1.00"});
-    const double model = static_cast<double>(options.bytes);
-    std::printf("%s\nserver's memory at its peak: %s resident (%s models), %s of it anonymous (%s models)\n",
+    std::printf("%s\nprocessor time of a round: server %s s, clients %s s; of bare TLS, both sides: %s s\n",
                 table({"round", "seconds", "GB", "GB/s", "times bare TLS"}, rows).c_str(),
+                fixed(report.server_core_seconds, 2).c_str(), fixed(report.client_core_seconds, 2).c_str(),
+                fixed(report.bare_core_seconds, 2).c_str());
+    std::printf("server's memory at its peak: %s resident (%s models), %s of it anonymous (%s models)\n",
                 config::print_byte_count({report.server_resident_peak}).c_str(),
                 fixed(static_cast<double>(report.server_resident_peak) / model, 2).c_str(),
                 config::print_byte_count({report.server_anonymous_peak}).c_str(),
