@@ -45,7 +45,8 @@ net::awaitable<Result<JobId>> Engine::submit(protocol::SubmitJob request, ingest
         co_return id.error();
     }
     log::info("job submitted", {{"job", id->get()}, {"name", spec.name}, {"rounds", spec.rounds}});
-    if (!active_) hold(activate_next());
+    const auto row = ledger_.job(*id);
+    if (hold(row ? Result<void>{} : Result<void>(row.error()))) hold(activate(*row));
     co_return id;
 }
 
@@ -60,9 +61,8 @@ void Engine::fill_summary(const store::JobRow& row, protocol::JobSummary& summar
     if (row.status == store::JobStatus::Failed) {
         summary.set_waiting_for(row.detail);
     } else if (row.status == store::JobStatus::Running) {
-        const bool active = active_ && active_->id == row.id;
-        summary.set_waiting_for(active ? round::waiting_for(active_->state, clock_.now())
-                                       : "its turn: jobs run one after another");
+        const ActiveJob* const job = find(row.id);
+        if (job != nullptr) summary.set_waiting_for(round::waiting_for(job->state, clock_.now()));
     }
 }
 
@@ -123,7 +123,7 @@ Result<protocol::JobReport> Engine::report(const JobId& id) const {
     fill_summary(row, *report.mutable_summary());
     report.set_job(row.yaml);
     report.set_final_eval_loss(std::nan(""));
-    const ActiveJob* active = active_ && active_->id == id ? active_.get() : nullptr;
+    const ActiveJob* const active = find(id);
     for (const store::RoundRow& round : rounds) {
         fill_round(round, active, *report.add_rounds());
         // The round beyond the last is the final evaluation.

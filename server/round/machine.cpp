@@ -27,6 +27,14 @@ public:
 
     void on(const ClientJoined& event);
     void on(const ClientLeft& event);
+    void on(const ClientBusy& event) {
+        state_.connected.erase(event.client);
+        state_.busy.insert(event.client);
+    }
+    void on(const ClientFree& event) {
+        state_.busy.erase(event.client);
+        state_.connected.insert(event.client);
+    }
     void on(const ClientDeclined& event) {
         settle(event.client, event.round, PartState::Declined, store::PartStatus::Declined, event.reason,
                event.detail);
@@ -91,6 +99,7 @@ void Step::on(const ClientJoined& event) {
         on(ClientLeft{event.client});  // it may have been able to before
         return;
     }
+    state_.busy.erase(event.client);
     state_.connected.insert(event.client);
     const auto part = state_.parts.find(event.client);
     if (!is_asking() || part == state_.parts.end()) return;
@@ -104,6 +113,7 @@ void Step::on(const ClientJoined& event) {
 
 void Step::on(const ClientLeft& event) {
     state_.connected.erase(event.client);
+    state_.busy.erase(event.client);
     if (Part* part = asked_part(event.client, state_.round); part && !part->left) part->left = now_;
 }
 
@@ -278,6 +288,21 @@ Transition step(JobState state, const Event& event, Timestamp now) {
     std::visit([&step](const auto& happened) { step.on(happened); }, event);
     step.advance();
     return std::move(step).finish();
+}
+
+bool is_asked(const JobState& state, const ClientId& client) {
+    if (state.phase != Phase::Training && state.phase != Phase::FinalEvaluation) return false;
+    const auto part = state.parts.find(client);
+    return part != state.parts.end() && part->second.state == PartState::Asked;
+}
+
+std::optional<ClientId> client_of(const Event& event) {
+    return std::visit(
+        [](const auto& happened) -> std::optional<ClientId> {
+            if constexpr (requires { happened.client; }) return happened.client;
+            return std::nullopt;
+        },
+        event);
 }
 
 Result<void> admits(const JobState& state, RoundId round, const ClientId& client) {

@@ -61,7 +61,8 @@ struct JobState {
     Phase phase = Phase::Waiting;
     RoundId round;  // committed so far; == rules.rounds in the final evaluation
     std::string model_digest;
-    std::set<ClientId> connected;           // those that can train the base model
+    std::set<ClientId> connected;           // those that can train the base model, and are free to
+    std::set<ClientId> busy;                // the same, while another job's task holds them
     std::map<ClientId, Part> parts;         // of the open round
     std::optional<Timestamp> enough_since;  // Waiting: since when K clients are there
     Timestamp opened{};                     // of the open round
@@ -83,6 +84,13 @@ struct ClientJoined {  // also when it comes back, or a newer connection replace
     std::vector<std::string> base_models;
 };
 struct ClientLeft {
+    ClientId client;
+};
+// Another job's task holds it, until ClientFree: it is connected and can train the base model, but not asked.
+struct ClientBusy {
+    ClientId client;
+};
+struct ClientFree {
     ClientId client;
 };
 struct ClientDeclined {
@@ -118,8 +126,9 @@ struct Tick {};  // time has passed; also the first event after start() and reco
 struct StopRequested {
     std::string cause;
 };
-using Event = std::variant<ClientJoined, ClientLeft, ClientDeclined, UploadAccepted, UploadRefused,
-                           EvaluationArrived, RoundCommitted, AggregationFailed, Tick, StopRequested>;
+using Event =
+    std::variant<ClientJoined, ClientLeft, ClientBusy, ClientFree, ClientDeclined, UploadAccepted,
+                 UploadRefused, EvaluationArrived, RoundCommitted, AggregationFailed, Tick, StopRequested>;
 
 // ------------------------------------------------------------------------------------------------------
 // effects
@@ -183,6 +192,10 @@ Transition step(JobState state, const Event& event, Timestamp now);
 // Ledger::accept. Duplicate: it is counted already (the ledger knows with which digest). Stale: it never will
 // be.
 Result<void> admits(const JobState& state, RoundId round, const ClientId& client);
+
+bool is_over(const JobState& state);                           // Finished or Failed
+bool is_asked(const JobState& state, const ClientId& client);  // its answer is still wanted
+std::optional<ClientId> client_of(const Event& event);         // whom it is about
 
 // The state after a restart. `rounds` are all of the job's, `parts` those of the last of them. Nobody is
 // connected yet; follow it with a Tick, then with ClientJoined for whoever returns.

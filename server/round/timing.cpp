@@ -70,7 +70,7 @@ bool may_close(const JobState& state, Timestamp now) {
 
 bool may_finish(const JobState& state, Timestamp now) {
     if (const auto limit = deadline(state); limit && now >= *limit) return true;
-    if (count_expected(state, now) > 0) return false;
+    if (count_expected(state, now) > 0 || !state.busy.empty()) return false;
     // Everybody asked has answered or is lost. Right after a restart, or when nobody is there, others get a
     // moment.
     const bool may_still_come = state.recovered || state.parts.empty();

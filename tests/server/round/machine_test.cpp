@@ -336,5 +336,34 @@ TEST(Recovery, BetweenRoundsAndAfterTheEnd) {
     EXPECT_EQ(job.phase(), Phase::Finished);
 }
 
+// ---------------------------------------------------------------------------------------- several jobs
+
+TEST(Round, AsksNobodyWhomAnotherJobHolds) {
+    Job job(rules(1, 2, 2));
+    job.send(Tick{});
+    job.join("a");
+    job.send(ClientBusy{id("a")});
+    job.join("b");
+    EXPECT_EQ(job.phase(), Phase::Waiting);
+    job.send(ClientFree{id("a")});
+    EXPECT_EQ(job.phase(), Phase::Training);
+}
+
+TEST(Round, TheFinalEvaluationWaitsForThoseWhomAnotherJobHolds) {
+    Job job(rules(1, 1, 1));
+    job.send(Tick{});
+    job.join("a");
+    job.send(ClientBusy{id("b")});
+    job.upload("a");
+    job.commit();
+    ASSERT_EQ(job.phase(), Phase::FinalEvaluation);
+    job.send(EvaluationArrived{id("a"), job.state().round, 1.0, 1});
+    EXPECT_EQ(job.phase(), Phase::FinalEvaluation);
+    job.send(ClientFree{id("b")});
+    ASSERT_EQ(job.phase(), Phase::FinalEvaluation);
+    job.send(EvaluationArrived{id("b"), job.state().round, 1.0, 1});
+    EXPECT_EQ(job.phase(), Phase::Finished);
+}
+
 }  // namespace
 }  // namespace fedllm::server::round
