@@ -31,6 +31,7 @@ int main(int argc, char** argv) {
     tools::cli::add_pull(app, chosen);
     tools::cli::add_check(app, chosen);
     tools::cli::add_tokenizer(app, chosen);
+    tools::cli::add_bench(app, chosen);
     tools::cli::add_config(app, chosen);
     CLI11_PARSE(app, argc, argv);
     if (auto done = chosen.run(); !done) {

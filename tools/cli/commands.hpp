@@ -25,6 +25,7 @@ void add_generate(CLI::App& app, Chosen& chosen);
 void add_pull(CLI::App& app, Chosen& chosen);
 void add_check(CLI::App& app, Chosen& chosen);
 void add_tokenizer(CLI::App& app, Chosen& chosen);
+void add_bench(CLI::App& app, Chosen& chosen);
 void add_config(CLI::App& app, Chosen& chosen);
 
 std::string configuration_reference();  // configs/REFERENCE.md
