@@ -66,6 +66,7 @@ public:
     registry::SessionId join(const ClientId& client, const protocol::Hello& hello, Link& link);
     void leave(const ClientId& client, registry::SessionId session);
     void on_progress(const ClientId& client, const protocol::Progress& progress);
+    void heard_of(const ClientId& client);  // any frame: it is alive
     void on_decline(const ClientId& client, const protocol::Decline& decline);
     void count_download(const ClientId& client, std::uint64_t bytes);
 
@@ -99,6 +100,7 @@ private:
         std::uint64_t bytes_up = 0;
         std::uint64_t bytes_down = 0;
         bool uploading = false;
+        Timestamp heard{};  // when its job was last told that it is alive
     };
     struct ActiveJob {
         JobId id;

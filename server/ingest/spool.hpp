@@ -63,6 +63,8 @@ private:
 class Spool {
 public:
     static Result<Spool> open(const Path& state_directory);
+    // Beside the server, for reading: creates nothing.
+    static Spool to_read(const Path& state_directory) { return Spool(state_directory / "spool"); }
 
     // Begins or resumes. Bytes of an earlier attempt are hashed again and given to `replay`; when they cannot
     // be those of this upload (longer than announced, or replay refuses them) they are deleted and the error

@@ -28,6 +28,8 @@ enum class Attachment { Step, Residual };
 class Versions {
 public:
     static Result<Versions> open(const Path& state_directory);
+    // Beside the server: creates and sweeps nothing. Only for reading.
+    static Versions to_read(const Path& state_directory) { return Versions(state_directory / "versions"); }
 
     Path path_of(std::string_view digest) const;
     Path path_of(Attachment kind, std::string_view digest) const;

@@ -48,15 +48,25 @@ public:
     // An upload of this client for this round, through the same gate as in the engine. Whether it was
     // counted.
     bool upload(const std::string& name, RoundId round) {
-        if (!admits(state_, round, id(name))) return false;
+        const auto counted =
+            withholds(state_) ? make_error(Errc::OutOfOrder, "") : admits(state_, round, id(name));
+        if (!counted) return false;
         store::PartRow& part = parts_[{round, id(name)}];
         EXPECT_EQ(part.status, store::PartStatus::Asked) << name << " counted twice or never asked";
+        EXPECT_EQ(*counted, state_.round);
+        EXPECT_LE(counted->get() - round.get(), state_.rules.asynchronous ? state_.rules.staleness_max : 0);
         part.status = store::PartStatus::Accepted;
         part.accepted = now_;
+        part.elapsed = time_taken(state_, round, id(name), now_);
+        part.counted = *counted;
         send(UploadAccepted{id(name), round});
         return true;
     }
-    bool upload(const std::string& name) { return upload(name, state_.round); }
+    // Of the task that the client has, or would have.
+    bool upload(const std::string& name) {
+        const auto task = state_.parts.task_of(id(name));
+        return upload(name, task ? task->round : state_.round);
+    }
     void commit() {
         const RoundId round = state_.round;
         store::RoundRow& row = rounds_.at(round.get());
@@ -71,7 +81,7 @@ public:
     JobState recovered() const {
         std::vector<store::PartRow> parts;
         for (const auto& [key, part] : parts_) {
-            if (!rounds_.empty() && key.first == rounds_.back().round) parts.push_back(part);
+            if (key.first >= first_needed(state_.rules, row_.round)) parts.push_back(part);
         }
         return recover(state_.rules, row_, rounds_, parts, now_);
     }
@@ -117,18 +127,25 @@ private:
         put(evaluation.client, evaluation.round, store::PartStatus::Evaluated);
     }
     void carry_out(const CloseRound& close) {
-        std::vector<ClientId> counted;
-        for (auto& [key, part] : parts_) {
-            if (key.first != close.round) continue;
-            if (part.status == store::PartStatus::Accepted) counted.push_back(key.second);
-            if (part.status == store::PartStatus::Asked) part.status = store::PartStatus::Dropped;
+        for (const auto& [key, reason] : close.dropped) {
+            store::PartRow& part = parts_.at({key.round, key.client});
+            EXPECT_EQ(part.status, store::PartStatus::Asked);
+            part.status = store::PartStatus::Dropped;
+            part.reason = reason;
+        }
+        std::vector<PartKey> counted;
+        for (const auto& [key, part] : parts_) {
+            if (part.status == store::PartStatus::Accepted && part.counted == close.round)
+                counted.push_back({key.first, key.second});
+            const bool over = !state_.rules.asynchronous && key.first == close.round;
+            EXPECT_FALSE(over && part.status == store::PartStatus::Asked);
         }
         EXPECT_TRUE(row_.status == store::JobStatus::Running ||
                     rounds_.at(close.round.get()).status == store::RoundStatus::Closing)
             << "a pause closes no round";
         EXPECT_EQ(close.accepted, counted) << "what is summed is what the ledger counts";
         EXPECT_GE(counted.size(), state_.rules.clients_minimum);
-        EXPECT_LE(counted.size(), state_.rules.clients_per_round);
+        EXPECT_LE(counted.size(), goal(state_.rules));
         rounds_.at(close.round.get()).status = store::RoundStatus::Closing;
     }
     void carry_out(const AskClient& ask) {
