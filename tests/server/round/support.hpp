@@ -109,6 +109,7 @@ public:
     Phase phase() const { return state_.phase; }
     Timestamp now() const { return now_; }
     void advance(Duration step) { now_ += step; }
+    const std::map<std::string, int>& seen() const { return seen_; }  // how often what happened
     std::size_t commits() const { return row_.round.get(); }
     const std::map<std::pair<RoundId, ClientId>, store::PartRow>& parts() const { return parts_; }
 
@@ -122,7 +123,11 @@ private:
         rounds_.push_back(row);
         for (const ClientId& client : open.clients) put(client, open.round, store::PartStatus::Asked);
     }
-    void carry_out(const RecordPart& record) { put(record.client, record.round, record.status); }
+    void carry_out(const RecordPart& record) {
+        put(record.client, record.round, record.status);
+        if (record.status == store::PartStatus::Asked) ++seen_["asked after the opening"];
+        if (record.reason == kTooStale) ++seen_[record.reason];
+    }
     void carry_out(const RecordEvaluation& evaluation) {
         put(evaluation.client, evaluation.round, store::PartStatus::Evaluated);
     }
@@ -132,11 +137,14 @@ private:
             EXPECT_EQ(part.status, store::PartStatus::Asked);
             part.status = store::PartStatus::Dropped;
             part.reason = reason;
+            ++seen_[reason];
         }
         std::vector<PartKey> counted;
         for (const auto& [key, part] : parts_) {
-            if (part.status == store::PartStatus::Accepted && part.counted == close.round)
+            if (part.status == store::PartStatus::Accepted && part.counted == close.round) {
                 counted.push_back({key.first, key.second});
+                if (key.first < close.round) ++seen_["an older version's update counted"];
+            }
             const bool over = !state_.rules.asynchronous && key.first == close.round;
             EXPECT_FALSE(over && part.status == store::PartStatus::Asked);
         }
@@ -189,6 +197,7 @@ private:
     Timestamp now_ = at(0);
     std::vector<Effect> effects_;
     store::JobRow row_;
+    std::map<std::string, int> seen_;
     std::vector<store::RoundRow> rounds_;
     std::map<std::pair<RoundId, ClientId>, store::PartRow> parts_;
 };

@@ -233,15 +233,21 @@ private:
 
 TEST(Worlds, KeepTheInvariantsAndReachTheEnd) {
     std::size_t finished = 0;
+    std::map<std::string, int> seen;
     for (std::uint64_t seed = 1; seed <= kWorlds; ++seed) {
         SCOPED_TRACE("world seed " + std::to_string(seed));
         World world(seed);
         world.run_faulty(150);
         if (!world.run_to_the_end() || HasFailure()) return;
+        for (const auto& [what, times] : world.job().seen()) seen[what] += times;
         finished += world.job().phase() == Phase::Finished;
     }
     EXPECT_GT(finished, kWorlds / 2)
         << "too many worlds ended for want of clients: the test bites too little";
+    for (const char* what :
+         {"late", "lost", "stale", "asked after the opening", "an older version's update counted"}) {
+        EXPECT_GT(seen[what], 100) << what;
+    }
 }
 
 }  // namespace
