@@ -24,6 +24,7 @@ int main(int argc, char** argv) {
     tools::cli::add_init(app, chosen);
     tools::cli::add_invite(app, chosen);
     tools::cli::add_job(app, chosen);
+    tools::cli::add_audit(app, chosen);
     tools::cli::add_export(app, chosen);
     tools::cli::add_train(app, chosen);
     tools::cli::add_eval(app, chosen);

@@ -42,6 +42,12 @@ struct LimitsConfig {
     bool operator==(const LimitsConfig&) const = default;
 };
 
+struct RetentionConfig {
+    std::uint32_t versions = 10;
+    std::uint32_t updates = 0;
+    bool operator==(const RetentionConfig&) const = default;
+};
+
 struct ServerConfig {
     ListenConfig listen;
     TlsConfig tls;
@@ -49,6 +55,7 @@ struct ServerConfig {
     Path state_directory = "state";
     std::uint32_t threads = 0;
     LimitsConfig limits;
+    RetentionConfig retention;
     service::LogConfig log;
     bool operator==(const ServerConfig&) const = default;
 };

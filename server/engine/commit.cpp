@@ -107,12 +107,16 @@ Result<NewVersion> compute_version(const job::JobSpec& job, const store::Version
     return next;
 }
 
+Path adapter_folder(const Path& state_directory, const JobId& id, std::uint32_t rounds_done) {
+    char name[32];
+    std::snprintf(name, sizeof name, "round-%04u", rounds_done);
+    return state_directory / "adapters" / id.get() / name;
+}
+
 Result<Path> write_adapter(const job::JobSpec& job, const JobId& id, std::uint32_t rounds_done,
                            const std::string& digest, const store::Versions& versions,
                            const Path& state_directory) {
-    char name[32];
-    std::snprintf(name, sizeof name, "round-%04u", rounds_done);
-    const Path folder = state_directory / "adapters" / id.get() / name;
+    const Path folder = adapter_folder(state_directory, id, rounds_done);
     FEDLLM_TRY_VOID(make_directories(folder));
     FEDLLM_TRY(const tensor::ParamSet params, versions.read(digest));
     if (job.method == job::Method::Lora) {

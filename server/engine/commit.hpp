@@ -49,7 +49,10 @@ Result<NewVersion> compute_version(const job::JobSpec& job, const store::Version
 Result<std::vector<std::byte>> advance(const codec::Spec& codec, const codec::Layout& layout,
                                        std::uint64_t key, std::span<float> version, std::span<float> step);
 
-// <state>/adapters/<job>/round-0007 (seven rounds done): a PEFT adapter, or model.safetensors for method
+// <state>/adapters/<job>/round-0007: of the version after seven rounds.
+Path adapter_folder(const Path& state_directory, const JobId& id, std::uint32_t rounds_done);
+
+// adapter_folder(), filled: a PEFT adapter, or model.safetensors for method
 // full; and the link `latest` beside it. Returns the folder.
 Result<Path> write_adapter(const job::JobSpec& job, const JobId& id, std::uint32_t rounds_done,
                            const std::string& digest, const store::Versions& versions,

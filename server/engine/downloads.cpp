@@ -37,6 +37,7 @@ Result<void> Engine::add_steps(const ActiveJob& job, protocol::Task& task) const
     FEDLLM_TRY(const auto latest, ledger_.latest_versions(job.id, protocol::kVersionStepsMax));
     std::size_t count = 0;
     for (std::uint64_t bytes = 0; count < latest.size() && !latest[count].base_digest.empty(); ++count) {
+        if (latest[count].removed) break;
         bytes += latest[count].encoded_bytes;
         if (bytes >= task.model_bytes()) break;
     }
@@ -64,6 +65,10 @@ net::awaitable<Result<SharedVersion>> Engine::version(std::string digest) {
     if (auto row = ledger_.version(digest); !step && !row) {
         version_cache_.erase(digest);
         co_return row.error();
+    } else if (!step && row->removed) {
+        co_return make_error(Errc::NotFound, "version " + digest.substr(0, 12) + " of job " + row->job.get() +
+                                                 " is not kept any more: retention.versions is " +
+                                                 std::to_string(options_.retention.versions));
     }
     auto mapped = co_await net::offload(compute_, [&] {
         return step ? versions_.map(store::Attachment::Step, digest) : versions_.map(digest);

@@ -86,6 +86,7 @@ Result<void> Engine::start() {
         const bool alive = row.status == store::JobStatus::Running || row.status == store::JobStatus::Paused;
         if (alive) FEDLLM_TRY_VOID(activate(row));
     }
+    for (const store::JobRow& row : rows) tasks_.spawn("retention", expire(row.id, Sweep::Everything));
     return {};
 }
 
@@ -96,20 +97,6 @@ asio::awaitable<void> Engine::stop() {
 
 // -------------------------------------------------------------------------------------------------------------
 // jobs
-
-// What the spool has to keep; uploads cut in the middle stay besides, to be resumed.
-Result<std::set<Path>> Engine::counted_updates() const {
-    std::set<Path> paths;
-    FEDLLM_TRY(const auto rows, ledger_.jobs());
-    for (const store::JobRow& row : rows) {
-        FEDLLM_TRY(const auto parts, ledger_.contributions(row.id, row.round));
-        for (const store::PartRow& part : parts) {
-            if (part.status != store::PartStatus::Accepted) continue;
-            paths.insert(spool_.update_path(part.task, part.update_digest));
-        }
-    }
-    return paths;
-}
 
 // Takes a job up, or, where that cannot be (its file was damaged), ends it with the reason: it must not keep
 // the others from running.
@@ -361,17 +348,11 @@ asio::awaitable<Result<void>> Engine::close_round(JobId id, round::CloseRound ef
     const store::RoundResult result{now, eval_loss_of(parts), train_loss_of(parts)};
     const store::VersionRow next = row_of(*version, base, now);
     if (!hold(ledger_.commit_round(id, effect.round, result, next))) co_return Result<void>{};
-    if (base.residual_digest != next.residual_digest) {  // nothing will start from it again
-        versions_.remove(store::Attachment::Residual, base.residual_digest);
+    FEDLLM_CO_TRY(const auto spent, spent_tasks(id, effect.round));
+    for (const TaskId& task : spent) {
+        if (auto gone = spool_.remove(task); !gone) log::warn("spool", {{"reason", gone.error().message}});
     }
-    FEDLLM_CO_TRY(const auto of_this_round, ledger_.parts(id, effect.round));
-    for (const auto* rows : {&parts, &of_this_round}) {  // also what dropped clients had begun to send
-        for (const store::PartRow& part : *rows) {
-            if (part.status == store::PartStatus::Asked) continue;
-            if (auto gone = spool_.remove(part.task); !gone)
-                log::warn("spool", {{"reason", gone.error().message}});
-        }
-    }
+    tasks_.spawn("retention", expire(id, Sweep::Recent));
     metrics_.round_committed(id, seconds(round::round_time(job->state, now)), monotonic_seconds() - started,
                              contributions.size());
     if (!std::isnan(result.eval_loss)) metrics_.evaluated(id, result.eval_loss);
@@ -395,7 +376,8 @@ void Engine::finish(const ActiveJob& job, const round::FinishJob& effect) {
         return;
     }
     const store::RoundResult result{clock_.now(), eval_loss_of(*parts), store::kNoLoss};
-    if (!hold(ledger_.finish_job(id, store::JobStatus::Finished, "", result))) return;
+    const std::string cause = "all " + std::to_string(job.spec.rounds) + " rounds are done";
+    if (!hold(ledger_.finish_job(id, store::JobStatus::Finished, cause, result))) return;
     if (!std::isnan(result.eval_loss)) metrics_.evaluated(id, result.eval_loss);
     metrics_.job_ended(id, "finished");
     log::info("job finished", {{"job", id.get()},

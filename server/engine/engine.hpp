@@ -23,6 +23,7 @@
 #include "common/net/task_group.hpp"
 #include "server/engine/intake.hpp"
 #include "server/engine/link.hpp"
+#include "server/engine/retention.hpp"
 #include "server/observe/metrics.hpp"
 #include "server/registry/registry.hpp"
 #include "server/round/machine.hpp"
@@ -36,6 +37,7 @@ struct EngineOptions {
     Path state_directory;
     std::uint64_t upload_bytes_max = std::uint64_t{64} << 30;
     unsigned threads = 0;  // of the compute pool; 0: one per core
+    RetentionRules retention;
     // Where the pool's work runs instead, for simulated worlds.
     std::optional<net::asio::any_io_executor> compute{};
 };
@@ -87,6 +89,10 @@ public:
     net::awaitable<Result<JobId>> submit(protocol::SubmitJob request, ingest::Upload initial);
     Result<protocol::JobList> list_jobs() const;
     Result<protocol::JobReport> report(const JobId& id) const;
+    // Pause, resume, stop. Asking twice is as once; Stale for a job that is over.
+    Result<protocol::JobSummary> control(const std::string& operator_name,
+                                         const protocol::ControlJob& request);
+    Result<protocol::AuditRows> audit_rows(const protocol::AuditJob& request) const;  // one page
 
     // For simulated worlds, which check what is there against what they saw.
     const store::Ledger& ledger() const { return ledger_; }
@@ -125,8 +131,12 @@ private:
 
     Result<void> activate(const store::JobRow& row);
     Result<std::unique_ptr<ActiveJob>> load(const store::JobRow& row) const;
-    Result<std::set<Path>> counted_updates() const;  // of the open rounds, in the spool
-    ActiveJob* find(const JobId& id) const;          // null once it is over
+    Result<std::set<Path>> counted_updates() const;  // of the open rounds and those kept for audits
+    Result<std::vector<TaskId>> spent_tasks(const JobId& id, RoundId round) const;
+    enum class Sweep { Recent, Everything };
+    net::awaitable<Result<void>> expire(JobId id, Sweep sweep);
+    Result<std::vector<Path>> spent_files(const JobId& id, const std::set<RoundId>& rounds) const;
+    ActiveJob* find(const JobId& id) const;  // null once it is over
     std::vector<ActiveJob*> offer_order() const;
 
     // Events are taken one after another: what follows from one while it is handled waits for its end.
