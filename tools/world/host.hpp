@@ -28,20 +28,28 @@ public:
         return asio::execution::blocking.never;
     }
 
+    // Through the context's queue: a context that is being destroyed drops what comes to it then.
     template <class Function>
     void execute(Function function) const {
-        const auto most = static_cast<std::uint64_t>(slowness_->most.count());
-        auto timer = std::make_unique<net::Timer>(context_->get_executor());
-        net::Timer& started = *timer;
-        started.expires_at(net::now(context_->get_executor()) +
-                           std::chrono::microseconds(most > 0 ? slowness_->rng.below(most) : 0));
-        started.async_wait([timer = std::move(timer), function = std::move(function)](
-                               const boost::system::error_code&) mutable { std::move(function)(); });
+        asio::post(*context_, [self = *this, function = std::move(function)]() mutable {
+            self.start(std::move(function));
+        });
     }
 
     bool operator==(const SlowExecutor&) const noexcept = default;
 
 private:
+    template <class Function>
+    void start(Function function) const {
+        const auto most = static_cast<std::uint64_t>(slowness_->most.count());
+        const std::chrono::microseconds wait(most > 0 ? slowness_->rng.below(most) : 0);
+        const auto executor = context_->get_executor();
+        auto timer = std::make_unique<net::Timer>(executor, net::now(executor) + wait);
+        net::Timer& started = *timer;
+        started.async_wait([timer = std::move(timer), function = std::move(function)](
+                               const boost::system::error_code&) mutable { std::move(function)(); });
+    }
+
     asio::io_context* context_;
     Slowness* slowness_;
 };

@@ -57,6 +57,7 @@ int main(int argc, char** argv) {
     app.add_option("--clients", clients, "a crowd in fair weather instead");
     app.add_option("--rounds", rounds, "of the crowd");
     CLI11_PARSE(app, argc, argv);
+    std::setvbuf(stdout, nullptr, _IOLBF, 1 << 16);
     log::setup({.format = log::Format::Human,
                 .level = log::Level::Debug,
                 .sink = [log](std::string_view line) {
