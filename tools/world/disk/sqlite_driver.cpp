@@ -84,9 +84,27 @@ int sector_size(sqlite3_file*) { return 4096; }
 // As SQLite's own for Unix: a power cut while a part of a sector is written leaves the rest of it alone.
 int characteristics(sqlite3_file*) { return SQLITE_IOCAP_POWERSAFE_OVERWRITE; }
 
-const sqlite3_io_methods kMethods{1,          close_file,  read_file,      write_file, truncate_file,
-                                  sync_file,  file_size,   lock,           lock,       nobody_reserved,
-                                  no_control, sector_size, characteristics};
+const sqlite3_io_methods kMethods{
+    .iVersion = 1,  // without the rest: shared memory and maps
+    .xClose = close_file,
+    .xRead = read_file,
+    .xWrite = write_file,
+    .xTruncate = truncate_file,
+    .xSync = sync_file,
+    .xFileSize = file_size,
+    .xLock = lock,
+    .xUnlock = lock,
+    .xCheckReservedLock = nobody_reserved,
+    .xFileControl = no_control,
+    .xSectorSize = sector_size,
+    .xDeviceCharacteristics = characteristics,
+    .xShmMap = nullptr,
+    .xShmLock = nullptr,
+    .xShmBarrier = nullptr,
+    .xShmUnmap = nullptr,
+    .xFetch = nullptr,
+    .xUnfetch = nullptr,
+};
 
 int open_file(sqlite3_vfs* vfs, const char* name, sqlite3_file* into, int flags, int* flags_out) {
     into->pMethods = nullptr;  // unless it succeeds: SQLite will not close it
