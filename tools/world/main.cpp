@@ -64,12 +64,12 @@ int main(int argc, char** argv) {
                     if (log) std::printf("    %.*s\n", static_cast<int>(line.size()), line.data());
                 }});
     bool well = true;
-    for (std::uint64_t number = seed; number < seed + count && well; ++number) {
+    for (std::uint64_t number = seed; number < seed + count; ++number) {
         const double began = monotonic_seconds();
         const Outcome outcome =
             run(clients > 0 ? crowd_plan(clients, rounds) : draw_plan(number), count > 1 || clients > 0);
-        well = !outcome.violation;
-        if (count == 1 || !well) {
+        well = well && !outcome.violation;
+        if (count == 1 || outcome.violation) {
             std::printf("seed %llu: ", static_cast<unsigned long long>(number));
             print(outcome, monotonic_seconds() - began);
         }
