@@ -103,7 +103,9 @@ asio::awaitable<void> Engine::stop() {
 Result<void> Engine::activate(const store::JobRow& row) {
     auto active = load(row);
     if (!active) {
-        if (active.error().code == Errc::StoreFailed) return active.error();
+        // A disk that cannot be read now says nothing about the job.
+        const Errc code = active.error().code;
+        if (code == Errc::StoreFailed || code == Errc::IoFailed) return active.error();
         log::error("a job cannot be taken up", {{"job", row.id.get()}, {"reason", active.error().message}});
         return ledger_.finish_job(row.id, store::JobStatus::Failed, active.error().message);
     }
@@ -341,7 +343,12 @@ asio::awaitable<Result<void>> Engine::close_round(JobId id, round::CloseRound ef
     job = find(id);
     if (job == nullptr) co_return Result<void>{};
     if (!version) {
-        raise(id, round::AggregationFailed{to_string(version.error())});
+        // A disk of ours that is full or failing ends the process, and not the job: after the restart the
+        // round is closed again from what is on it.
+        if (version.error().code == Errc::IoFailed)
+            on_fatal_(version.error());
+        else
+            raise(id, round::AggregationFailed{to_string(version.error())});
         co_return version.error();
     }
     const Timestamp now = clock_.now();
@@ -450,7 +457,9 @@ registry::SessionId Engine::join(const ClientId& client, const protocol::Hello& 
     auto order = offer_order();
     std::stable_partition(order.begin(), order.end(),
                           [&](const ActiveJob* job) { return round::is_asked(job->state, client); });
-    for (const ActiveJob* const job : order) raise(*job, round::ClientJoined{client, base_models});
+    std::vector<JobId> jobs;  // a job that ends by what it hears is gone, and its pointer dangles
+    for (const ActiveJob* const job : order) jobs.push_back(job->id);
+    for (const JobId& job : jobs) raise(job, round::ClientJoined{client, base_models});
     return session;
 }
 
@@ -458,7 +467,9 @@ void Engine::leave(const ClientId& client, registry::SessionId session) {
     if (!registry_.leave(client, session)) return;
     links_.erase(client);
     holders_.erase(client);
-    for (const auto& job : jobs_) raise(*job, round::ClientLeft{client});
+    std::vector<JobId> jobs;  // as in join()
+    for (const auto& job : jobs_) jobs.push_back(job->id);
+    for (const JobId& job : jobs) raise(job, round::ClientLeft{client});
 }
 
 void Engine::on_progress(const ClientId& client, const protocol::Progress& progress) {
