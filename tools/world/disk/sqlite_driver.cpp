@@ -27,7 +27,8 @@ struct OpenFile : sqlite3_file {
     Path path;
     std::unique_ptr<DiskFile> file;
     bool remove_at_close;
-    bool folder_to_sync;  // a journal, made by us or by who died here: its name must be on disk with its bytes
+    bool
+        folder_to_sync;  // a journal, made by us or by who died here: its name must be on disk with its bytes
 };
 
 OpenFile& of(sqlite3_file* file) { return *static_cast<OpenFile*>(file); }

@@ -27,6 +27,7 @@ void run_to_the_end(SimulatedDisk& disk, Story& story) {
         if (disk.crashed()) disk.reboot();
     }
     story.operations = disk.operations();
+    disk.stop_faults();
     disk.crash();  // nothing that was said may hang on luck
     disk.reboot();
 }
@@ -53,8 +54,7 @@ void check_the_books(SimulatedDisk& disk, const Story& story) {
     for (const auto& [task, digest] : story.memory.promised) EXPECT_EQ(counted[task], digest) << task;
     const auto rows = *ledger->versions(jobs[0].id);
     EXPECT_EQ(rows.size(), kRounds + 1);
-    for (const auto& row : rows)
-        EXPECT_TRUE(versions.map(row.digest)) << row.round.get();
+    for (const auto& row : rows) EXPECT_TRUE(versions.map(row.digest)) << row.round.get();
     const Path latest = kState / "adapters/j1/latest";
     const auto adapter = formats::read_peft_adapter(latest);
     ASSERT_TRUE(adapter) << adapter.error().message;

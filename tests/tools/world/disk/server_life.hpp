@@ -14,8 +14,8 @@
 
 #include "common/codec/codec.hpp"
 #include "common/crypto/sha256.hpp"
-#include "common/formats/peft.hpp"
 #include "common/formats/param_set_file.hpp"
+#include "common/formats/peft.hpp"
 #include "common/net/timer.hpp"
 #include "server/engine/engine.hpp"
 #include "tools/world/disk/simulated_disk.hpp"
