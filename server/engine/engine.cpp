@@ -316,7 +316,21 @@ void Engine::record(ActiveJob& job, const round::RecordEvaluation& effect) {
     hold(ledger_.record_evaluation(row));
 }
 
+// Where it is our own disk that fails, the job has done nothing wrong: the process ends, and the next one
+// finds the round closed and computes its version again.
 asio::awaitable<Result<void>> Engine::close_round(JobId id, round::CloseRound effect) {
+    const Result<void> closed = co_await make_version(id, std::move(effect));
+    if (closed) co_return closed;
+    const Errc code = closed.error().code;
+    if (code == Errc::IoFailed || code == Errc::StoreFailed) {
+        hold(closed);
+    } else {
+        raise(id, round::AggregationFailed{to_string(closed.error())});
+    }
+    co_return closed;
+}
+
+asio::awaitable<Result<void>> Engine::make_version(JobId id, round::CloseRound effect) {
     const double started = monotonic_seconds();
     const ActiveJob* job = find(id);
     if (job == nullptr) co_return Result<void>{};
@@ -342,15 +356,7 @@ asio::awaitable<Result<void>> Engine::close_round(JobId id, round::CloseRound ef
     const auto version = co_await net::offload(compute_, build);
     job = find(id);
     if (job == nullptr) co_return Result<void>{};
-    if (!version) {
-        // A disk of ours that is full or failing ends the process, and not the job: after the restart the
-        // round is closed again from what is on it.
-        if (version.error().code == Errc::IoFailed)
-            on_fatal_(version.error());
-        else
-            raise(id, round::AggregationFailed{to_string(version.error())});
-        co_return version.error();
-    }
+    if (!version) co_return version.error();
     const Timestamp now = clock_.now();
     const store::RoundResult result{now, eval_loss_of(parts), train_loss_of(parts)};
     const store::VersionRow next = row_of(*version, base, now);

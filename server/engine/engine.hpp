@@ -157,6 +157,7 @@ private:
     void finish(const ActiveJob& job, const round::FinishJob& effect);
     void fail(const ActiveJob& job, const round::FailJob& effect);
     net::awaitable<Result<void>> close_round(JobId id, round::CloseRound effect);
+    net::awaitable<Result<void>> make_version(JobId id, round::CloseRound effect);
     net::awaitable<Result<void>> tick();
     std::optional<Timestamp> next_wake() const;
     void log_waiting(ActiveJob& job);
@@ -165,8 +166,9 @@ private:
     Result<ParsedTask> parse_task(const ClientId& client, const std::string& task) const;
     static ingest::UpdateRules update_rules(const job::JobSpec& spec);
     void accept(const Intake& intake, Link& reply);
-    std::optional<protocol::Verdict> judge_before_upload(const ClientId& client, const ParsedTask& parsed,
-                                                         const protocol::Offer& offer);
+    Result<std::optional<protocol::Verdict>> judge_before_upload(const ClientId& client,
+                                                                 const ParsedTask& parsed,
+                                                                 const protocol::Offer& offer);
     void refuse(const UploadTarget& target, const Error& error, Link& reply);
     void put_off(const UploadTarget& target, const Error& error, Link& reply);
     void fill_summary(const store::JobRow& row, protocol::JobSummary& summary) const;
