@@ -55,7 +55,7 @@ edge::DoorOptions door_options(const ServerConfig& config) {
 }  // namespace
 
 Server::Server(const ServerConfig& config)
-    : config_(config), stop_(io_, std::chrono::hours(24 * 365 * 100)), tasks_(io_.get_executor()) {}
+    : config_(config), stop_(io_.get_executor()), tasks_(io_.get_executor()) {}
 
 Result<std::unique_ptr<Server>> Server::create(const ServerConfig& config) {
     std::unique_ptr<Server> server(new Server(config));

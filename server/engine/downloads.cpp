@@ -6,35 +6,35 @@
 
 namespace fedllm::server::engine {
 
-void Engine::ask(const round::AskClient& effect) {
+void Engine::ask(ActiveJob& job, const round::AskClient& effect) {
     const auto link = links_.find(effect.client);
     if (link == links_.end()) return;
-    const auto version = ledger_.version(active_->id, effect.round);
+    const auto version = ledger_.version(job.id, effect.round);
     if (!version) {
         hold(version.error());
         return;
     }
     protocol::ServerMessage message;
     protocol::Task& task = *message.mutable_task();
-    task.set_task_id(store::task_id(active_->id, effect.round, effect.client).get());
+    task.set_task_id(store::task_id(job.id, effect.round, effect.client).get());
     task.set_kind(effect.kind == round::TaskKind::Train ? protocol::TASK_KIND_TRAIN
                                                         : protocol::TASK_KIND_EVALUATE);
-    task.set_job_id(active_->id.get());
-    task.set_job(active_->yaml);
+    task.set_job_id(job.id.get());
+    task.set_job(job.yaml);
     task.set_round(effect.round.get());
     task.set_model_digest(effect.model_digest);
     task.set_model_bytes(version->bytes);
     const registry::Member* const member = registry_.find(effect.client);
-    if (member != nullptr && member->can_decode(codec::name(active_->spec.download.codec.id))) {
-        if (!hold(add_steps(task))) return;
+    if (member != nullptr && member->can_decode(codec::name(job.spec.download.codec.id))) {
+        if (!hold(add_steps(job, task))) return;
     }
     link->second->post(std::move(message));
 }
 
 // The last steps that lead to the task's version, oldest first, while they are fewer bytes than the version
 // itself: from further back, and for whoever holds nothing, the whole version is the shorter way.
-Result<void> Engine::add_steps(protocol::Task& task) const {
-    FEDLLM_TRY(const auto latest, ledger_.latest_versions(active_->id, protocol::kVersionStepsMax));
+Result<void> Engine::add_steps(const ActiveJob& job, protocol::Task& task) const {
+    FEDLLM_TRY(const auto latest, ledger_.latest_versions(job.id, protocol::kVersionStepsMax));
     std::size_t count = 0;
     for (std::uint64_t bytes = 0; count < latest.size() && !latest[count].base_digest.empty(); ++count) {
         bytes += latest[count].encoded_bytes;
@@ -53,7 +53,9 @@ Result<void> Engine::add_steps(protocol::Task& task) const {
 
 void Engine::count_download(const ClientId& client, std::uint64_t bytes) {
     metrics_.bytes_moved(client, observe::Direction::Down, bytes);
-    if (active_) active_->live[client].bytes_down += bytes;
+    const auto holder = holders_.find(client);
+    if (holder == holders_.end()) return;
+    if (ActiveJob* const job = find(holder->second)) job->live[client].bytes_down += bytes;
 }
 
 net::awaitable<Result<SharedVersion>> Engine::version(std::string digest) {
@@ -63,7 +65,7 @@ net::awaitable<Result<SharedVersion>> Engine::version(std::string digest) {
         version_cache_.erase(digest);
         co_return row.error();
     }
-    auto mapped = co_await net::offload(pool_.get_executor(), [&] {
+    auto mapped = co_await net::offload(compute_, [&] {
         return step ? versions_.map(store::Attachment::Step, digest) : versions_.map(digest);
     });
     if (!mapped) co_return mapped.error();

@@ -56,43 +56,69 @@ Engine::Engine(asio::any_io_executor strand, const EngineOptions& options, const
       ledger_(std::move(ledger)),
       versions_(std::move(versions)),
       spool_(std::move(spool)),
-      pool_(threads_or_cores(options.threads)),
       tasks_(strand),
-      timer_(strand) {}
+      timer_(strand) {
+    if (!options.compute) pool_.emplace(threads_or_cores(options.threads));
+    compute_ = options.compute ? *options.compute : pool_->get_executor();
+}
 
 Engine::~Engine() = default;
 
 Result<void> Engine::start() {
     tasks_.spawn("ticks", tick(), [this] { timer_.cancel(); });
-    return activate_next();
+    FEDLLM_TRY(const std::set<Path> counted, counted_updates());
+    FEDLLM_TRY_VOID(spool_.prune(counted, ingest::Spool::Parts::Keep));
+    FEDLLM_TRY(const auto rows, ledger_.jobs());
+    for (const store::JobRow& row : rows) {
+        const bool alive = row.status == store::JobStatus::Running || row.status == store::JobStatus::Paused;
+        if (alive) FEDLLM_TRY_VOID(activate(row));
+    }
+    return {};
 }
 
 asio::awaitable<void> Engine::stop() {
     co_await tasks_.stop(std::chrono::seconds(5));
-    pool_.join();
+    if (pool_) pool_->join();
 }
 
 // -------------------------------------------------------------------------------------------------------------
 // jobs
 
-Result<void> Engine::activate_next() {
-    active_.reset();
+// What the spool has to keep; uploads cut in the middle stay besides, to be resumed.
+Result<std::set<Path>> Engine::counted_updates() const {
+    std::set<Path> paths;
     FEDLLM_TRY(const auto rows, ledger_.jobs());
     for (const store::JobRow& row : rows) {
-        if (row.status != store::JobStatus::Running) continue;
-        if (auto active = activate(row); active || active.error().code == Errc::StoreFailed)
-            return active;
-        else {
-            // A job that cannot be read again (its file was damaged) must not keep the others from running.
-            log::error("a job cannot be taken up",
-                       {{"job", row.id.get()}, {"reason", active.error().message}});
-            FEDLLM_TRY_VOID(ledger_.finish_job(row.id, store::JobStatus::Failed, active.error().message));
+        FEDLLM_TRY(const auto parts, ledger_.parts(row.id, row.round));
+        for (const store::PartRow& part : parts) {
+            if (part.status != store::PartStatus::Accepted) continue;
+            paths.insert(spool_.update_path(part.task, part.update_digest));
         }
+    }
+    return paths;
+}
+
+// Takes a job up, or, where that cannot be (its file was damaged), ends it with the reason: it must not keep
+// the others from running.
+Result<void> Engine::activate(const store::JobRow& row) {
+    auto active = load(row);
+    if (!active) {
+        if (active.error().code == Errc::StoreFailed) return active.error();
+        log::error("a job cannot be taken up", {{"job", row.id.get()}, {"reason", active.error().message}});
+        return ledger_.finish_job(row.id, store::JobStatus::Failed, active.error().message);
+    }
+    const JobId id = row.id;
+    log::info((*active)->state.recovered ? "job resumed" : "job started",
+              {{"job", id.get()}, {"name", row.name}, {"round", row.round.get()}});
+    jobs_.push_back(std::move(*active));
+    raise(id, round::Tick{});
+    for (const auto& [client, member] : registry_.members()) {
+        raise(id, round::ClientJoined{client, member.base_models});
     }
     return {};
 }
 
-Result<void> Engine::activate(const store::JobRow& row) {
+Result<std::unique_ptr<Engine::ActiveJob>> Engine::load(const store::JobRow& row) const {
     auto active = std::make_unique<ActiveJob>();
     active->id = row.id;
     active->yaml = row.yaml;
@@ -101,93 +127,167 @@ Result<void> Engine::activate(const store::JobRow& row) {
     active->manifest = params.manifest();
     FEDLLM_TRY(const auto rounds, ledger_.rounds(row.id));
     const round::Rules rules = round::rules_of(row.id, active->spec);
-    std::vector<store::PartRow> parts;
-    if (!rounds.empty()) {
-        FEDLLM_TRY(parts, ledger_.parts(row.id, rounds.back().round));
+    if (rounds.empty()) {
+        active->state = round::start(rules, row.model_digest);
+        return active;
     }
-    active->state = rounds.empty() ? round::start(rules, row.model_digest)
-                                   : round::recover(rules, row, rounds, parts, clock_.now());
-    // The spool keeps what the open round counts; uploads cut in the middle stay, to be resumed.
-    std::set<Path> counted;
-    for (const store::PartRow& part : parts) {
-        if (part.status == store::PartStatus::Accepted) {
-            counted.insert(spool_.update_path(part.task, part.update_digest));
-        }
-    }
-    FEDLLM_TRY_VOID(spool_.prune(counted, ingest::Spool::Parts::Keep));
-    active_ = std::move(active);
-    log::info(rounds.empty() ? "job started" : "job resumed",
-              {{"job", row.id.get()}, {"name", row.name}, {"round", row.round.get()}});
-    raise(round::Tick{});
-    for (const auto& [client, member] : registry_.members()) {
-        raise(round::ClientJoined{client, member.base_models});
-    }
-    return {};
+    FEDLLM_TRY(const auto parts, ledger_.parts(row.id, rounds.back().round));
+    active->state = round::recover(rules, row, rounds, parts, clock_.now());
+    return active;
 }
 
-void Engine::raise(round::Event event) {
-    if (!active_) return;
-    const JobId id = active_->id;
-    auto transition = round::step(std::move(active_->state), event, clock_.now());
-    active_->state = std::move(transition.state);
-    for (const round::Effect& effect : transition.effects) {
-        apply(effect);
-        if (!active_ || active_->id != id) return;
+Engine::ActiveJob* Engine::find(const JobId& id) const {
+    for (const auto& job : jobs_) {
+        if (job->id == id) return job.get();
     }
-    log_waiting();
-    if (active_->state.phase == round::Phase::Finished || active_->state.phase == round::Phase::Failed) {
-        hold(activate_next());
-    }
+    return nullptr;
 }
 
-void Engine::apply(const round::Effect& effect) {
+// Who is offered a free client first: the job whose latest round opened longest ago.
+std::vector<Engine::ActiveJob*> Engine::offer_order() const {
+    std::vector<ActiveJob*> order;
+    for (const auto& job : jobs_) order.push_back(job.get());
+    std::stable_sort(order.begin(), order.end(), [](const ActiveJob* left, const ActiveJob* right) {
+        return left->last_opened < right->last_opened;
+    });
+    return order;
+}
+
+// -------------------------------------------------------------------------------------------------------------
+// events and effects
+
+void Engine::raise(const JobId& job, round::Event event) {
+    events_.emplace_back(job, std::move(event));
+    if (handling_) return;
+    handling_ = true;
+    while (!events_.empty()) {
+        const auto [id, next] = std::move(events_.front());
+        events_.pop_front();
+        handle(id, next);
+    }
+    handling_ = false;
+}
+
+// A client is offered to all jobs at once; for those that are told after one of them took it, it is busy.
+round::Event Engine::as_it_stands(const ActiveJob& job, round::Event event) const {
+    const bool offer = std::holds_alternative<round::ClientFree>(event) ||
+                       std::holds_alternative<round::ClientJoined>(event);
+    if (!offer) return event;
+    const ClientId client = *round::client_of(event);
+    const auto holder = holders_.find(client);
+    if (holder == holders_.end() || holder->second == job.id || !can_train(client, job)) return event;
+    return round::ClientBusy{client};
+}
+
+bool Engine::can_train(const ClientId& client, const ActiveJob& job) const {
+    const registry::Member* const member = registry_.find(client);
+    return member != nullptr && member->can_train(job.spec.base_model);
+}
+
+void Engine::handle(const JobId& id, round::Event event) {
+    ActiveJob* const job = find(id);
+    if (job == nullptr) return;
+    event = as_it_stands(*job, std::move(event));
+    auto transition = round::step(std::move(job->state), event, clock_.now());
+    job->state = std::move(transition.state);
+    for (const round::Effect& effect : transition.effects) apply(*job, effect);
+    if (const auto client = round::client_of(event)) free_client(*job, *client);
+    log_waiting(*job);
+    if (!round::is_over(job->state)) return;
+    const auto freed = holders_;
+    for (const auto& [client, holder] : freed) {
+        if (holder == id) free_client(*job, client);
+    }
+    std::erase_if(jobs_, [&](const auto& entry) { return entry.get() == job; });
+}
+
+void Engine::apply(ActiveJob& job, const round::Effect& effect) {
     struct Apply {
         Engine& engine;
-        void operator()(const round::OpenRound& e) { engine.open_round(e); }
-        void operator()(const round::AskClient& e) { engine.ask(e); }
-        void operator()(const round::RecordPart& e) { engine.record(e); }
-        void operator()(const round::RecordEvaluation& e) { engine.record(e); }
+        ActiveJob& job;
+        void operator()(const round::OpenRound& e) { engine.open_round(job, e); }
+        void operator()(const round::AskClient& e) {
+            engine.hold_client(job, e.client);
+            engine.ask(job, e);
+        }
+        void operator()(const round::RecordPart& e) { engine.record(job, e); }
+        void operator()(const round::RecordEvaluation& e) { engine.record(job, e); }
         void operator()(const round::Release& e) {
-            const auto link = engine.links_.find(e.client);
-            if (link == engine.links_.end()) return;
-            protocol::ServerMessage message;
-            message.mutable_release()->set_task_id(
-                store::task_id(engine.active_->id, e.round, e.client).get());
-            message.mutable_release()->set_reason(e.reason);
-            link->second->post(std::move(message));
+            engine.release(job, e);
+            engine.free_client(job, e.client);
         }
         void operator()(const round::CloseRound& e) {
-            engine.tasks_.spawn("close round", engine.close_round(e));
+            engine.tasks_.spawn("close round", engine.close_round(job.id, e));
         }
-        void operator()(const round::FinishJob& e) { engine.finish(e); }
-        void operator()(const round::FailJob& e) { engine.fail(e); }
+        void operator()(const round::FinishJob& e) { engine.finish(job, e); }
+        void operator()(const round::FailJob& e) { engine.fail(job, e); }
+        void operator()(const round::StopJob& e) {
+            if (!engine.hold(engine.ledger_.finish_job(job.id, store::JobStatus::Stopped, e.cause))) return;
+            engine.metrics_.job_ended(job.id, "stopped");
+            log::warn("job stopped", {{"job", job.id.get()}, {"cause", e.cause}});
+        }
+        void operator()(const round::PauseJob& e) {
+            engine.hold(engine.ledger_.mark_job(job.id, store::JobStatus::Paused, e.cause));
+        }
+        void operator()(const round::ResumeJob&) {
+            engine.hold(engine.ledger_.mark_job(job.id, store::JobStatus::Running, ""));
+        }
         void operator()(const round::WakeAt& e) {
-            engine.active_->wake = e.when;
+            job.wake = e.when;
             engine.timer_.cancel();
         }
     };
-    std::visit(Apply{*this}, effect);
+    std::visit(Apply{*this, job}, effect);
 }
 
-void Engine::open_round(const round::OpenRound& effect) {
+// The other jobs hear of it before anything else, so that none of them asks the same client.
+void Engine::hold_client(ActiveJob& job, const ClientId& client) {
+    if (!holders_.try_emplace(client, job.id).second) return;
+    for (const auto& other : jobs_) {
+        if (other.get() == &job || !can_train(client, *other)) continue;
+        events_.emplace_front(other->id, round::ClientBusy{client});
+    }
+}
+
+// Once the job wants nothing more of its client, the others may have it.
+void Engine::free_client(ActiveJob& job, const ClientId& client) {
+    const auto holder = holders_.find(client);
+    if (holder == holders_.end() || holder->second != job.id || round::is_asked(job.state, client)) return;
+    holders_.erase(holder);
+    for (const ActiveJob* const other : offer_order()) {
+        if (other != &job && can_train(client, *other)) raise(*other, round::ClientFree{client});
+    }
+}
+
+void Engine::open_round(ActiveJob& job, const round::OpenRound& effect) {
     store::RoundRow row;
-    row.job = active_->id;
+    row.job = job.id;
     row.round = effect.round;
     row.model_digest = effect.model_digest;
     row.opened = clock_.now();
-    active_->live.clear();
+    job.last_opened = row.opened;
+    job.live.clear();
     if (!hold(ledger_.open_round(row, effect.clients))) return;
-    metrics_.round_opened(active_->id, effect.round.get(), active_->spec.rounds, effect.clients.size());
+    metrics_.round_opened(job.id, effect.round.get(), job.spec.rounds, effect.clients.size());
     log::info(effect.kind == round::TaskKind::Train ? "round opened" : "final evaluation opened",
-              {{"job", active_->id.get()},
+              {{"job", job.id.get()},
                {"round", effect.round.get()},
-               {"rounds", active_->spec.rounds},
+               {"rounds", job.spec.rounds},
                {"clients", effect.clients.size()}});
 }
 
-void Engine::record(const round::RecordPart& effect) {
+void Engine::release(const ActiveJob& job, const round::Release& effect) {
+    const auto link = links_.find(effect.client);
+    if (link == links_.end()) return;
+    protocol::ServerMessage message;
+    message.mutable_release()->set_task_id(store::task_id(job.id, effect.round, effect.client).get());
+    message.mutable_release()->set_reason(effect.reason);
+    link->second->post(std::move(message));
+}
+
+void Engine::record(const ActiveJob& job, const round::RecordPart& effect) {
     store::PartRow row;
-    row.job = active_->id;
+    row.job = job.id;
     row.round = effect.round;
     row.client = effect.client;
     row.task = store::task_id(row.job, row.round, row.client);
@@ -197,24 +297,25 @@ void Engine::record(const round::RecordPart& effect) {
     hold(ledger_.record_part(row));
 }
 
-void Engine::record(const round::RecordEvaluation& effect) {
+void Engine::record(ActiveJob& job, const round::RecordEvaluation& effect) {
     store::PartRow row;
-    row.job = active_->id;
+    row.job = job.id;
     row.round = effect.round;
     row.client = effect.client;
     row.task = store::task_id(row.job, row.round, row.client);
     row.status = store::PartStatus::Evaluated;
     row.eval_loss_sum = effect.loss_sum;
     row.eval_tokens = effect.tokens;
-    row.bytes_down = active_->live[effect.client].bytes_down;
+    row.bytes_down = job.live[effect.client].bytes_down;
     hold(ledger_.record_evaluation(row));
 }
 
-asio::awaitable<Result<void>> Engine::close_round(round::CloseRound effect) {
+asio::awaitable<Result<void>> Engine::close_round(JobId id, round::CloseRound effect) {
     const double started = monotonic_seconds();
-    const JobId id = active_->id;
-    const job::JobSpec spec = active_->spec;
-    const Timestamp opened = active_->state.opened;
+    const ActiveJob* const job = find(id);
+    if (job == nullptr) co_return Result<void>{};
+    const job::JobSpec spec = job->spec;
+    const Timestamp opened = job->state.opened;
     FEDLLM_CO_TRY_VOID(ledger_.close_round(id, effect.round));
     FEDLLM_CO_TRY(const auto parts, ledger_.parts(id, effect.round));
     FEDLLM_CO_TRY(const store::VersionRow base, ledger_.version(id, effect.round));
@@ -233,10 +334,10 @@ asio::awaitable<Result<void>> Engine::close_round(round::CloseRound effect) {
                                  options_.state_directory));
         return version;
     };
-    const auto version = co_await net::offload(pool_.get_executor(), build);
-    if (!active_ || active_->id != id) co_return Result<void>{};
+    const auto version = co_await net::offload(compute_, build);
+    if (find(id) == nullptr) co_return Result<void>{};
     if (!version) {
-        raise(round::AggregationFailed{to_string(version.error())});
+        raise(id, round::AggregationFailed{to_string(version.error())});
         co_return version.error();
     }
     const Timestamp now = clock_.now();
@@ -260,12 +361,12 @@ asio::awaitable<Result<void>> Engine::close_round(round::CloseRound effect) {
                                   {"train_loss", result.train_loss},
                                   {"version", next.digest.substr(0, 12)},
                                   {"step_bytes", next.encoded_bytes}});
-    raise(round::RoundCommitted{effect.round, next.digest});
+    raise(id, round::RoundCommitted{effect.round, next.digest});
     co_return Result<void>{};
 }
 
-void Engine::finish(const round::FinishJob& effect) {
-    const JobId id = active_->id;
+void Engine::finish(const ActiveJob& job, const round::FinishJob& effect) {
+    const JobId& id = job.id;
     const auto parts = ledger_.parts(id, effect.round);
     if (!parts) {
         hold(parts.error());
@@ -277,34 +378,45 @@ void Engine::finish(const round::FinishJob& effect) {
     metrics_.job_ended(id, "finished");
     log::info("job finished", {{"job", id.get()},
                                {"eval_loss", result.eval_loss},
-                               {"version", active_->state.model_digest.substr(0, 12)}});
+                               {"version", job.state.model_digest.substr(0, 12)}});
 }
 
-void Engine::fail(const round::FailJob& effect) {
-    if (!hold(ledger_.finish_job(active_->id, store::JobStatus::Failed, effect.cause))) return;
-    metrics_.job_ended(active_->id, "failed");
-    log::error("job failed", {{"job", active_->id.get()}, {"cause", effect.cause}});
+void Engine::fail(const ActiveJob& job, const round::FailJob& effect) {
+    if (!hold(ledger_.finish_job(job.id, store::JobStatus::Failed, effect.cause))) return;
+    metrics_.job_ended(job.id, "failed");
+    log::error("job failed", {{"job", job.id.get()}, {"cause", effect.cause}});
+}
+
+std::optional<Timestamp> Engine::next_wake() const {
+    std::optional<Timestamp> next;
+    for (const auto& job : jobs_) {
+        if (job->wake && (!next || *job->wake < *next)) next = job->wake;
+    }
+    return next;
 }
 
 asio::awaitable<Result<void>> Engine::tick() {
     while (!tasks_.stopping()) {
-        const bool set = active_ && active_->wake;
-        timer_.expires_after(set ? std::max(Duration(0), *active_->wake - clock_.now())
-                                 : Duration(3'600'000));
-        auto [ec] = co_await timer_.async_wait(net::kNoThrow);
-        if (ec || !active_ || !active_->wake || clock_.now() < *active_->wake) continue;
-        active_->wake.reset();
-        raise(round::Tick{});
+        const auto next = next_wake();
+        timer_.expires_after(next ? std::max(Duration(0), *next - clock_.now()) : Duration(3'600'000));
+        [[maybe_unused]] auto [woken] = co_await timer_.async_wait(net::kNoThrow);
+        std::vector<JobId> due;
+        for (const auto& job : jobs_) {
+            if (!job->wake || clock_.now() < *job->wake) continue;
+            job->wake.reset();
+            due.push_back(job->id);
+        }
+        for (const JobId& id : due) raise(id, round::Tick{});
     }
     co_return Result<void>{};
 }
 
-void Engine::log_waiting() {
-    if (!active_ || active_->state.phase == round::Phase::Finished) return;
-    std::string wait = round::waiting_for(active_->state, clock_.now());
-    if (wait == active_->last_wait) return;
-    log::debug("waiting", {{"job", active_->id.get()}, {"for", wait}});
-    active_->last_wait = std::move(wait);
+void Engine::log_waiting(ActiveJob& job) {
+    if (job.state.phase == round::Phase::Finished) return;
+    std::string wait = round::waiting_for(job.state, clock_.now());
+    if (wait == job.last_wait) return;
+    log::debug("waiting", {{"job", job.id.get()}, {"for", wait}});
+    job.last_wait = std::move(wait);
 }
 
 bool Engine::hold(const Result<void>& done) {
@@ -329,24 +441,30 @@ registry::SessionId Engine::join(const ClientId& client, const protocol::Hello& 
     if (registry_.join(std::move(member)))
         links_.at(client)->end("a newer connection of this client took over");
     links_[client] = &link;
-    raise(round::ClientJoined{client, base_models});
+    // The job that asked it before goes on with it; then it is nobody else's to ask.
+    auto order = offer_order();
+    std::stable_partition(order.begin(), order.end(),
+                          [&](const ActiveJob* job) { return round::is_asked(job->state, client); });
+    for (const ActiveJob* const job : order) raise(*job, round::ClientJoined{client, base_models});
     return session;
 }
 
 void Engine::leave(const ClientId& client, registry::SessionId session) {
     if (!registry_.leave(client, session)) return;
     links_.erase(client);
-    raise(round::ClientLeft{client});
+    holders_.erase(client);
+    for (const auto& job : jobs_) raise(*job, round::ClientLeft{client});
 }
 
 void Engine::on_progress(const ClientId& client, const protocol::Progress& progress) {
     const auto parsed = parse_task(client, progress.task_id());
-    if (!parsed || !active_ || active_->id != parsed->job) return;  // about work that is over
-    LivePart& live = active_->live[client];
+    ActiveJob* const job = parsed ? find(parsed->job) : nullptr;
+    if (job == nullptr) return;  // about work that is over
+    LivePart& live = job->live[client];
     live.step = progress.step();
     live.steps = progress.steps();
     live.loss = progress.loss();
-    metrics_.task_progress(active_->id, client,
+    metrics_.task_progress(job->id, client,
                            live.steps > 0 ? static_cast<double>(live.step) / live.steps : 0.0);
 }
 
@@ -356,8 +474,8 @@ void Engine::on_decline(const ClientId& client, const protocol::Decline& decline
                                            {"reason", decline.reason()},
                                            {"detail", decline.detail()}});
     const auto parsed = parse_task(client, decline.task_id());
-    if (!parsed || !active_ || active_->id != parsed->job) return;
-    raise(round::ClientDeclined{client, parsed->round, decline.reason(), decline.detail()});
+    if (parsed)
+        raise(parsed->job, round::ClientDeclined{client, parsed->round, decline.reason(), decline.detail()});
 }
 
 // "<job>/<round>/<client>": the client part must be the one of the certificate.

@@ -4,13 +4,15 @@
 //   session --Hello, Offer, ...--> Engine --Event--> round::step --Effect--> ledger, Links, the pool
 #pragma once
 
-#include <boost/asio/steady_timer.hpp>
 #include <boost/asio/thread_pool.hpp>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -34,13 +36,17 @@ struct EngineOptions {
     Path state_directory;
     std::uint64_t upload_bytes_max = std::uint64_t{64} << 30;
     unsigned threads = 0;  // of the compute pool; 0: one per core
+    // Where the pool's work runs instead, for simulated worlds.
+    std::optional<net::asio::any_io_executor> compute{};
 };
 
 // Verified bytes of a version or a step. Who shares: every connection that is sending them, and the engine's
 // cache.
 using SharedVersion = std::shared_ptr<const MappedFile>;
 
-// Lifecycle: open, start, and stop before destruction. Jobs run one after another, in order of submission.
+// Lifecycle: open, start, and stop before destruction.
+// Jobs run side by side, each with its own state machine. A client does one task at a time: while one job's
+// task holds it, the other jobs see it as busy; see offer_order() for who gets it next.
 // Concurrency: everything on one strand; file and number work goes to the pool and comes back.
 // After a failure of the ledger `on_fatal` is called: the process should end, and start again from the disk.
 class Engine {
@@ -53,7 +59,7 @@ public:
     Engine(const Engine&) = delete;
     Engine& operator=(const Engine&) = delete;
 
-    Result<void> start();  // takes up the job that a previous process left
+    Result<void> start();  // takes up the jobs that a previous process left
     net::awaitable<void> stop();
 
     // Clients. A Link is used until leave(), or until a newer connection of the same client replaces it.
@@ -81,6 +87,10 @@ public:
     Result<protocol::JobList> list_jobs() const;
     Result<protocol::JobReport> report(const JobId& id) const;
 
+    // For simulated worlds, which check what is there against what they saw.
+    const store::Ledger& ledger() const { return ledger_; }
+    const store::Versions& versions() const { return versions_; }
+
 private:
     struct LivePart {  // what a client said about its work since it was asked
         std::uint32_t step = 0;
@@ -99,6 +109,7 @@ private:
         std::string last_wait;  // what was last logged as waited for
         std::map<ClientId, LivePart> live;
         std::optional<Timestamp> wake;
+        Timestamp last_opened{};  // its latest round
     };
     struct ParsedTask {
         JobId job;
@@ -110,24 +121,37 @@ private:
            store::StateDirectory directory, store::Ledger ledger, store::Versions versions,
            ingest::Spool spool);
 
-    Result<void> activate_next();
     Result<void> activate(const store::JobRow& row);
-    void raise(round::Event event);
-    void apply(const round::Effect& effect);
-    void open_round(const round::OpenRound& effect);
-    void ask(const round::AskClient& effect);
-    Result<void> add_steps(protocol::Task& task) const;
-    void record(const round::RecordPart& effect);
-    void record(const round::RecordEvaluation& effect);
-    void finish(const round::FinishJob& effect);
-    void fail(const round::FailJob& effect);
-    net::awaitable<Result<void>> close_round(round::CloseRound effect);
+    Result<std::unique_ptr<ActiveJob>> load(const store::JobRow& row) const;
+    Result<std::set<Path>> counted_updates() const;  // of the open rounds, in the spool
+    ActiveJob* find(const JobId& id) const;          // null once it is over
+    std::vector<ActiveJob*> offer_order() const;
+
+    // Events are taken one after another: what follows from one while it is handled waits for its end.
+    void raise(const JobId& job, round::Event event);
+    void raise(const ActiveJob& job, round::Event event) { raise(job.id, std::move(event)); }
+    void handle(const JobId& id, round::Event event);
+    round::Event as_it_stands(const ActiveJob& job, round::Event event) const;
+    bool can_train(const ClientId& client, const ActiveJob& job) const;
+    void apply(ActiveJob& job, const round::Effect& effect);
+    void hold_client(ActiveJob& job, const ClientId& client);
+    void free_client(ActiveJob& job, const ClientId& client);
+    void open_round(ActiveJob& job, const round::OpenRound& effect);
+    void ask(ActiveJob& job, const round::AskClient& effect);
+    Result<void> add_steps(const ActiveJob& job, protocol::Task& task) const;
+    void release(const ActiveJob& job, const round::Release& effect);
+    void record(const ActiveJob& job, const round::RecordPart& effect);
+    void record(ActiveJob& job, const round::RecordEvaluation& effect);
+    void finish(const ActiveJob& job, const round::FinishJob& effect);
+    void fail(const ActiveJob& job, const round::FailJob& effect);
+    net::awaitable<Result<void>> close_round(JobId id, round::CloseRound effect);
     net::awaitable<Result<void>> tick();
-    void log_waiting();
+    std::optional<Timestamp> next_wake() const;
+    void log_waiting(ActiveJob& job);
     bool hold(const Result<void>& done);  // false, and fatal, when the ledger failed
 
     Result<ParsedTask> parse_task(const ClientId& client, const std::string& task) const;
-    ingest::UpdateRules update_rules() const;
+    static ingest::UpdateRules update_rules(const job::JobSpec& spec);
     void accept(const Intake& intake, Link& reply);
     std::optional<protocol::Verdict> judge_before_upload(const ClientId& client, const ParsedTask& parsed,
                                                          const protocol::Offer& offer);
@@ -145,13 +169,17 @@ private:
     store::Ledger ledger_;
     store::Versions versions_;
     ingest::Spool spool_;
-    net::asio::thread_pool pool_;
+    std::optional<net::asio::thread_pool> pool_;  // unless options_.compute takes its place
+    net::asio::any_io_executor compute_;
     net::TaskGroup tasks_;
-    net::asio::steady_timer timer_;
+    net::Timer timer_;
     registry::Registry registry_;
     std::map<ClientId, Link*> links_;
     std::map<std::string, std::weak_ptr<const MappedFile>> version_cache_;
-    std::unique_ptr<ActiveJob> active_;
+    std::vector<std::unique_ptr<ActiveJob>> jobs_;  // that are not over, in order of submission
+    std::map<ClientId, JobId> holders_;             // of connected clients: whose task they do
+    std::deque<std::pair<JobId, round::Event>> events_;
+    bool handling_ = false;
 };
 
 }  // namespace fedllm::server::engine

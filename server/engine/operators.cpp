@@ -37,7 +37,7 @@ net::awaitable<Result<JobId>> Engine::submit(protocol::SubmitJob request, ingest
         FEDLLM_TRY_VOID(initial.commit());
         return versions_.adopt(initial.final_path(), request.initial_digest());
     };
-    FEDLLM_CO_TRY(const auto version, co_await net::offload(pool_.get_executor(), adopt));
+    FEDLLM_CO_TRY(const auto version, co_await net::offload(compute_, adopt));
     FEDLLM_CO_TRY(const job::JobSpec spec, job::parse_job(request.job(), "the submitted job"));
     auto id = ledger_.add_job(spec.name, job::print_job(spec), version.digest, version.bytes, clock_.now());
     if (!id) {
@@ -45,7 +45,8 @@ net::awaitable<Result<JobId>> Engine::submit(protocol::SubmitJob request, ingest
         co_return id.error();
     }
     log::info("job submitted", {{"job", id->get()}, {"name", spec.name}, {"rounds", spec.rounds}});
-    if (!active_) hold(activate_next());
+    const auto row = ledger_.job(*id);
+    if (hold(row ? Result<void>{} : Result<void>(row.error()))) hold(activate(*row));
     co_return id;
 }
 
@@ -60,9 +61,8 @@ void Engine::fill_summary(const store::JobRow& row, protocol::JobSummary& summar
     if (row.status == store::JobStatus::Failed) {
         summary.set_waiting_for(row.detail);
     } else if (row.status == store::JobStatus::Running) {
-        const bool active = active_ && active_->id == row.id;
-        summary.set_waiting_for(active ? round::waiting_for(active_->state, clock_.now())
-                                       : "its turn: jobs run one after another");
+        const ActiveJob* const job = find(row.id);
+        if (job != nullptr) summary.set_waiting_for(round::waiting_for(job->state, clock_.now()));
     }
 }
 
@@ -123,16 +123,16 @@ Result<protocol::JobReport> Engine::report(const JobId& id) const {
     fill_summary(row, *report.mutable_summary());
     report.set_job(row.yaml);
     report.set_final_eval_loss(std::nan(""));
-    const ActiveJob* active = active_ && active_->id == id ? active_.get() : nullptr;
+    const ActiveJob* const active = find(id);
     for (const store::RoundRow& round : rounds) {
         fill_round(round, active, *report.add_rounds());
         // The round beyond the last is the final evaluation.
         if (round.round.get() == report.summary().rounds()) report.set_final_eval_loss(round.eval_loss);
     }
     const Path latest = options_.state_directory / "adapters" / id.get() / "latest";
-    std::error_code missing;
-    if (std::filesystem::exists(latest, missing)) {
-        report.set_adapter_path(std::filesystem::absolute(latest, missing).string());
+    if (const auto found = disk().find(latest); found && *found) {
+        std::error_code unknown;
+        report.set_adapter_path(std::filesystem::absolute(latest, unknown).string());
     }
     return report;
 }

@@ -45,23 +45,22 @@ void post(Link& reply, protocol::Verdict verdict) {
 
 }  // namespace
 
-ingest::UpdateRules Engine::update_rules() const {
-    return {.codec = active_->spec.update.codec.id,
-            .clip_norm = active_->spec.update.clip_norm,
-            .samples_max = active_->spec.samples_max};
+ingest::UpdateRules Engine::update_rules(const job::JobSpec& spec) {
+    return {
+        .codec = spec.update.codec.id, .clip_norm = spec.update.clip_norm, .samples_max = spec.samples_max};
 }
 
 void Engine::on_evaluation(const ClientId& client, const protocol::Evaluation& evaluation, Link& reply) {
     const TaskId task(evaluation.task_id());
     const auto parsed = parse_task(client, task.get());
     if (!parsed) return post(reply, refusal(task, parsed.error()));
-    if (!active_ || active_->id != parsed->job)
-        return post(reply, refusal(task, {Errc::Stale, "the job is over"}));
+    if (find(parsed->job) == nullptr) return post(reply, refusal(task, {Errc::Stale, "the job is over"}));
     if (auto fine = ingest::check_evaluation(evaluation.loss_sum(), evaluation.tokens()); !fine) {
         return refuse({parsed->job, parsed->round, client, task}, fine.error(), reply);
     }
     post(reply, outcome(task, protocol::OUTCOME_ACCEPTED));
-    raise(round::EvaluationArrived{client, parsed->round, evaluation.loss_sum(), evaluation.tokens()});
+    raise(parsed->job,
+          round::EvaluationArrived{client, parsed->round, evaluation.loss_sum(), evaluation.tokens()});
 }
 
 // Everything that can be said before a byte is taken; nothing means: take them.
@@ -82,8 +81,9 @@ std::optional<protocol::Verdict> Engine::judge_before_upload(const ClientId& cli
         metrics_.update_refused(parsed.job, again.code);
         return refusal(task, again);
     }
-    if (!active_ || active_->id != parsed.job) return refusal(task, {Errc::Stale, "the job is over"});
-    if (auto admitted = round::admits(active_->state, parsed.round, client); !admitted) {
+    const ActiveJob* const job = find(parsed.job);
+    if (job == nullptr) return refusal(task, {Errc::Stale, "the job is over"});
+    if (auto admitted = round::admits(job->state, parsed.round, client); !admitted) {
         metrics_.update_refused(parsed.job, admitted.error().code);
         return refusal(task, admitted.error());
     }
@@ -104,7 +104,10 @@ net::awaitable<std::unique_ptr<Intake>> Engine::on_offer(ClientId client, protoc
     }
     const UploadTarget target{parsed->job, parsed->round, client, task};
     const ingest::Claim claim = claim_of(offer);
-    auto fine = ingest::check_claim(claim, update_rules(), active_->manifest);
+    const ActiveJob* const job = find(parsed->job);
+    const tensor::Manifest manifest = job->manifest;  // copies: the job may end while the pool works
+    const ingest::UpdateRules rules = update_rules(job->spec);
+    auto fine = ingest::check_claim(claim, rules, manifest);
     if (fine && claim.bytes > options_.upload_bytes_max) {
         fine =
             make_error(Errc::TooLarge, std::to_string(claim.bytes) + " bytes exceed limits.upload_bytes_max");
@@ -113,30 +116,28 @@ net::awaitable<std::unique_ptr<Intake>> Engine::on_offer(ClientId client, protoc
         refuse(target, fine.error(), reply);
         co_return nullptr;
     }
-    const tensor::Manifest manifest = active_->manifest;  // copies: the job may end while the pool works
-    const ingest::UpdateRules rules = update_rules();
     auto intake = co_await net::offload(
-        pool_.get_executor(), [&] { return Intake::begin(spool_, manifest, rules, target, claim); });
+        compute_, [&] { return Intake::begin(spool_, manifest, rules, target, claim); });
     if (!intake) {
         put_off(target, intake.error(), reply);
         co_return nullptr;
     }
-    if (active_ && active_->id == parsed->job) active_->live[client].uploading = true;
+    if (ActiveJob* const still = find(parsed->job)) still->live[client].uploading = true;
     co_return std::move(*intake);
 }
 
 net::awaitable<Result<void>> Engine::take(Intake& intake, std::uint64_t offset,
                                           std::span<const std::byte> bytes) {
     metrics_.bytes_moved(intake.target().client, observe::Direction::Up, bytes.size());
-    auto taken = co_await net::offload(pool_.get_executor(), [&] { return intake.take(offset, bytes); });
-    if (active_ && active_->id == intake.target().job) {
-        active_->live[intake.target().client].bytes_up = intake.held();
+    auto taken = co_await net::offload(compute_, [&] { return intake.take(offset, bytes); });
+    if (ActiveJob* const job = find(intake.target().job)) {
+        job->live[intake.target().client].bytes_up = intake.held();
     }
     co_return taken;
 }
 
 net::awaitable<void> Engine::finish_upload(std::unique_ptr<Intake> intake, Link& reply) {
-    const auto settled = co_await net::offload(pool_.get_executor(), [&] { return intake->settle(); });
+    const auto settled = co_await net::offload(compute_, [&] { return intake->settle(); });
     if (settled) {
         accept(*intake, reply);
     } else {
@@ -149,7 +150,7 @@ net::awaitable<void> Engine::refuse_upload(std::unique_ptr<Intake> intake, Error
     // client.
     const bool our_fault =
         error.code == Errc::IoFailed || (error.code == Errc::DigestMismatch && intake->resumed());
-    co_await net::offload(pool_.get_executor(), [&] {
+    co_await net::offload(compute_, [&] {
         intake->discard();
         return true;
     });
@@ -172,10 +173,11 @@ void Engine::put_off(const UploadTarget& target, const Error& error, Link& reply
 void Engine::accept(const Intake& intake, Link& reply) {
     const UploadTarget& target = intake.target();
     const ingest::Claim& claim = intake.claim();
-    if (!active_ || active_->id != target.job) {
+    ActiveJob* const job = find(target.job);
+    if (job == nullptr) {
         return post(reply, refusal(target.task, {Errc::Stale, "the job is over"}));
     }
-    if (auto admitted = round::admits(active_->state, target.round, target.client); !admitted) {
+    if (auto admitted = round::admits(job->state, target.round, target.client); !admitted) {
         metrics_.update_refused(target.job, admitted.error().code);
         return post(reply, refusal(target.task, admitted.error()));
     }
@@ -185,28 +187,29 @@ void Engine::accept(const Intake& intake, Link& reply) {
     row.client = target.client;
     row.task = target.task;
     row.status = store::PartStatus::Accepted;
-    row.weight = active_->spec.weighting == job::Weighting::Samples ? claim.samples : 1;
+    row.weight = job->spec.weighting == job::Weighting::Samples ? claim.samples : 1;
     row.samples = claim.samples;
     row.tokens = claim.tokens;
     row.update_digest = claim.digest;
     row.bytes = claim.bytes;
-    row.bytes_down = active_->live[target.client].bytes_down;
+    row.bytes_down = job->live[target.client].bytes_down;
     row.train_loss = claim.train_loss;
     row.train_seconds = claim.train_seconds;
     row.eval_loss_sum = claim.eval_loss_sum;
     row.eval_tokens = claim.eval_tokens;
     row.codec = codec::name(intake.codec());
-    row.elements = active_->manifest.elements();
+    row.elements = job->manifest.elements();
     row.quantisation_error = claim.quantisation_error;
     row.residual_norm = claim.residual_norm;
+    row.counted = target.round;
     row.accepted = clock_.now();
-    row.elapsed = *row.accepted - active_->state.clock + active_->state.worked;
+    row.elapsed = *row.accepted - job->state.clock + job->state.worked;
     if (auto counted = ledger_.accept(row); !counted) {
         if (counted.error().code == Errc::StoreFailed) hold(counted.error());
         return post(reply, refusal(target.task, counted.error()));
     }
     metrics_.update_accepted(target.job);
-    const double bf16_bytes = 2.0 * static_cast<double>(active_->manifest.elements());
+    const double bf16_bytes = 2.0 * static_cast<double>(job->manifest.elements());
     metrics_.update_compressed(target.job, target.client, bf16_bytes / static_cast<double>(claim.bytes),
                                claim.quantisation_error, claim.residual_norm);
     log::info("update accepted", {{"client", target.client.get()},
@@ -218,7 +221,7 @@ void Engine::accept(const Intake& intake, Link& reply) {
                                   {"train_loss", claim.train_loss},
                                   {"norm", claim.update_norm}});
     post(reply, outcome(target.task, protocol::OUTCOME_ACCEPTED));
-    raise(round::UploadAccepted{target.client, target.round});
+    raise(target.job, round::UploadAccepted{target.client, target.round});
 }
 
 void Engine::refuse(const UploadTarget& target, const Error& error, Link& reply) {
@@ -229,8 +232,8 @@ void Engine::refuse(const UploadTarget& target, const Error& error, Link& reply)
                                  {"reason", name(error.code)},
                                  {"detail", error.message}});
     post(reply, refusal(target.task, error));
-    if (!active_ || active_->id != target.job) return;
-    raise(round::UploadRefused{target.client, target.round, std::string(name(error.code)), error.message});
+    raise(target.job,
+          round::UploadRefused{target.client, target.round, std::string(name(error.code)), error.message});
 }
 
 }  // namespace fedllm::server::engine

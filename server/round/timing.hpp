@@ -8,8 +8,6 @@
 
 namespace fedllm::server::round {
 
-bool is_over(const JobState& state);  // Finished or Failed
-
 // How long one waits for clients that may still come, or come back.
 Duration patience(const JobState& state);
 // How long the open round has been worked on at `time`, not counting the downtime of a restart.

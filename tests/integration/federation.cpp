@@ -165,7 +165,6 @@ void TinyJob::submit(Federation& federation) const {
     ASSERT_TRUE(link) << to_string(link.error());
     const auto job = (*link)->submit(yaml(), initial->bytes());
     ASSERT_TRUE(job) << to_string(job.error());
-    ASSERT_EQ(job->get(), "j1");
 }
 
 std::vector<float> honest_values(const std::string& task) {
