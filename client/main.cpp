@@ -37,10 +37,12 @@ It keeps connecting until it is stopped (SIGTERM or Ctrl-C), and takes up unfini
 
 using Connecting = net::awaitable<Result<std::unique_ptr<net::Stream>>>;
 
-// A certificate that was renewed serves from the next connection on; one that cannot be used does not replace it.
+// A certificate that was renewed serves from the next connection on; one that cannot be used does not replace
+// it.
 Connecting connect(const ClientConfig& to, net::ReloadingTls& tls) {
     if (const auto fresh = tls.refresh(); !fresh) {
-        log::error("certificate not reloaded: the one in use stays in use", {{"reason", to_string(fresh.error())}});
+        log::error("certificate not reloaded: the one in use stays in use",
+                   {{"reason", to_string(fresh.error())}});
     } else if (*fresh) {
         log::info("certificate reloaded", {{"certificate", tls.files().certificate.string()}});
     }

@@ -87,8 +87,8 @@ Result<Revocation> revoke(const Credentials& authority, std::string_view crl_pem
     }
     FEDLLM_TRY_VOID(count_up(*crl));
     if (X509_CRL_set1_lastUpdate(crl.get(), time.get()) != 1 ||
-        X509_CRL_set1_nextUpdate(crl.get(), X509_get0_notAfter(&issuer)) != 1 || X509_CRL_sort(crl.get()) != 1 ||
-        X509_CRL_sign(crl.get(), key.get(), EVP_sha256()) <= 0) {
+        X509_CRL_set1_nextUpdate(crl.get(), X509_get0_notAfter(&issuer)) != 1 ||
+        X509_CRL_sort(crl.get()) != 1 || X509_CRL_sign(crl.get(), key.get(), EVP_sha256()) <= 0) {
         return failed("signing the revocation list");
     }
     revocation.crl_pem = pem_of(*crl);

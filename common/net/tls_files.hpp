@@ -8,8 +8,8 @@
 
 namespace fedllm::net {
 
-// Lifecycle: open(), then refresh() whenever it suits; connections hold the context they began with. Concurrency:
-// one thread.
+// Lifecycle: open(), then refresh() whenever it suits; connections hold the context they began with.
+// Concurrency: one thread.
 class ReloadingTls {
 public:
     using Make = Result<TlsContext> (*)(const TlsFiles&);
@@ -20,8 +20,8 @@ public:
     const TlsFiles& files() const { return files_; }
 
     enum class Look { IfChanged, Always };
-    // Whether there is a new context. An error leaves the old one in use, and comes once for each change: files
-    // that are half copied must not lock anybody out, or let anybody in.
+    // Whether there is a new context. An error leaves the old one in use, and comes once for each change:
+    // files that are half copied must not lock anybody out, or let anybody in.
     Result<bool> refresh(Look look = Look::IfChanged);
 
 private:

@@ -43,8 +43,8 @@ Result<std::unique_ptr<Door>> Door::open(asio::any_io_executor control, const Do
     return door;
 }
 
-Door::Door(asio::any_io_executor control, const DoorOptions& options, net::ReloadingTls tls, const Clock& clock,
-           observe::Metrics& metrics, DoorEvents events)
+Door::Door(asio::any_io_executor control, const DoorOptions& options, net::ReloadingTls tls,
+           const Clock& clock, observe::Metrics& metrics, DoorEvents events)
     : control_(std::move(control)),
       options_(options),
       clock_(clock),
@@ -185,7 +185,8 @@ awaitable<Result<void>> Door::watch() {
 void Door::reread(net::ReloadingTls::Look look) {
     const auto fresh = tls_.refresh(look);
     if (!fresh) {
-        log::error("certificates not reloaded: those in use stay in use", {{"reason", to_string(fresh.error())}});
+        log::error("certificates not reloaded: those in use stay in use",
+                   {{"reason", to_string(fresh.error())}});
     }
     if (!fresh || !*fresh) return;
     const net::TlsFiles& files = tls_.files();

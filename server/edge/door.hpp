@@ -55,8 +55,8 @@ public:
     std::uint16_t port() const { return port_; }
 
 private:
-    Door(net::asio::any_io_executor control, const DoorOptions& options, net::ReloadingTls tls, const Clock& clock,
-         observe::Metrics& metrics, DoorEvents events);
+    Door(net::asio::any_io_executor control, const DoorOptions& options, net::ReloadingTls tls,
+         const Clock& clock, observe::Metrics& metrics, DoorEvents events);
 
     net::awaitable<Result<void>> accept();
     net::awaitable<Result<void>> receive(net::asio::ip::tcp::socket socket, GuestId guest);

@@ -78,12 +78,15 @@ void add_revoke(CLI::App& app, Chosen& chosen) {
          crl = std::make_shared<std::string>();
     auto* command = app.add_subcommand("revoke", "Take the certificates of a site or an operator back");
     command->footer(
-        "A running server reads the list within seconds (tls.crl, tls.reload_every) and disconnects whom it names.\n"
+        "A running server reads the list within seconds (tls.crl, tls.reload_every) and disconnects whom it "
+        "names.\n"
         "'fedllm invite NAME --out FOLDER' lets the site in again, with a new key.");
     command->add_option("name", options->name, "name of the site or operator")->required();
     command->add_option("--dir", *folder, "folder that 'fedllm init' made")->capture_default_str();
-    command->add_option("--certificate", *certificate, "take only this certificate back, not all of the name");
-    command->add_option("--crl", *crl, "the list (default: DIR/crl.pem); copy it to where the server reads it");
+    command->add_option("--certificate", *certificate,
+                        "take only this certificate back, not all of the name");
+    command->add_option("--crl", *crl,
+                        "the list (default: DIR/crl.pem); copy it to where the server reads it");
     command->callback([options, folder, certificate, crl, &chosen] {
         chosen.run = [options, folder, certificate, crl, &chosen]() -> Result<void> {
             options->folder = *folder;

@@ -13,7 +13,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Where certificates of members may lie: the record of all, and, for federations from before it was kept, the bundles.
+// Where certificates of members may lie: the record of all, and, for federations from before it was kept, the
+// bundles.
 std::vector<Path> candidates(const RevokeOptions& options) {
     if (!options.certificate.empty()) return {options.certificate};
     std::vector<Path> files;
@@ -37,15 +38,17 @@ Result<std::vector<std::string>> certificates_of(const RevokeOptions& options) {
         if (facts->identity.name.get() != options.name) continue;
         if (facts->identity.role == net::Role::Server) {
             return make_error(Errc::InvalidArgument,
-                              file.string() + ": a server's certificate cannot be taken back, for clients read no "
-                                              "list; give the server another one, and clients another tls.ca");
+                              file.string() +
+                                  ": a server's certificate cannot be taken back, for clients read no "
+                                  "list; give the server another one, and clients another tls.ca");
         }
         pems.push_back(pem);
     }
     if (!pems.empty()) return pems;
-    return make_error(Errc::NotFound, (options.certificate.empty() ? options.folder : options.certificate).string() +
-                                          ": no certificate of '" + options.name +
-                                          "' here; 'fedllm revoke NAME --certificate FILE' names one");
+    return make_error(Errc::NotFound,
+                      (options.certificate.empty() ? options.folder : options.certificate).string() +
+                          ": no certificate of '" + options.name +
+                          "' here; 'fedllm revoke NAME --certificate FILE' names one");
 }
 
 }  // namespace

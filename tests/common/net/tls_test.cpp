@@ -36,7 +36,8 @@ protected:
 
     // A revocation list of our authority with this one certificate on it.
     std::string revocation_of(const Path& certificate_file) {
-        return revoke(authority_.credentials(), "", {read_file(certificate_file).value()}, SystemClock().now())
+        return revoke(authority_.credentials(), "", {read_file(certificate_file).value()},
+                      SystemClock().now())
             .value()
             .crl_pem;
     }
@@ -151,8 +152,9 @@ TEST_F(TlsTest, AListThatWouldLockEverybodyOutIsRefused) {
     };
     const Timestamp now = SystemClock().now();
     EXPECT_NE(message_of_list("garbage").find("crl.pem: no PEM"), std::string::npos);
-    EXPECT_NE(message_of_list(revoke(foreign_.credentials(), "", {}, now)->crl_pem).find("no authority of ours"),
-              std::string::npos);
+    EXPECT_NE(
+        message_of_list(revoke(foreign_.credentials(), "", {}, now)->crl_pem).find("no authority of ours"),
+        std::string::npos);
     const auto old = create_authority("test federation", TestAuthority::expired()).value();
     EXPECT_NE(message_of_list(revoke(old, "", {}, now)->crl_pem), "taken") << "the same name, another key";
     EXPECT_EQ(message_of_list(revoke(authority_.credentials(), "", {}, now)->crl_pem), "taken");
