@@ -56,12 +56,7 @@ mode_t forbidden_bits(const struct stat& facts) {
 }
 
 Result<Key> load_key(const Path& path) {
-    struct stat facts {};
-    if (::stat(path.c_str(), &facts) == 0 && (facts.st_mode & forbidden_bits(facts)) != 0) {
-        return make_error(
-            Errc::PermissionDenied,
-            path.string() + ": others can read this private key; run: chmod 600 " + path.string());
-    }
+    FEDLLM_TRY_VOID(check_key_file(path));
     FEDLLM_TRY(const std::string pem, read_pem(path));
     return about_file(path, key_from_pem(pem));
 }
@@ -179,19 +174,11 @@ Result<TlsContext> make_client_context(const TlsFiles& files) {
     return make_context(files, /*server=*/false);
 }
 
-std::string stamp_of(const TlsFiles& files) {
-    std::string stamp;
-    const auto add = [&stamp](const Path& path) {
-        struct stat facts {};
-        if (::stat(path.c_str(), &facts) == 0) {
-            stamp += std::to_string(facts.st_ino) + ":" + std::to_string(facts.st_size) + ":" +
-                     std::to_string(facts.st_mtim.tv_sec) + "." + std::to_string(facts.st_mtim.tv_nsec);
-        }
-        stamp += ";";
-    };
-    for (const Path* const path : {&files.ca, &files.certificate, &files.key}) add(*path);
-    if (files.crl) add(*files.crl);
-    return stamp;
+Result<void> check_key_file(const Path& path) {
+    struct stat facts {};
+    if (::stat(path.c_str(), &facts) != 0 || (facts.st_mode & forbidden_bits(facts)) == 0) return {};
+    return make_error(Errc::PermissionDenied,
+                      path.string() + ": others can read this private key; run: chmod 600 " + path.string());
 }
 
 Result<PeerIdentity> own_identity(const TlsFiles& files) {

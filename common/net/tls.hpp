@@ -4,7 +4,6 @@
 #include <boost/asio/ssl/context.hpp>
 #include <memory>
 #include <optional>
-#include <string>
 
 #include "common/base/files.hpp"
 #include "common/base/result.hpp"
@@ -31,8 +30,8 @@ using TlsContext = std::shared_ptr<asio::ssl::context>;
 Result<TlsContext> make_server_context(const TlsFiles& files);
 Result<TlsContext> make_client_context(const TlsFiles& files);  // role client or operator
 
-// Changes whenever one of the files does; "" for a file that is not there is a change too.
-std::string stamp_of(const TlsFiles& files);
+// PermissionDenied, and how to mend it, when others can read this private key. Fine when it is not there.
+Result<void> check_key_file(const Path& path);
 
 // Who our own certificate says we are: the client's own name for its log and data folder.
 Result<PeerIdentity> own_identity(const TlsFiles& files);

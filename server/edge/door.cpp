@@ -34,22 +34,23 @@ std::string address_of(const tcp::socket& socket) {
 
 Result<std::unique_ptr<Door>> Door::open(asio::any_io_executor control, const DoorOptions& options,
                                          const Clock& clock, observe::Metrics& metrics, DoorEvents events) {
-    std::unique_ptr<Door> door(new Door(std::move(control), options, clock, metrics, std::move(events)));
-    door->stamp_ = net::stamp_of(options.tls);
-    FEDLLM_TRY(door->tls_, net::make_server_context(options.tls));
+    FEDLLM_TRY(auto tls, net::ReloadingTls::open(options.tls, &net::make_server_context));
+    std::unique_ptr<Door> door(
+        new Door(std::move(control), options, std::move(tls), clock, metrics, std::move(events)));
     FEDLLM_TRY(door->acceptor_, net::listen_tcp(door->io_.get_executor(), options.address, options.port));
     error_code ignored;
     door->port_ = door->acceptor_.local_endpoint(ignored).port();
     return door;
 }
 
-Door::Door(asio::any_io_executor control, const DoorOptions& options, const Clock& clock,
-           observe::Metrics& metrics, DoorEvents events)
+Door::Door(asio::any_io_executor control, const DoorOptions& options, net::ReloadingTls tls,
+           const Clock& clock, observe::Metrics& metrics, DoorEvents events)
     : control_(std::move(control)),
       options_(options),
       clock_(clock),
       metrics_(metrics),
       events_(std::move(events)),
+      tls_(std::move(tls)),
       admission_(options.limits),
       log_budget_(kLogLines, kLogWindow) {}
 
@@ -86,7 +87,7 @@ void Door::left(GuestId guest) {
 }
 
 void Door::reload() {
-    asio::post(io_, [this] { reread(); });
+    asio::post(io_, [this] { reread(net::ReloadingTls::Look::Always); });
 }
 
 // -----------------------------------------------------------------------------------------------------------
@@ -130,7 +131,7 @@ bool Door::let_in(GuestId guest, const tcp::socket& socket) {
 
 awaitable<Result<void>> Door::receive(tcp::socket socket, GuestId guest) {
     const std::string from = address_of(socket);
-    net::Accepting accepting(std::move(socket), tls_);
+    net::Accepting accepting(std::move(socket), tls_.context());
     handshakes_[guest] = &accepting;
     auto connected = co_await accepting.finish(options_.handshake_deadline);
     handshakes_.erase(guest);
@@ -176,34 +177,31 @@ void Door::refused(std::string_view reason, const std::string& from, const std::
 awaitable<Result<void>> Door::watch() {
     for (;;) {
         FEDLLM_CO_TRY_VOID(co_await net::sleep_for(options_.files_every));
-        if (net::stamp_of(options_.tls) != stamp_) reread();
+        reread(net::ReloadingTls::Look::IfChanged);
         expel_expired();
     }
 }
 
-// What cannot be used is refused as a whole, and what is in use stays: a half-copied file must not lock
-// anybody out, or let anybody in.
-void Door::reread() {
-    stamp_ = net::stamp_of(options_.tls);
-    auto fresh = net::make_server_context(options_.tls);
+void Door::reread(net::ReloadingTls::Look look) {
+    const auto fresh = tls_.refresh(look);
     if (!fresh) {
         log::error("certificates not reloaded: those in use stay in use",
                    {{"reason", to_string(fresh.error())}});
-        return;
     }
-    tls_ = std::move(*fresh);
-    log::info("certificates reloaded", {{"certificate", options_.tls.certificate.string()},
-                                        {"crl", options_.tls.crl ? options_.tls.crl->string() : "none"}});
+    if (!fresh || !*fresh) return;
+    const net::TlsFiles& files = tls_.files();
+    log::info("certificates reloaded", {{"certificate", files.certificate.string()},
+                                        {"crl", files.crl ? files.crl->string() : "none"}});
     tasks_.spawn("judging connections again", judge_again());
 }
 
 // Everybody who is connected, under the context that holds now. In pieces, for the door stays open meanwhile.
 awaitable<Result<void>> Door::judge_again() {
-    const net::TlsContext tls = tls_;
+    const net::TlsContext tls = tls_.context();
     GuestId done = 0;
     for (std::size_t count = 1;; ++count) {
         const auto next = guests_.upper_bound(done);
-        if (next == guests_.end() || tls != tls_) co_return Result<void>{};
+        if (next == guests_.end() || tls != tls_.context()) co_return Result<void>{};
         done = next->first;
         if (const auto good = next->second.check(tls); !good) expel(done, good.error().message);
         if (count % kJudgedAtOnce == 0) co_await asio::post(io_, asio::use_awaitable);

@@ -13,7 +13,7 @@
 #include "common/base/clock.hpp"
 #include "common/net/connect.hpp"
 #include "common/net/task_group.hpp"
-#include "common/net/tls.hpp"
+#include "common/net/tls_files.hpp"
 #include "server/edge/admission.hpp"
 #include "server/edge/descriptors.hpp"
 #include "server/edge/log_budget.hpp"
@@ -55,8 +55,8 @@ public:
     std::uint16_t port() const { return port_; }
 
 private:
-    Door(net::asio::any_io_executor control, const DoorOptions& options, const Clock& clock,
-         observe::Metrics& metrics, DoorEvents events);
+    Door(net::asio::any_io_executor control, const DoorOptions& options, net::ReloadingTls tls,
+         const Clock& clock, observe::Metrics& metrics, DoorEvents events);
 
     net::awaitable<Result<void>> accept();
     net::awaitable<Result<void>> receive(net::asio::ip::tcp::socket socket, GuestId guest);
@@ -67,7 +67,7 @@ private:
     void hand_over(GuestId guest, net::Connected connected);
     void expel(GuestId guest, const std::string& reason);
     void expel_expired();
-    void reread();
+    void reread(net::ReloadingTls::Look look);
     void refused(std::string_view reason, const std::string& from, const std::string& detail);
 
     net::asio::any_io_executor control_;
@@ -79,8 +79,7 @@ private:
     net::asio::io_context io_{1};
     net::asio::ip::tcp::acceptor acceptor_{io_};
     std::uint16_t port_ = 0;
-    net::TlsContext tls_;
-    std::string stamp_;  // of the files that were last read, well or not
+    net::ReloadingTls tls_;
     net::TaskGroup tasks_{io_.get_executor()};
     SpareDescriptor spare_;
     Admission admission_;
