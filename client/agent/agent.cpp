@@ -8,7 +8,6 @@
 #include <utility>
 
 #include "client/agent/download.hpp"
-#include "common/base/clock.hpp"
 #include "common/base/text.hpp"
 #include "common/crypto/secure_rng.hpp"
 #include "common/log/log.hpp"
@@ -27,9 +26,9 @@ constexpr double kSteadySeconds = 10;   // a connection that held so long begins
 constexpr double kProgressSeconds = 5;  // between two lines about progress
 constexpr Duration kFarewell = std::chrono::seconds(2);  // for a Goodbye to get through
 
-Rng jitter() {
-    std::uint64_t seed = 0;
-    crypto::SecureRng().fill(std::as_writable_bytes(std::span(&seed, 1)));
+Rng jitter(std::optional<std::uint64_t> given) {
+    std::uint64_t seed = given.value_or(0);
+    if (!given) crypto::SecureRng().fill(std::as_writable_bytes(std::span(&seed, 1)));
     return Rng(seed, "client/backoff");
 }
 
@@ -42,28 +41,32 @@ std::string two_digits(double value) {
 }  // namespace
 
 Result<std::unique_ptr<Agent>> Agent::open(asio::any_io_executor executor, const ClientConfig& config,
-                                           Connector connect, AgentOptions options) {
+                                           Connector connect, AgentOptions options,
+                                           const WorkerMaker& make_worker) {
     FEDLLM_TRY(VersionStore versions, VersionStore::open(config.state_directory / "versions"));
     FEDLLM_TRY(update::UpdateStore updates, update::UpdateStore::open(config.state_directory / "updates"));
-    FEDLLM_TRY(auto bench, Workbench::open(config, versions, updates));
+    FEDLLM_TRY(auto worker, make_worker(config, versions, updates));
     std::unique_ptr<Agent> agent(new Agent(std::move(executor), config, std::move(connect), options,
-                                           std::move(versions), std::move(updates), std::move(bench)));
+                                           std::move(versions), std::move(updates), std::move(worker)));
     if (!config.admin.address.empty()) FEDLLM_TRY_VOID(agent->open_admin_page());
     return agent;
 }
 
 Agent::Agent(asio::any_io_executor executor, const ClientConfig& config, Connector connect,
              AgentOptions options, VersionStore versions, update::UpdateStore updates,
-             std::unique_ptr<Workbench> bench)
+             std::unique_ptr<Worker> worker)
     : executor_(executor),
       config_(config),
       connect_(std::move(connect)),
       options_(options),
       versions_(std::move(versions)),
       updates_(std::move(updates)),
-      bench_(std::move(bench)),
+      worker_(std::move(worker)),
       pause_(executor),
-      farewell_(executor) {}
+      farewell_(executor) {
+    if (!options_.worker_executor) worker_thread_.emplace(1);
+    worker_executor_ = options_.worker_executor ? *options_.worker_executor : worker_thread_->get_executor();
+}
 
 Result<void> Agent::open_admin_page() {
     const auto readiness = [this]() -> admin::Readiness {
@@ -81,6 +84,10 @@ Result<void> Agent::open_admin_page() {
     return {};
 }
 
+double Agent::seconds() const {
+    return std::chrono::duration<double>(net::now(executor_).time_since_epoch()).count();
+}
+
 // -------------------------------------------------------------------------------------------------
 // connections
 
@@ -88,14 +95,14 @@ awaitable<Result<void>> Agent::run() {
     net::TaskGroup pages(executor_);
     if (admin_) pages.spawn("admin page", admin_->serve(), [this] { admin_->close(); });
     net::Backoff backoff(options_.backoff);
-    Rng rng = jitter();
+    Rng rng = jitter(options_.jitter_seed);
     while (!machine_.stopping()) {
-        const double began = monotonic_seconds();
+        const double began = seconds();
         auto stream = co_await connect_or_stop();
         Result<void> ended = stream ? Result<void>{} : Result<void>(stream.error());
         if (stream) ended = co_await converse(std::move(*stream));
         if (machine_.stopping()) break;
-        if (stream && monotonic_seconds() - began > kSteadySeconds) backoff.reset();
+        if (stream && seconds() - began > kSteadySeconds) backoff.reset();
         const Duration wait = backoff.next(rng);
         log::warn(stream ? "connection lost" : "cannot connect",
                   {{"server", config_.server.host + ":" + std::to_string(config_.server.port)},
@@ -112,7 +119,7 @@ awaitable<Result<void>> Agent::run() {
 
 awaitable<Result<std::unique_ptr<net::Stream>>> Agent::connect_or_stop() {
     using namespace asio::experimental::awaitable_operators;
-    pause_.expires_at(asio::steady_timer::time_point::max());
+    pause_.expires_at(net::kNever);
     auto first = co_await (connect_() || pause_.async_wait(net::kNoThrow));
     if (first.index() == 0) co_return std::get<0>(std::move(first));
     co_return make_error(Errc::Cancelled, "stopping");
@@ -132,7 +139,7 @@ protocol::ClientMessage Agent::hello() const {
     auto& hello = *message.mutable_hello();
     hello.set_protocol_version(protocol::kProtocolVersion);
     hello.set_software("fedllm-client " + std::string(service::version()));
-    hello.set_device(bench_->device());
+    hello.set_device(worker_->device());
     for (const auto& [model, folder] : config_.models) hello.add_base_models(model);
     for (const auto& [id, codec] : config::EnumNames<codec::CodecId>::rows) {
         hello.add_codecs(std::string(codec));
@@ -229,9 +236,8 @@ Result<void> Agent::on_message(const protocol::ServerMessage& message) {
 // From the first byte of an upload to its verdict, which waits for the last one: what the socket's buffer
 // swallows at once proves nothing about the link.
 void Agent::measure_link() {
-    const double seconds = monotonic_seconds() - upload_.began;
-    if (upload_.bytes > 0 && seconds > 0)
-        link_bytes_per_second_ = static_cast<double>(upload_.bytes) / seconds;
+    const double taken = seconds() - upload_.began;
+    if (upload_.bytes > 0 && taken > 0) link_bytes_per_second_ = static_cast<double>(upload_.bytes) / taken;
     upload_ = {};
 }
 
@@ -302,8 +308,8 @@ void Agent::fetch_next() {
 
 void Agent::carry_out(const MakeInitial& effect) {
     const TaskId id = effect.task.id;
-    auto make = [bench = bench_.get(), task = effect.task] { return bench->make_initial(task); };
-    asio::co_spawn(worker_, net::run_once(std::move(make)),
+    auto make = [worker = worker_.get(), task = effect.task] { return worker->make_initial(task); };
+    asio::co_spawn(worker_executor_, net::run_once(std::move(make)),
                    asio::bind_executor(
                        executor_, [this, id](std::exception_ptr thrown, std::optional<Result<void>> made) {
                            const bool held = !thrown && made && *made;
@@ -317,16 +323,16 @@ void Agent::carry_out(const MakeInitial& effect) {
 // The worker's thread posts what it has to say to our executor; it never touches the machine.
 void Agent::carry_out(const StartWork& effect) {
     stop_work_ = std::stop_source();
-    progress_said_ = monotonic_seconds();
+    progress_said_ = seconds();
     const TaskId id = effect.task.id;
     const auto report = [this, id](const Progress& progress) {
         asio::post(executor_, [this, id, progress] { on_progress({id, progress}); });
     };
-    auto work = [bench = bench_.get(), task = effect.task, name = name_, rate = link_bytes_per_second_,
+    auto work = [worker = worker_.get(), task = effect.task, name = name_, rate = link_bytes_per_second_,
                  report,
-                 stop = stop_work_.get_token()] { return bench->work(task, name, rate, report, stop); };
+                 stop = stop_work_.get_token()] { return worker->work(task, name, rate, report, stop); };
     asio::co_spawn(
-        worker_, net::run_once(std::move(work)),
+        worker_executor_, net::run_once(std::move(work)),
         asio::bind_executor(executor_, [this, id](std::exception_ptr thrown, std::optional<Event> event) {
             on_worker_done(id, thrown, std::move(event));
         }));
@@ -347,7 +353,7 @@ void Agent::on_worker_done(const TaskId& id, std::exception_ptr thrown, std::opt
 }
 
 void Agent::on_progress(const Progressed& event) {
-    const double now = monotonic_seconds();
+    const double now = seconds();
     const Progress& at = event.progress;
     metrics_.progress(at.step, at.steps, at.loss, at.tokens_per_second);
     if (at.step == at.steps || now - progress_said_ >= kProgressSeconds) {
@@ -366,7 +372,7 @@ void Agent::carry_out(const Upload& effect) {
     auto file = updates_.map(effect.id);
     if (!file)
         return apply(TaskRefused{effect.id, with_context(file.error(), "the finished update is gone")});
-    upload_ = {monotonic_seconds(), file->bytes().size() - effect.offset};
+    upload_ = {seconds(), file->bytes().size() - effect.offset};
     if (connection_ != nullptr) connection_->upload(effect.id, std::move(*file), effect.offset);
 }
 

@@ -13,7 +13,7 @@
 #include "client/agent/connection.hpp"
 #include "client/agent/machine.hpp"
 #include "client/agent/task.hpp"
-#include "client/agent/workbench.hpp"
+#include "client/agent/worker.hpp"
 #include "client/observe/metrics.hpp"
 #include "common/admin/page.hpp"
 #include "common/net/backoff.hpp"
@@ -27,6 +27,9 @@ struct AgentOptions {
     protocol::Limits limits;
     net::BackoffOptions backoff;
     Duration worker_grace = std::chrono::seconds(3);  // how long stopping waits for the worker
+    // For simulated worlds. Where the worker runs: none means on a thread of its own.
+    std::optional<net::asio::any_io_executor> worker_executor{};
+    std::optional<std::uint64_t> jitter_seed{};  // of the back-off; none: nobody can foretell it
 };
 
 // Lifecycle: open(); run() once, which returns after stop(). If worker_busy() is still true then, training
@@ -37,7 +40,8 @@ class Agent {
 public:
     static Result<std::unique_ptr<Agent>> open(net::asio::any_io_executor executor,
                                                const ClientConfig& config, Connector connect,
-                                               AgentOptions options = {});
+                                               AgentOptions options = {},
+                                               const WorkerMaker& make_worker = make_workbench);
 
     // Connects again and again, until stop().
     net::awaitable<Result<void>> run();
@@ -50,13 +54,14 @@ public:
 private:
     Agent(net::asio::any_io_executor executor, const ClientConfig& config, Connector connect,
           AgentOptions options, VersionStore versions, update::UpdateStore updates,
-          std::unique_ptr<Workbench> bench);
+          std::unique_ptr<Worker> worker);
 
     net::awaitable<Result<std::unique_ptr<net::Stream>>> connect_or_stop();
     net::awaitable<Result<void>> converse(std::unique_ptr<net::Stream> stream);
     net::awaitable<Result<void>> listen(Connection& connection);
     Result<void> open_admin_page();
     net::awaitable<void> wait_for_worker();
+    double seconds() const;  // since some fixed point, in the executor's time
     protocol::ClientMessage hello() const;
 
     Result<void> on_frame(const protocol::Frame& frame);
@@ -89,7 +94,7 @@ private:
     AgentOptions options_;
     VersionStore versions_;
     update::UpdateStore updates_;
-    std::unique_ptr<Workbench> bench_;
+    std::unique_ptr<Worker> worker_;
     observe::Metrics metrics_;
     std::unique_ptr<admin::Page> admin_;  // where the configuration asks for it
 
@@ -105,10 +110,11 @@ private:
     } upload_;                          // that waits for its verdict
     double link_bytes_per_second_ = 0;  // as the last upload went
     std::stop_source stop_work_;
-    double progress_said_ = 0;          // when the last progress line was logged, monotonic seconds
-    net::asio::steady_timer pause_;     // cancelled by stop(), and when the worker is done
-    net::asio::steady_timer farewell_;  // after stop(): when a connection that hangs is closed
-    net::asio::thread_pool worker_{1};  // last: joined first
+    double progress_said_ = 0;  // when the last progress line was logged, monotonic seconds
+    net::Timer pause_;          // cancelled by stop(), and when the worker is done
+    net::Timer farewell_;       // after stop(): when a connection that hangs is closed
+    std::optional<net::asio::thread_pool> worker_thread_;  // last: joined first
+    net::asio::any_io_executor worker_executor_;
 };
 
 }  // namespace fedllm::client::agent

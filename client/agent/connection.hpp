@@ -48,7 +48,7 @@ private:
     net::awaitable<Result<void>> send_queued();
 
     protocol::Limits limits_;
-    net::asio::steady_timer wake_;  // cancelled: there is something to send
+    net::Timer wake_;  // cancelled: there is something to send
     net::Channel channel_;
     protocol::Session session_{protocol::Side::Client, protocol::PeerRole::Client};
     std::deque<protocol::ClientMessage> messages_;  // bounded: the machine answers what the session lets in

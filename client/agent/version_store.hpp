@@ -4,9 +4,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <set>
 #include <span>
 #include <string>
+#include <utility>
 
 #include "common/base/files.hpp"
 #include "common/base/result.hpp"
@@ -17,10 +19,6 @@ namespace fedllm::client::agent {
 // The bytes that arrive for one version. Lifecycle: move-only, owns the open file.
 class VersionWriter {
 public:
-    VersionWriter(VersionWriter&& other) noexcept;
-    VersionWriter& operator=(VersionWriter&& other) noexcept;
-    ~VersionWriter();
-
     // Exactly the next bytes: a gap or repetition is OutOfOrder, more than announced TooLarge.
     Result<void> append(std::uint64_t offset, std::span<const std::byte> data);
     std::uint64_t held() const { return held_; }
@@ -28,11 +26,10 @@ public:
 
 private:
     friend class VersionStore;
-    VersionWriter(Path path, int fd, std::uint64_t held, std::uint64_t total)
-        : path_(std::move(path)), fd_(fd), held_(held), total_(total) {}
+    VersionWriter(std::unique_ptr<DiskFile> file, std::uint64_t held, std::uint64_t total)
+        : file_(std::move(file)), held_(held), total_(total) {}
 
-    Path path_;
-    int fd_ = -1;
+    std::unique_ptr<DiskFile> file_;
     std::uint64_t held_ = 0;
     std::uint64_t total_ = 0;
 };

@@ -251,4 +251,10 @@ Event Workbench::work(const Task& task, const ClientId& client, double link_byte
     return event ? std::move(*event) : Event{WorkFailed{task.id, event.error()}};
 }
 
+Result<std::unique_ptr<Worker>> make_workbench(const ClientConfig& config, VersionStore versions,
+                                               update::UpdateStore updates) {
+    FEDLLM_TRY(auto bench, Workbench::open(config, std::move(versions), std::move(updates)));
+    return std::unique_ptr<Worker>(std::move(bench));
+}
+
 }  // namespace fedllm::client::agent

@@ -2,7 +2,6 @@
 // runs on the worker's thread.
 #pragma once
 
-#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -12,6 +11,7 @@
 #include "client/agent/client_config.hpp"
 #include "client/agent/machine.hpp"
 #include "client/agent/version_store.hpp"
+#include "client/agent/worker.hpp"
 #include "client/data/dataset.hpp"
 #include "client/data/tokenizer.hpp"
 #include "client/model/base_model.hpp"
@@ -27,25 +27,17 @@ std::uint64_t training_seed(std::uint64_t job_seed, RoundId round, const ClientI
 
 // Lifecycle: base models are loaded once, in open(), and once more for jobs that want them held otherwise;
 // data set and trainer stay for the tasks of one job. Concurrency: one call at a time.
-class Workbench {
+class Workbench final : public Worker {
 public:
     // Fails for a model folder that cannot be used and a data file that is not there: better now than in a
     // task.
     static Result<std::unique_ptr<Workbench>> open(const ClientConfig& config, VersionStore versions,
                                                    update::UpdateStore updates);
 
-    // Makes the job's first version from its seed, and keeps it if the task starts from it or its first step
-    // does. NotFound where the seed does not give it: it was made otherwise.
-    Result<void> make_initial(const Task& task);
-
-    using Report = std::function<void(const Progress&)>;
-
-    // Trained, Evaluated or WorkFailed.
-    // link_bytes_per_second: measured with the last upload; 0: not yet.
+    Result<void> make_initial(const Task& task) override;
     Event work(const Task& task, const ClientId& client, double link_bytes_per_second, const Report& report,
-               std::stop_token stop);
-
-    std::string device() const { return devices_->name(); }
+               std::stop_token stop) override;
+    std::string device() const override { return devices_->name(); }
 
 private:
     struct Resident {

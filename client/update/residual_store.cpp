@@ -10,8 +10,6 @@
 namespace fedllm::client::update {
 namespace {
 
-namespace fs = std::filesystem;
-
 constexpr const char* kStaged = ".staged";
 constexpr const char* kResidual = ".residual";
 constexpr std::size_t kJobBytes = 40;  // of a job's id in a name
@@ -33,9 +31,11 @@ std::optional<std::uint32_t> round_in(const std::string& stem) {
 }
 
 // What cannot be removed is found stale or damaged later.
-void remove_file(const Path& path) {
-    std::error_code ignored;
-    fs::remove(path, ignored);
+void remove_file(const Path& path) { static_cast<void>(disk().remove(path)); }
+
+std::filesystem::file_time_type changed(const Path& path) {
+    const auto found = disk().find(path);
+    return found && *found ? (*found)->changed : std::filesystem::file_time_type();
 }
 
 }  // namespace
@@ -47,10 +47,10 @@ Result<ResidualStore> ResidualStore::open(const Path& folder) {
 
 std::vector<Path> ResidualStore::files(const std::string& prefix, const char* extension) const {
     std::vector<Path> found;
-    std::error_code ignored;
-    for (const auto& entry : fs::directory_iterator(folder_, ignored)) {
-        const std::string name = entry.path().filename().string();
-        if (name.starts_with(prefix) && entry.path().extension() == extension) found.push_back(entry.path());
+    const auto names = disk().list(folder_);
+    if (!names) return found;
+    for (const std::string& name : *names) {
+        if (name.starts_with(prefix) && Path(name).extension() == extension) found.push_back(folder_ / name);
     }
     return found;
 }
@@ -90,11 +90,10 @@ void ResidualStore::keep(const TaskId& task) const {
         }
     }
     std::vector<Path> all = files("", kResidual);
-    std::error_code ignored;
-    std::sort(all.begin(), all.end(), [&](const Path& a, const Path& b) {
-        return fs::last_write_time(a, ignored) > fs::last_write_time(b, ignored);
-    });
-    for (std::size_t i = kJobsMax; i < all.size(); ++i) remove_file(all[i]);
+    std::vector<std::pair<std::filesystem::file_time_type, Path>> by_age;
+    for (Path& path : all) by_age.emplace_back(changed(path), std::move(path));
+    std::sort(by_age.rbegin(), by_age.rend());
+    for (std::size_t i = kJobsMax; i < by_age.size(); ++i) remove_file(by_age[i].second);
 }
 
 void ResidualStore::drop(const TaskId& task) const {

@@ -82,17 +82,20 @@ Result<MappedFile> UpdateStore::map(const TaskId& task) const {
 }
 
 void UpdateStore::drop(const TaskId& task) const {
-    std::error_code ignored;  // what cannot be removed is found damaged or refused as stale later
-    std::filesystem::remove(path(task, ".yaml"), ignored);  // first: without it the update does not exist
-    std::filesystem::remove(path(task, ".update"), ignored);
+    // What cannot be removed is found damaged or refused as stale later.
+    static_cast<void>(disk().remove(path(task, ".yaml")));  // first: without it the update does not exist
+    static_cast<void>(disk().remove(path(task, ".update")));
 }
 
 void UpdateStore::drop_all_but(const TaskId& task) const {
-    const std::filesystem::path kept = path(task, "");
-    std::error_code ignored;
-    for (const auto& entry : std::filesystem::directory_iterator(folder_, ignored)) {
-        if (entry.is_regular_file(ignored) && entry.path().stem() != kept.filename())
-            std::filesystem::remove(entry.path(), ignored);
+    const Path kept = path(task, "");
+    const auto names = disk().list(folder_);
+    if (!names) return;
+    for (const std::string& name : *names) {
+        if (Path(name).stem() == kept.filename()) continue;
+        const auto found = disk().find(folder_ / name);
+        if (found && *found && (*found)->kind == Disk::Status::Kind::File)
+            static_cast<void>(disk().remove(folder_ / name));
     }
 }
 

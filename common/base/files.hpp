@@ -2,21 +2,19 @@
 #pragma once
 
 #include <cstddef>
-#include <filesystem>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 
+#include "common/base/disk.hpp"
 #include "common/base/result.hpp"
 
 namespace fedllm {
 
-using Path = std::filesystem::path;
-
 // The whole file as text. Fails with TooLarge before allocating.
 Result<std::string> read_file(const Path& path, std::size_t bytes_max = std::size_t{64} << 20);
-
-enum class FileMode { Normal, Secret };  // 0644, or 0600 for private keys
 
 // Write to a temporary file beside `path`, fsync, rename, fsync the directory: after a crash either the old
 // or the new content is there, never a mixture.
@@ -31,25 +29,35 @@ Result<void> commit_file(const Path& temporary, const Path& path);
 
 Result<void> make_directories(const Path& path);
 
-// A read-only memory map of a whole file. Move-only; the span lives as long as the object.
+// A read-only memory map of a whole file. Move-only; the span lives as long as the object, moves included.
 class MappedFile {
 public:
     static Result<MappedFile> open(const Path& path);
-    MappedFile(MappedFile&& other) noexcept;
-    MappedFile& operator=(MappedFile&& other) noexcept;
-    ~MappedFile();
 
-    std::span<const std::byte> bytes() const { return {data_, size_}; }
+    std::span<const std::byte> bytes() const { return mapping_->bytes(); }
 
 private:
-    MappedFile(const std::byte* data, std::size_t size) : data_(data), size_(size) {}
+    explicit MappedFile(std::unique_ptr<Mapping> mapping) : mapping_(std::move(mapping)) {}
 
-    const std::byte* data_ = nullptr;
-    std::size_t size_ = 0;
+    std::unique_ptr<Mapping> mapping_;
+};
+
+// A new file of a known size, mapped to be written in any order; its space is taken before a byte is written.
+// Sync it by commit_file. Move-only, as above.
+class WritableMap {
+public:
+    static Result<WritableMap> create(const Path& path, std::uint64_t bytes);
+
+    std::span<std::byte> bytes() const { return mapping_->bytes(); }
+
+private:
+    explicit WritableMap(std::unique_ptr<Mapping> mapping) : mapping_(std::move(mapping)) {}
+
+    std::unique_ptr<Mapping> mapping_;
 };
 
 // Lets go of the memory behind whole pages of a map that were read and will not be soon; a later read fetches
 // them from the file again. Only advice: nothing can go wrong.
-void release_pages(std::span<const std::byte> mapped);
+inline void release_pages(std::span<const std::byte> mapped) { disk().release(mapped); }
 
 }  // namespace fedllm

@@ -1,12 +1,10 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstdio>
-#include <cstring>
 #include <limits>
 #include <memory>
 #include <set>
+#include <utility>
 
 #include "common/formats/json.hpp"
 #include "common/formats/safetensors.hpp"
@@ -78,31 +76,33 @@ Result<std::string> build_header(std::span<const TensorToWrite* const> tensors,
 // The temporary file beside the target; removed unless it was committed.
 class Temporary {
 public:
-    explicit Temporary(const Path& target) : path_(target.string() + ".tmp" + std::to_string(::getpid())) {
-        file_ = std::fopen(path_.c_str(), "wb");
+    static Result<Temporary> create(const Path& target) {
+        Path path = target.string() + ".tmp" + std::to_string(::getpid());
+        FEDLLM_TRY(auto file, disk().open(path, Disk::Open::Replace));
+        return Temporary(std::move(path), std::move(file));
     }
-    Temporary(const Temporary&) = delete;
-    Temporary& operator=(const Temporary&) = delete;
+    Temporary(Temporary&&) = default;
     ~Temporary() {
-        if (file_) std::fclose(file_);
-        if (!committed_) ::unlink(path_.c_str());
+        if (file_) static_cast<void>(disk().remove(path_));  // what stays behind is overwritten by the next
     }
 
-    bool is_open() const { return file_ != nullptr; }
-    bool write(const void* data, std::size_t size) {  // an empty tensor has no data to point at
-        return size == 0 || std::fwrite(data, 1, size, file_) == size;
+    Result<void> append(std::span<const std::byte> bytes) {
+        FEDLLM_TRY_VOID(file_->write(length_, bytes));
+        length_ += bytes.size();
+        return {};
     }
-    bool close() { return std::fclose(std::exchange(file_, nullptr)) == 0; }
     Result<void> commit(const Path& target) {
         FEDLLM_TRY_VOID(commit_file(path_, target));
-        committed_ = true;
+        file_.reset();
         return {};
     }
 
 private:
+    Temporary(Path path, std::unique_ptr<DiskFile> file) : path_(std::move(path)), file_(std::move(file)) {}
+
     Path path_;
-    std::FILE* file_ = nullptr;
-    bool committed_ = false;
+    std::unique_ptr<DiskFile> file_;  // while it is not committed
+    std::uint64_t length_ = 0;
 };
 
 }  // namespace
@@ -127,17 +127,11 @@ Result<void> write_safetensors(const Path& path, std::span<const TensorToWrite> 
     const auto header = build_header(order, metadata);
     if (!header) return with_context(header.error(), path.string());
 
-    Temporary file(path);
-    const auto io_error = [&](const char* doing) {
-        return make_error(Errc::IoFailed, path.string() + ": " + doing + ": " + std::strerror(errno));
-    };
-    if (!file.is_open()) return io_error("creating a temporary file beside it");
+    FEDLLM_TRY(Temporary file, Temporary::create(path));
     const std::uint64_t length = header->size();
-    bool written = file.write(&length, sizeof length) && file.write(header->data(), length);
-    for (const TensorToWrite* tensor : order) {
-        written = written && file.write(tensor->bytes.data(), tensor->bytes.size());
-    }
-    if (!written || !file.close()) return io_error("writing");
+    FEDLLM_TRY_VOID(file.append(std::as_bytes(std::span(&length, 1))));
+    FEDLLM_TRY_VOID(file.append(std::as_bytes(std::span(header->data(), length))));
+    for (const TensorToWrite* tensor : order) FEDLLM_TRY_VOID(file.append(tensor->bytes));
     return file.commit(path);
 }
 

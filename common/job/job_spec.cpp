@@ -55,7 +55,8 @@ Table<JobSpec> make_table() {
         field<C>(
             "base.compute", [](auto& c) -> auto& { return c.base.compute; },
             "how clients multiply with the frozen linear layers: f32; operands rounded to bf16, sums in f32 "
-            "(AVX-512 BF16 makes that faster); 8-bit integers (AVX-512 VNNI); or fp8, which GPUs from Hopper on "
+            "(AVX-512 BF16 makes that faster); 8-bit integers (AVX-512 VNNI); or fp8, which GPUs from Hopper "
+            "on "
             "multiply twice as fast, and others compute as bf16. GPUs take bf16 for all but fp8"),
         field<C>(
             "seed", [](auto& c) -> auto& { return c.seed; },
@@ -87,6 +88,11 @@ Table<JobSpec> make_table() {
             "weighting", [](auto& c) -> auto& { return c.weighting; }, "each client's weight in the mean"),
         field<C>("server_learning_rate", [](auto& c) -> auto& { return c.server_learning_rate; },
                  "the mean update is multiplied by this; 1 is FedAvg", {.min = 0, .max = 100}),
+        field<C>(
+            "aggregation.sum_bits", [](auto& c) -> auto& { return c.aggregation.sum_bits; },
+            "integers of the exact sum, the server's memory per value: 64, or 32 where clip_norm x weights "
+            "is "
+            "small (at most 64 in all)"),
         field<C>("update.clip_norm", [](auto& c) -> auto& { return c.update.clip_norm; },
                  "L2 bound of a whole update: clients scale down to it, the server refuses more",
                  {.min = 1e-6, .max = 1e6}),
@@ -157,13 +163,13 @@ Result<void> check_together(const JobSpec& job, const std::string& source) {
                        job.base.compute != tensor::BaseCompute::Float ? "base.compute" : "base.storage",
                        "is for a frozen base; method: full trains every weight in f32");
     }
-    const auto scale =
-        tensor::FixedPoint::choose(tensor::bound_with_slack(job.update.clip_norm), weight_total_max(job));
-    if (!scale) {
-        return refused(
-            source, "update.clip_norm",
-            "clip_norm x samples_max x clients_per_round is more than the exact 64-bit sum can hold with "
-            "enough precision; lower samples_max, or use weighting: uniform");
+    if (!sum_scale(job)) {
+        const bool narrow = job.aggregation.sum_bits == tensor::SumBits::Bits32;
+        return refused(source, narrow ? "aggregation.sum_bits" : "update.clip_norm",
+                       std::string("clip_norm x samples_max x clients_per_round is more than the exact ") +
+                           (narrow ? "32" : "64") +
+                           "-bit sum can hold with enough precision; lower samples_max, or use " +
+                           (narrow ? "weighting: uniform, or sum_bits: 64" : "weighting: uniform"));
     }
     return {};
 }
@@ -216,6 +222,11 @@ std::string print_job(const JobSpec& job) { return config::print_yaml(job, job_t
 double weight_total_max(const JobSpec& job) {
     const double weight = job.weighting == Weighting::Samples ? static_cast<double>(job.samples_max) : 1.0;
     return weight * job.clients_per_round;
+}
+
+Result<tensor::FixedPoint> sum_scale(const JobSpec& job) {
+    return tensor::FixedPoint::choose(tensor::bound_with_slack(job.update.clip_norm), weight_total_max(job),
+                                      job.aggregation.sum_bits);
 }
 
 double learning_rate_at(const OptimizerSpec& optimizer, std::uint64_t step, std::uint64_t total) {

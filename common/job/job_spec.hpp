@@ -10,6 +10,7 @@
 #include "common/codec/codec.hpp"
 #include "common/config/yaml.hpp"
 #include "common/tensor/base_spec.hpp"
+#include "common/tensor/fixed_point.hpp"
 #include "common/tensor/lora_spec.hpp"
 
 namespace fedllm::job {
@@ -51,6 +52,11 @@ struct UpdateSpec {
     bool operator==(const UpdateSpec&) const = default;
 };
 
+struct AggregationSpec {
+    tensor::SumBits sum_bits = tensor::SumBits::Bits64;  // of the exact sum: the server's memory per value
+    bool operator==(const AggregationSpec&) const = default;
+};
+
 struct DownloadSpec {
     codec::Spec codec{.id = codec::CodecId::Deadzone, .bits = 1.5};  // of the difference between two versions
     bool operator==(const DownloadSpec&) const = default;
@@ -71,6 +77,7 @@ struct JobSpec {
     std::uint64_t samples_max = 10'000'000;  // a client that claims more is refused
     Weighting weighting = Weighting::Samples;
     double server_learning_rate = 1.0;
+    AggregationSpec aggregation;
     UpdateSpec update;
     DownloadSpec download;
     TrainSpec train;
@@ -88,8 +95,9 @@ Result<JobSpec> load_job(const Path& path);
 std::string print_job(const JobSpec& job);  // canonical YAML: what is stored and sent
 
 // The most that the weights of a round's contributions can add up to: with the clip norm it fixes the scale
-// of the exact sum (tensor::FixedPoint).
+// of the exact sum. parse_job() has refused the jobs that have none.
 double weight_total_max(const JobSpec& job);
+Result<tensor::FixedPoint> sum_scale(const JobSpec& job);
 
 // The learning rate of optimiser step `step` (from 0, counted over all rounds) out of `total`.
 double learning_rate_at(const OptimizerSpec& optimizer, std::uint64_t step, std::uint64_t total);
@@ -105,6 +113,11 @@ template <>
 struct fedllm::config::EnumNames<fedllm::job::Weighting> {
     static constexpr std::array<std::pair<job::Weighting, std::string_view>, 2> rows{
         {{job::Weighting::Samples, "samples"}, {job::Weighting::Uniform, "uniform"}}};
+};
+template <>
+struct fedllm::config::EnumNames<fedllm::tensor::SumBits> {
+    static constexpr std::array<std::pair<tensor::SumBits, std::string_view>, 2> rows{
+        {{tensor::SumBits::Bits64, "64"}, {tensor::SumBits::Bits32, "32"}}};
 };
 template <>
 struct fedllm::config::EnumNames<fedllm::job::Schedule> {

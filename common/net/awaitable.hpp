@@ -7,7 +7,6 @@
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/deferred.hpp>
 #include <boost/asio/experimental/parallel_group.hpp>
-#include <boost/asio/steady_timer.hpp>
 #include <boost/asio/this_coro.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <exception>
@@ -16,10 +15,9 @@
 
 #include "common/base/clock.hpp"
 #include "common/base/result.hpp"
+#include "common/net/timer.hpp"
 
 namespace fedllm::net {
-
-namespace asio = boost::asio;
 
 template <class T>
 using awaitable = asio::awaitable<T>;
@@ -37,7 +35,7 @@ awaitable<std::optional<Result<T>>> as_optional(awaitable<Result<T>> work) {
 template <class T>
 awaitable<Result<T>> within(Duration limit, awaitable<Result<T>> work) {
     const auto executor = co_await asio::this_coro::executor;
-    asio::steady_timer timer(executor, limit);
+    Timer timer(executor, limit);
     auto [order, thrown, result, timer_error] =
         co_await asio::experimental::make_parallel_group(
             asio::co_spawn(executor, as_optional(std::move(work)), asio::deferred),

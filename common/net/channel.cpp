@@ -9,7 +9,6 @@ namespace {
 
 using protocol::Frame;
 using protocol::FrameKind;
-using SteadyClock = std::chrono::steady_clock;
 
 // A chunk's first bytes are copied behind its head, so that head and data fill one TLS record (16 KiB)
 // together.
@@ -27,8 +26,8 @@ struct Channel::SendQueue {
 // A sender's turn to write: waited for in line, passed on when it goes.
 class Channel::Turn {
 public:
-    Turn(std::shared_ptr<SendQueue> queue, asio::any_io_executor executor)
-        : queue_(std::move(queue)), woken_(std::move(executor), asio::steady_timer::time_point::max()) {}
+    Turn(std::shared_ptr<SendQueue> queue, const asio::any_io_executor& executor)
+        : queue_(std::move(queue)), woken_(executor) {}
     Turn(const Turn&) = delete;
     Turn& operator=(const Turn&) = delete;
 
@@ -57,7 +56,7 @@ public:
 
 private:
     std::shared_ptr<SendQueue> queue_;
-    asio::steady_timer woken_;
+    Timer woken_;
     bool held_ = false;
 };
 
@@ -70,7 +69,7 @@ Channel::Channel(std::unique_ptr<Stream> stream, const protocol::Limits& limits)
           stream_->executor(),
           [this] { end_with(make_error(Errc::Timeout, "the peer takes nothing, or too slowly")); }),
       senders_(std::make_shared<SendQueue>()),
-      last_sent_(SteadyClock::now()) {}
+      last_sent_(now(stream_->executor())) {}
 
 Channel::~Channel() { close(); }
 
@@ -187,7 +186,7 @@ awaitable<Result<void>> Channel::send_frame(std::vector<std::byte> head, std::sp
     FEDLLM_CO_TRY_VOID(co_await write_all(head));
     FEDLLM_CO_TRY_VOID(co_await write_all(rest));
     stats_.frames_out += 1;
-    last_sent_ = SteadyClock::now();
+    last_sent_ = now(stream_->executor());
     co_return Result<void>{};
 }
 
@@ -234,7 +233,7 @@ Error Channel::end_with(Error error) {
 }
 
 Duration Channel::silent_for() const {
-    return std::chrono::duration_cast<Duration>(SteadyClock::now() - last_sent_);
+    return std::chrono::duration_cast<Duration>(now(stream_->executor()) - last_sent_);
 }
 
 }  // namespace fedllm::net

@@ -90,7 +90,7 @@ private:
         senders_;                 // shared with the senders' coroutines, which may be destroyed after us
     std::optional<Error> ended_;  // why the channel is closed
     bool closed_ = false;
-    std::chrono::steady_clock::time_point last_sent_;
+    TimePoint last_sent_;
     ChannelStats stats_;
 };
 

@@ -8,8 +8,7 @@ namespace fedllm::net {
 
 // One direction: a ring of bytes and what happened to its ends.
 struct MemoryStream::Pipe {
-    Pipe(const asio::any_io_executor& executor, std::size_t bytes)
-        : ring(bytes), changed(executor, asio::steady_timer::time_point::max()) {}
+    Pipe(const asio::any_io_executor& executor, std::size_t bytes) : ring(bytes), changed(executor) {}
 
     std::size_t room() const { return ring.size() - size; }
 
@@ -39,7 +38,7 @@ struct MemoryStream::Pipe {
     std::size_t until_cut = std::numeric_limits<std::size_t>::max();
     bool ended = false;  // the writer said so
     bool cut = false;    // either end is gone
-    asio::steady_timer changed;
+    Timer changed;
 };
 
 MemoryStream::MemoryStream(asio::any_io_executor executor, std::shared_ptr<Pipe> in,

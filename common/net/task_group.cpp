@@ -45,11 +45,10 @@ Result<void> result_of(std::exception_ptr thrown, Result<void> result) {
 }  // namespace
 
 struct TaskGroup::State {
-    explicit State(const asio::any_io_executor& executor)
-        : ended(executor, asio::steady_timer::time_point::max()) {}
+    explicit State(const asio::any_io_executor& executor) : ended(executor) {}
 
     std::list<Task> tasks;
-    asio::steady_timer ended;  // never fires: cancelled whenever a task ends, which wakes who waits
+    Timer ended;  // never fires: cancelled whenever a task ends, which wakes who waits
     bool stopping = false;
 };
 

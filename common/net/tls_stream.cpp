@@ -113,19 +113,19 @@ Result<PeerIdentity> TlsStream::peer_identity() {
 }
 
 Error TlsStream::explain_handshake(const Outcome& outcome) {
-    if (outcome.kind != SSL_ERROR_SSL) {
-        Error error = explain(outcome);
-        if (error.code == Errc::PeerClosed)
-            error.message = "the peer closed the connection during the TLS handshake";
-        return error;
-    }
-    const long verdict = SSL_get_verify_result(native());
-    if (!is_peer_alert(outcome.error) && verdict != X509_V_OK) {
+    const bool ours = outcome.kind == SSL_ERROR_SSL && !is_peer_alert(outcome.error);
+    if (const long verdict = SSL_get_verify_result(native()); ours && verdict != X509_V_OK) {
         return make_error(Errc::PeerUntrusted, "the peer's certificate is refused: " +
                                                    std::string(X509_verify_cert_error_string(verdict)));
     }
-    if (is_peer_alert(outcome.error)) return explain(outcome);
-    return make_error(Errc::PeerUntrusted, "TLS handshake: " + reason_of(outcome.error));
+    // A peer that goes away in the middle is no reason for distrust, though OpenSSL makes an error of it.
+    if (ours && !end_.ended && end_.failed == 0) {
+        return make_error(Errc::PeerUntrusted, "TLS handshake: " + reason_of(outcome.error));
+    }
+    Error error = explain(outcome);
+    if (error.code == Errc::PeerClosed)
+        error.message = "the peer closed the connection during the TLS handshake";
+    return error;
 }
 
 Error TlsStream::explain(const Outcome& outcome) const {
@@ -151,7 +151,7 @@ Error TlsStream::explain(const Outcome& outcome) const {
 awaitable<void> TlsStream::linger() {
     error_code ignored;
     socket_.shutdown(asio::socket_base::shutdown_send, ignored);
-    asio::steady_timer timer(socket_.get_executor(), kLinger);
+    Timer timer(socket_.get_executor(), kLinger);
     timer.async_wait([this, alive = std::weak_ptr(context_)](const error_code& error) {
         if (!error && !alive.expired()) socket_.cancel();
     });

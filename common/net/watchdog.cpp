@@ -4,14 +4,12 @@
 
 namespace fedllm::net {
 
-using SteadyClock = std::chrono::steady_clock;
-
 struct Watchdog::State : std::enable_shared_from_this<State> {
-    State(asio::any_io_executor executor, std::function<void()> expire)
-        : timer(std::move(executor)), on_expire(std::move(expire)) {}
+    State(const asio::any_io_executor& where, std::function<void()> expire)
+        : executor(where), timer(executor), on_expire(std::move(expire)) {}
 
     // Keeps one wait pending, which ends at `time` or earlier.
-    void wake_by(SteadyClock::time_point time) {
+    void wake_by(TimePoint time) {
         if (pending && timer.expiry() <= time) return;
         timer.expires_at(time);  // the wait that was pending ends with operation_aborted
         pending = true;
@@ -23,14 +21,15 @@ struct Watchdog::State : std::enable_shared_from_this<State> {
     void wake() {
         pending = false;
         if (!watching) return;
-        if (SteadyClock::now() < due) return wake_by(due);
+        if (now(executor) < due) return wake_by(due);
         watching = false;
         on_expire();
     }
 
-    asio::steady_timer timer;
+    asio::any_io_executor executor;
+    Timer timer;
     std::function<void()> on_expire;
-    SteadyClock::time_point due;
+    TimePoint due;
     bool pending = false;
     bool watching = false;
 };
@@ -44,7 +43,7 @@ Watchdog::~Watchdog() {
 }
 
 void Watchdog::start(Duration limit) {
-    state_->due = SteadyClock::now() + limit;
+    state_->due = now(state_->executor) + limit;
     state_->watching = true;
     state_->wake_by(state_->due);
 }

@@ -15,7 +15,7 @@ namespace asio = boost::asio;
 using net::awaitable;
 
 Server::Server(const ServerConfig& config)
-    : config_(config), stop_(io_, std::chrono::hours(24 * 365 * 100)), tasks_(io_.get_executor()) {}
+    : config_(config), stop_(io_.get_executor()), tasks_(io_.get_executor()) {}
 
 Result<std::unique_ptr<Server>> Server::create(const ServerConfig& config) {
     std::unique_ptr<Server> server(new Server(config));

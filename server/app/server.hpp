@@ -43,7 +43,7 @@ private:
     std::unique_ptr<engine::Engine> engine_;
     std::unique_ptr<edge::Listener> listener_;
     std::unique_ptr<admin::Page> admin_;
-    net::asio::steady_timer stop_;  // cancelled to begin the shutdown
+    net::Timer stop_;  // cancelled to begin the shutdown
     bool stopping_ = false;
     net::TaskGroup tasks_;
 };

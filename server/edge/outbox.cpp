@@ -27,7 +27,7 @@ net::awaitable<Result<void>> Outbox::run() {
 }
 
 net::awaitable<void> Outbox::wait() {
-    changed_.expires_after(std::chrono::hours(1));
+    changed_.expires_at(net::kNever);
     [[maybe_unused]] auto [woken] = co_await changed_.async_wait(net::kNoThrow);
 }
 

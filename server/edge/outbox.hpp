@@ -2,7 +2,6 @@
 // written.
 #pragma once
 
-#include <boost/asio/steady_timer.hpp>
 #include <deque>
 
 #include "common/net/channel.hpp"
@@ -27,7 +26,7 @@ private:
 
     net::Channel& channel_;
     protocol::Session& session_;
-    net::asio::steady_timer changed_;  // cancelled to wake run()
+    net::Timer changed_;  // cancelled to wake run()
     std::deque<protocol::ServerMessage> messages_;
     bool closed_ = false;
 };

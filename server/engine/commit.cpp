@@ -1,8 +1,6 @@
 #include "server/engine/commit.hpp"
 
 #include <algorithm>
-#include <filesystem>
-#include <system_error>
 
 #include "common/codec/codec.hpp"
 #include "common/formats/peft.hpp"
@@ -12,8 +10,6 @@
 
 namespace fedllm::server::engine {
 namespace {
-
-namespace fs = std::filesystem;
 
 constexpr std::uint64_t kSliceElements = std::uint64_t{1} << 16;  // averaged at a time: stays in the cache
 
@@ -69,12 +65,9 @@ Result<std::vector<float>> read_residual(const store::VersionRow& base, std::uin
 Result<void> point_latest_at(const Path& folder) {
     const Path link = folder.parent_path() / "latest";
     const Path temporary = folder.parent_path() / "latest.new";
-    std::error_code code;
-    fs::remove(temporary, code);
-    fs::create_directory_symlink(folder.filename(), temporary, code);
-    if (!code) fs::rename(temporary, link, code);
-    if (code) return make_error(Errc::IoFailed, link.string() + ": replacing the link: " + code.message());
-    return {};
+    FEDLLM_TRY_VOID(disk().remove(temporary));
+    FEDLLM_TRY_VOID(disk().link(folder.filename(), temporary));
+    return disk().rename(temporary, link);
 }
 
 }  // namespace

@@ -82,7 +82,7 @@ net::awaitable<Result<SharedVersion>> Engine::version(std::string digest) {
         version_cache_.erase(digest);
         co_return row.error();
     }
-    auto mapped = co_await net::offload(pool_.get_executor(), [&] {
+    auto mapped = co_await net::offload(compute_, [&] {
         return step ? versions_.map(store::Attachment::Step, digest) : versions_.map(digest);
     });
     if (!mapped) co_return mapped.error();

@@ -56,9 +56,11 @@ Engine::Engine(asio::any_io_executor strand, const EngineOptions& options, const
       ledger_(std::move(ledger)),
       versions_(std::move(versions)),
       spool_(std::move(spool)),
-      pool_(threads_or_cores(options.threads)),
       tasks_(strand),
-      timer_(strand) {}
+      timer_(strand) {
+    if (!options.compute) pool_.emplace(threads_or_cores(options.threads));
+    compute_ = options.compute ? *options.compute : pool_->get_executor();
+}
 
 Engine::~Engine() = default;
 
@@ -68,15 +70,15 @@ Result<void> Engine::start() {
     FEDLLM_TRY_VOID(spool_.prune(counted, ingest::Spool::Parts::Keep));
     FEDLLM_TRY(const auto rows, ledger_.jobs());
     for (const store::JobRow& row : rows) {
-        if (row.status != store::JobStatus::Running) continue;
-        FEDLLM_TRY_VOID(activate(row));
+        const bool alive = row.status == store::JobStatus::Running || row.status == store::JobStatus::Paused;
+        if (alive) FEDLLM_TRY_VOID(activate(row));
     }
     return {};
 }
 
 asio::awaitable<void> Engine::stop() {
     co_await tasks_.stop(std::chrono::seconds(5));
-    pool_.join();
+    if (pool_) pool_->join();
 }
 
 // -------------------------------------------------------------------------------------------------------------
@@ -219,6 +221,17 @@ void Engine::apply(ActiveJob& job, const round::Effect& effect) {
         }
         void operator()(const round::FinishJob& e) { engine.finish(job, e); }
         void operator()(const round::FailJob& e) { engine.fail(job, e); }
+        void operator()(const round::StopJob& e) {
+            if (!engine.hold(engine.ledger_.finish_job(job.id, store::JobStatus::Stopped, e.cause))) return;
+            engine.metrics_.job_ended(job.id, "stopped");
+            log::warn("job stopped", {{"job", job.id.get()}, {"cause", e.cause}});
+        }
+        void operator()(const round::PauseJob& e) {
+            engine.hold(engine.ledger_.mark_job(job.id, store::JobStatus::Paused, e.cause));
+        }
+        void operator()(const round::ResumeJob&) {
+            engine.hold(engine.ledger_.mark_job(job.id, store::JobStatus::Running, ""));
+        }
         void operator()(const round::WakeAt& e) {
             job.wake = e.when;
             engine.timer_.cancel();
@@ -321,7 +334,7 @@ asio::awaitable<Result<void>> Engine::close_round(JobId id, round::CloseRound ef
                                  options_.state_directory));
         return version;
     };
-    const auto version = co_await net::offload(pool_.get_executor(), build);
+    const auto version = co_await net::offload(compute_, build);
     if (find(id) == nullptr) co_return Result<void>{};
     if (!version) {
         raise(id, round::AggregationFailed{to_string(version.error())});

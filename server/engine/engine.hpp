@@ -4,7 +4,6 @@
 //   session --Hello, Offer, ...--> Engine --Event--> round::step --Effect--> ledger, Links, the pool
 #pragma once
 
-#include <boost/asio/steady_timer.hpp>
 #include <boost/asio/thread_pool.hpp>
 #include <deque>
 #include <functional>
@@ -37,6 +36,8 @@ struct EngineOptions {
     Path state_directory;
     std::uint64_t upload_bytes_max = std::uint64_t{64} << 30;
     unsigned threads = 0;  // of the compute pool; 0: one per core
+    // Where the pool's work runs instead, for simulated worlds.
+    std::optional<net::asio::any_io_executor> compute{};
 };
 
 // Verified bytes of a version or a step. Who shares: every connection that is sending them, and the engine's
@@ -85,6 +86,10 @@ public:
     net::awaitable<Result<JobId>> submit(protocol::SubmitJob request, ingest::Upload initial);
     Result<protocol::JobList> list_jobs() const;
     Result<protocol::JobReport> report(const JobId& id) const;
+
+    // For simulated worlds, which check what is there against what they saw.
+    const store::Ledger& ledger() const { return ledger_; }
+    const store::Versions& versions() const { return versions_; }
 
 private:
     struct LivePart {  // what a client said about its work since it was asked
@@ -165,9 +170,10 @@ private:
     store::Ledger ledger_;
     store::Versions versions_;
     ingest::Spool spool_;
-    net::asio::thread_pool pool_;
+    std::optional<net::asio::thread_pool> pool_;  // unless options_.compute takes its place
+    net::asio::any_io_executor compute_;
     net::TaskGroup tasks_;
-    net::asio::steady_timer timer_;
+    net::Timer timer_;
     registry::Registry registry_;
     std::map<ClientId, Link*> links_;
     std::map<std::string, std::weak_ptr<const MappedFile>> version_cache_;

@@ -37,7 +37,7 @@ net::awaitable<Result<JobId>> Engine::submit(protocol::SubmitJob request, ingest
         FEDLLM_TRY_VOID(initial.commit());
         return versions_.adopt(initial.final_path(), request.initial_digest());
     };
-    FEDLLM_CO_TRY(const auto version, co_await net::offload(pool_.get_executor(), adopt));
+    FEDLLM_CO_TRY(const auto version, co_await net::offload(compute_, adopt));
     FEDLLM_CO_TRY(const job::JobSpec spec, job::parse_job(request.job(), "the submitted job"));
     auto id = ledger_.add_job(spec.name, job::print_job(spec), version.digest, version.bytes, clock_.now());
     if (!id) {
@@ -130,9 +130,9 @@ Result<protocol::JobReport> Engine::report(const JobId& id) const {
         if (round.round.get() == report.summary().rounds()) report.set_final_eval_loss(round.eval_loss);
     }
     const Path latest = options_.state_directory / "adapters" / id.get() / "latest";
-    std::error_code missing;
-    if (std::filesystem::exists(latest, missing)) {
-        report.set_adapter_path(std::filesystem::absolute(latest, missing).string());
+    if (const auto found = disk().find(latest); found && *found) {
+        std::error_code unknown;
+        report.set_adapter_path(std::filesystem::absolute(latest, unknown).string());
     }
     return report;
 }

@@ -117,7 +117,7 @@ net::awaitable<std::unique_ptr<Intake>> Engine::on_offer(ClientId client, protoc
         co_return nullptr;
     }
     auto intake = co_await net::offload(
-        pool_.get_executor(), [&] { return Intake::begin(spool_, manifest, rules, target, claim); });
+        compute_, [&] { return Intake::begin(spool_, manifest, rules, target, claim); });
     if (!intake) {
         put_off(target, intake.error(), reply);
         co_return nullptr;
@@ -129,7 +129,7 @@ net::awaitable<std::unique_ptr<Intake>> Engine::on_offer(ClientId client, protoc
 net::awaitable<Result<void>> Engine::take(Intake& intake, std::uint64_t offset,
                                           std::span<const std::byte> bytes) {
     metrics_.bytes_moved(intake.target().client, observe::Direction::Up, bytes.size());
-    auto taken = co_await net::offload(pool_.get_executor(), [&] { return intake.take(offset, bytes); });
+    auto taken = co_await net::offload(compute_, [&] { return intake.take(offset, bytes); });
     if (ActiveJob* const job = find(intake.target().job)) {
         job->live[intake.target().client].bytes_up = intake.held();
     }
@@ -137,7 +137,7 @@ net::awaitable<Result<void>> Engine::take(Intake& intake, std::uint64_t offset,
 }
 
 net::awaitable<void> Engine::finish_upload(std::unique_ptr<Intake> intake, Link& reply) {
-    const auto settled = co_await net::offload(pool_.get_executor(), [&] { return intake->settle(); });
+    const auto settled = co_await net::offload(compute_, [&] { return intake->settle(); });
     if (settled) {
         accept(*intake, reply);
     } else {
@@ -150,7 +150,7 @@ net::awaitable<void> Engine::refuse_upload(std::unique_ptr<Intake> intake, Error
     // client.
     const bool our_fault =
         error.code == Errc::IoFailed || (error.code == Errc::DigestMismatch && intake->resumed());
-    co_await net::offload(pool_.get_executor(), [&] {
+    co_await net::offload(compute_, [&] {
         intake->discard();
         return true;
     });
@@ -201,6 +201,7 @@ void Engine::accept(const Intake& intake, Link& reply) {
     row.elements = job->manifest.elements();
     row.quantisation_error = claim.quantisation_error;
     row.residual_norm = claim.residual_norm;
+    row.counted = target.round;
     row.accepted = clock_.now();
     row.elapsed = *row.accepted - job->state.clock + job->state.worked;
     if (auto counted = ledger_.accept(row); !counted) {

@@ -1,12 +1,6 @@
 #include "server/ingest/spool.hpp"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <cstdlib>
-#include <cstring>
 #include <utility>
 #include <vector>
 
@@ -14,10 +8,6 @@ namespace fedllm::server::ingest {
 namespace {
 
 constexpr std::size_t kPieceBytes = std::size_t{1} << 20;
-
-Error system_error(const Path& path, const char* doing) {
-    return make_error(Errc::IoFailed, path.string() + ": " + doing + ": " + std::strerror(errno));
-}
 
 std::string task_part(const TaskId& task) {
     return crypto::to_hex(crypto::sha256(std::string_view(task.get()))).substr(0, 16);
@@ -46,24 +36,15 @@ bool is_intact(const Path& path, std::string_view digest, std::uint64_t bytes) {
     return file && file->bytes().size() == bytes && crypto::to_hex(crypto::sha256(file->bytes())) == digest;
 }
 
-Result<void> remove_file(const Path& path) {
-    std::error_code code;
-    std::filesystem::remove(path, code);
-    if (code) return make_error(Errc::IoFailed, path.string() + ": deleting: " + code.message());
-    return {};
-}
-
 // The .part files of an upload, the longest last. Usually one at most.
 Result<std::vector<Path>> parts_of(const Path& folder, const std::string& base) {
-    std::vector<std::pair<std::uintmax_t, Path>> found;
-    std::error_code code;
-    for (std::filesystem::directory_iterator it(folder, code), end; !code && it != end; it.increment(code)) {
-        const std::string file = it->path().filename().string();
-        if (!file.starts_with(base + ".") || !file.ends_with(".part")) continue;
-        std::error_code gone;
-        if (const auto size = it->file_size(gone); !gone) found.emplace_back(size, it->path());
+    std::vector<std::pair<std::uint64_t, Path>> found;
+    FEDLLM_TRY(const auto names, disk().list(folder));
+    for (const std::string& name : names) {
+        if (!name.starts_with(base + ".") || !name.ends_with(".part")) continue;
+        FEDLLM_TRY(const auto status, disk().find(folder / name));
+        if (status) found.emplace_back(status->bytes, folder / name);
     }
-    if (code) return make_error(Errc::IoFailed, folder.string() + ": listing the spool: " + code.message());
     std::sort(found.begin(), found.end());
     std::vector<Path> paths;
     for (auto& [size, path] : found) paths.push_back(std::move(path));
@@ -71,41 +52,19 @@ Result<std::vector<Path>> parts_of(const Path& folder, const std::string& base) 
 }
 
 Result<void> remove_files(const Path& folder, const std::function<bool(const Path&)>& doomed) {
-    std::error_code code;
-    std::vector<Path> found;
-    for (std::filesystem::directory_iterator it(folder, code), end; !code && it != end; it.increment(code)) {
-        if (doomed(it->path())) found.push_back(it->path());
+    FEDLLM_TRY(const auto names, disk().list(folder));
+    for (const std::string& name : names) {
+        if (doomed(folder / name)) FEDLLM_TRY_VOID(disk().remove(folder / name));
     }
-    if (code) return make_error(Errc::IoFailed, folder.string() + ": listing the spool: " + code.message());
-    for (const Path& path : found) FEDLLM_TRY_VOID(remove_file(path));
     return {};
 }
 
 }  // namespace
 
-Upload::Upload(Upload&& other) noexcept { *this = std::move(other); }
-
-Upload& Upload::operator=(Upload&& other) noexcept {
-    std::swap(fd_, other.fd_);
-    path_.swap(other.path_);
-    final_path_.swap(other.final_path_);
-    digest_.swap(other.digest_);
-    std::swap(bytes_total_, other.bytes_total_);
-    std::swap(held_, other.held_);
-    std::swap(resumed_, other.resumed_);
-    std::swap(hash_, other.hash_);
-    return *this;
-}
-
-Upload::~Upload() {
-    if (fd_ >= 0) ::close(fd_);
-}
-
 Result<void> Upload::create(const Path& base) {
-    std::string path = base.string() + ".XXXXXX.part";
-    fd_ = ::mkostemps(path.data(), 5, O_CLOEXEC);
-    path_ = path;
-    if (fd_ < 0) return system_error(path_, "creating an upload");
+    FEDLLM_TRY(auto created, disk().create_unique(base.string() + ".", ".part"));
+    path_ = std::move(created.path);
+    file_ = std::move(created.file);
     return {};
 }
 
@@ -124,14 +83,10 @@ Result<void> Upload::append(std::span<const std::byte> bytes) {
                           "an upload of " + std::to_string(bytes_total_) + " bytes goes on for " +
                               std::to_string(bytes.size() - (bytes_total_ - held_)) + " more");
     }
+    if (bytes.empty()) return {};
     hash_.update(bytes);
-    while (!bytes.empty()) {
-        const ssize_t put = ::pwrite(fd_, bytes.data(), bytes.size(), static_cast<off_t>(held_));
-        if (put < 0 && errno == EINTR) continue;
-        if (put < 0) return system_error(path_, "writing an upload");
-        held_ += static_cast<std::uint64_t>(put);
-        bytes = bytes.subspan(static_cast<std::size_t>(put));
-    }
+    FEDLLM_TRY_VOID(file_->write(held_, bytes));
+    held_ += bytes.size();
     return {};
 }
 
@@ -154,7 +109,7 @@ Result<void> Upload::commit() {
 Result<void> Upload::discard() {
     // A complete update may be counted by now, through another connection of the same client: it stays.
     if (path_ == final_path_) return {};
-    return remove_file(path_);
+    return disk().remove(path_);
 }
 
 Result<Spool> Spool::open(const Path& state_directory) {
@@ -188,7 +143,7 @@ Result<Upload> Spool::begin(const TaskId& task, std::string_view digest, std::ui
     FEDLLM_TRY_VOID(upload.create(folder_ / base));
     Result<void> copied;
     if (!earlier.empty()) copied = upload.copy(earlier.back(), replay);
-    for (const Path& path : earlier) FEDLLM_TRY_VOID(remove_file(path));
+    for (const Path& path : earlier) FEDLLM_TRY_VOID(disk().remove(path));
     if (!copied) {
         FEDLLM_TRY_VOID(upload.discard());
         return copied.error();

@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <set>
 #include <span>
 #include <string>
@@ -31,10 +32,6 @@ using Replay = std::function<Result<void>(std::span<const std::byte>)>;
 // that, it leaves the .part behind, to be resumed. Move-only.
 class Upload {
 public:
-    Upload(Upload&& other) noexcept;
-    Upload& operator=(Upload&& other) noexcept;
-    ~Upload();
-
     std::uint64_t held() const { return held_; }  // the offset at which the peer goes on
     std::uint64_t bytes_total() const { return bytes_total_; }
     // Its first bytes come from an earlier attempt: a power cut may have damaged what was not yet synced, so
@@ -53,8 +50,8 @@ private:
     Result<void> create(const Path& base);
     Result<void> copy(const Path& earlier, const Replay& replay);
 
-    int fd_ = -1;
-    Path path_;  // what is open: the .part, or the .update of an upload that was complete before a restart
+    std::unique_ptr<DiskFile> file_;  // none for an upload that was complete
+    Path path_;  // what it is: the .part, or the .update of an upload that was complete before a restart
     Path final_path_;
     std::string digest_;
     std::uint64_t bytes_total_ = 0;

@@ -50,6 +50,8 @@ public:
         if (state_.phase == Phase::Aggregating) fail(event.cause);
     }
     void on(const Tick&) {}
+    void on(const PauseRequested& event);
+    void on(const ResumeRequested& event);
     void on(const StopRequested& event);
 
     void advance();
@@ -107,7 +109,7 @@ void Step::on(const ClientJoined& event) {
         state_.parts.erase(part);  // it was started again, perhaps with another policy: it may be asked again
     } else if (part->second.state == PartState::Asked) {
         part->second.left.reset();
-        ask(event.client);
+        if (!state_.paused) ask(event.client);
     }
 }
 
@@ -150,16 +152,47 @@ void Step::on(const RoundCommitted& event) {
     state_.phase = Phase::Waiting;
 }
 
+void Step::on(const PauseRequested& event) {
+    if (is_over(state_) || state_.paused) return;
+    effects_.emplace_back(PauseJob{event.cause});
+    release_the_asked("the job was paused: " + event.cause);
+    state_.paused = Pause{now_, event.cause};
+}
+
+// The clocks go on from where the pause stopped them; who is away has its patience anew.
+void Step::on(const ResumeRequested&) {
+    if (!state_.paused) return;
+    state_.worked = elapsed_at(state_, now_);
+    state_.clock = now_;
+    state_.paused.reset();
+    state_.enough_since.reset();
+    effects_.emplace_back(ResumeJob{});
+    if (!is_asking()) return;
+    for (auto& [client, part] : state_.parts) {
+        if (part.state != PartState::Asked) continue;
+        if (state_.connected.contains(client)) {
+            ask(client);
+        } else {
+            part.left = now_;
+        }
+    }
+}
+
 void Step::on(const StopRequested& event) {
     if (is_over(state_)) return;
     release_the_asked(event.cause);
-    fail(event.cause);
+    state_.phase = Phase::Stopped;
+    state_.paused.reset();
+    state_.cause = event.cause;
+    effects_.emplace_back(StopJob{event.cause});
 }
 
 // ------------------------------------------------------------------------------------------------
 // conclusions
 
 void Step::advance() {
+    if (state_.closing) close();
+    if (state_.paused) return;
     if (state_.phase == Phase::Waiting) {
         if (state_.round.get() >= state_.rules.rounds) {
             open(Phase::FinalEvaluation, unasked());
@@ -244,6 +277,7 @@ void Step::close() {
     effects_.emplace_back(std::move(close));
     release_the_asked("round " + std::to_string(state_.round.get()) + " closed without this update");
     state_.phase = Phase::Aggregating;
+    state_.closing = false;
 }
 
 void Step::finish_evaluation() {
@@ -253,7 +287,7 @@ void Step::finish_evaluation() {
 }
 
 void Step::release_the_asked(const std::string& reason) {
-    if (!is_asking()) return;
+    if (!is_asking() || state_.paused) return;
     for (const auto& [client, part] : state_.parts) {
         if (part.state == PartState::Asked && state_.connected.contains(client)) {
             effects_.emplace_back(Release{client, state_.round, reason});
@@ -263,6 +297,7 @@ void Step::release_the_asked(const std::string& reason) {
 
 void Step::fail(const std::string& cause) {
     state_.phase = Phase::Failed;
+    state_.paused.reset();
     state_.cause = cause;
     effects_.emplace_back(FailJob{cause});
 }
@@ -316,6 +351,9 @@ Result<void> admits(const JobState& state, RoundId round, const ClientId& client
         return make_error(Errc::Duplicate, what + ": an update of " + client.get() + " is counted already");
     }
     if (state.phase != Phase::Training) return make_error(Errc::Stale, what + " takes no more updates");
+    if (count(state, PartState::Accepted) >= state.rules.clients_per_round) {
+        return make_error(Errc::Stale, what + " has all updates that it counts");  // a pause keeps it open
+    }
     if (part == state.parts.end() || part->second.state != PartState::Asked) {
         return make_error(Errc::Stale, what + ": no update of " + client.get() + " is expected");
     }

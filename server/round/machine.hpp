@@ -3,7 +3,7 @@
 // events.
 //
 //   Waiting --enough clients--> Training --enough updates--> Aggregating --committed--> Waiting ...
-//      --all rounds done--> FinalEvaluation --answers--> Finished              any --> Failed
+//      --all rounds done--> FinalEvaluation --answers--> Finished      any --> Failed or Stopped
 //
 // Time limits follow from what was observed, there are none to tune:
 //
@@ -14,6 +14,7 @@
 //   that.
 // - A client that left stays asked: it may resume. Only when those left cannot make up K, and patience has
 //   passed, others are asked in its place. When that is impossible too, the job waits; it does not fail.
+// - A paused job asks nobody and closes nothing; what is accepted stays counted, and the time does not count.
 // - Patience is 10 s, or a tenth of the last round's duration if that is longer.
 #pragma once
 
@@ -44,7 +45,7 @@ struct Rules {
 };
 Rules rules_of(const JobId& job, const job::JobSpec& spec);
 
-enum class Phase { Waiting, Training, Aggregating, FinalEvaluation, Finished, Failed };
+enum class Phase { Waiting, Training, Aggregating, FinalEvaluation, Finished, Failed, Stopped };
 std::string_view name(Phase phase);
 
 enum class PartState { Asked, Accepted, Refused, Declined, Evaluated };
@@ -54,6 +55,12 @@ struct Part {
     std::optional<Timestamp> settled;  // when it was accepted or evaluated
     std::optional<Timestamp> left;     // since when an asked client is away
     bool operator==(const Part&) const = default;
+};
+
+struct Pause {
+    Timestamp since{};
+    std::string cause;
+    bool operator==(const Pause&) const = default;
 };
 
 struct JobState {
@@ -69,10 +76,14 @@ struct JobState {
     Timestamp clock{};       // the time that `worked` is counted on from: opened, or the recovery
     Duration worked{};       // before a restart, as far as it is known
     bool recovered = false;  // the open round has lived through a restart
+    bool closing = false;    // and its set was fixed before: it closes again, with the same updates
     Duration last_round{};   // how long the last committed round took
-    std::string cause;       // of Failed
+    std::string cause;       // of Failed and Stopped
+    std::optional<Pause> paused;
     bool operator==(const JobState&) const = default;
 };
+
+bool is_over(const JobState& state);  // Finished, Failed or Stopped
 
 JobState start(const Rules& rules, const std::string& model_digest);
 
@@ -123,12 +134,16 @@ struct AggregationFailed {
     std::string cause;
 };
 struct Tick {};  // time has passed; also the first event after start() and recover()
+struct PauseRequested {
+    std::string cause;
+};
+struct ResumeRequested {};
 struct StopRequested {
     std::string cause;
 };
-using Event =
-    std::variant<ClientJoined, ClientLeft, ClientBusy, ClientFree, ClientDeclined, UploadAccepted,
-                 UploadRefused, EvaluationArrived, RoundCommitted, AggregationFailed, Tick, StopRequested>;
+using Event = std::variant<ClientJoined, ClientLeft, ClientBusy, ClientFree, ClientDeclined, UploadAccepted,
+                           UploadRefused, EvaluationArrived, RoundCommitted, AggregationFailed, Tick,
+                           PauseRequested, ResumeRequested, StopRequested>;
 
 // ------------------------------------------------------------------------------------------------------
 // effects
@@ -175,11 +190,18 @@ struct FinishJob {  // Ledger::finish_job, closing round `round`, the final eval
 struct FailJob {
     std::string cause;
 };
-struct WakeAt {  // a Tick no later than this; replaces earlier ones
+struct StopJob {
+    std::string cause;
+};
+struct PauseJob {
+    std::string cause;
+};
+struct ResumeJob {};  // before its clients are asked again
+struct WakeAt {       // a Tick no later than this; replaces earlier ones
     Timestamp when;
 };
 using Effect = std::variant<OpenRound, AskClient, RecordPart, RecordEvaluation, Release, CloseRound,
-                            FinishJob, FailJob, WakeAt>;
+                            FinishJob, FailJob, StopJob, PauseJob, ResumeJob, WakeAt>;
 
 struct Transition {
     JobState state;

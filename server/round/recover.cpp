@@ -21,11 +21,11 @@ std::optional<Part> part_of(const store::PartRow& row, Timestamp now) {
     return std::nullopt;
 }
 
-// A round that was closing comes back as Training with nobody missing, so the first Tick closes it again,
-// with the same updates.
+// A round that was closing comes back as Training; the first Tick closes it again, with the same updates.
 void reopen(JobState& state, const store::RoundRow& round, const std::vector<store::PartRow>& parts,
             Timestamp now) {
     state.phase = state.round.get() < state.rules.rounds ? Phase::Training : Phase::FinalEvaluation;
+    state.closing = round.status == store::RoundStatus::Closing;
     state.opened = round.opened;
     Timestamp last_sign = round.opened;  // of life before the restart
     for (const store::PartRow& row : parts) {
@@ -50,13 +50,14 @@ JobState recover(const Rules& rules, const store::JobRow& job, const std::vector
     }
     if (job.status == store::JobStatus::Finished) {
         state.phase = Phase::Finished;
-    } else if (job.status == store::JobStatus::Failed) {
-        state.phase = Phase::Failed;
+    } else if (job.status == store::JobStatus::Failed || job.status == store::JobStatus::Stopped) {
+        state.phase = job.status == store::JobStatus::Failed ? Phase::Failed : Phase::Stopped;
         state.cause = job.detail;
     } else if (!rounds.empty() && rounds.back().round == job.round &&
                rounds.back().status != store::RoundStatus::Committed) {
         reopen(state, rounds.back(), parts, now);
     }
+    if (job.status == store::JobStatus::Paused) state.paused = Pause{now, job.detail};
     return state;
 }
 

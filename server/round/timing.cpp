@@ -13,12 +13,15 @@ constexpr Duration kGraceMin = 2s;
 
 }  // namespace
 
-bool is_over(const JobState& state) { return state.phase == Phase::Finished || state.phase == Phase::Failed; }
+bool is_over(const JobState& state) {
+    return state.phase == Phase::Finished || state.phase == Phase::Failed || state.phase == Phase::Stopped;
+}
 
 // A tenth of a round, so that a client that is gone for good costs no more than that in each.
 Duration patience(const JobState& state) { return std::max(kPatienceMin, state.last_round / 10); }
 
 Duration elapsed_at(const JobState& state, Timestamp time) {
+    if (state.paused) time = std::min(time, state.paused->since);
     const Duration elapsed = time >= state.clock ? state.worked + (time - state.clock) : time - state.opened;
     return std::max(Duration{}, elapsed);  // the wall clock may have been set back
 }
@@ -78,6 +81,7 @@ bool may_finish(const JobState& state, Timestamp now) {
 }
 
 std::optional<Timestamp> next_wake(const JobState& state, Timestamp now) {
+    if (state.paused) return std::nullopt;
     std::vector<Timestamp> times;
     if (state.phase == Phase::Waiting && state.enough_since)
         times.push_back(*state.enough_since + patience(state));

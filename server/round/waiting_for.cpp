@@ -89,6 +89,11 @@ std::string evaluation(const JobState& state, Timestamp now) {
            " answered";
 }
 
+std::string paused(const JobState& state, Timestamp now) {
+    return "somebody to resume the job, paused for " + seconds_until(now, state.paused->since) + " (" +
+           state.paused->cause + "); then round " + std::to_string(state.round.get()) + " goes on";
+}
+
 }  // namespace
 
 std::string_view name(Phase phase) {
@@ -99,11 +104,13 @@ std::string_view name(Phase phase) {
         case Phase::FinalEvaluation: return "final_evaluation";
         case Phase::Finished: return "finished";
         case Phase::Failed: return "failed";
+        case Phase::Stopped: return "stopped";
     }
     return "unknown";
 }
 
 std::string waiting_for(const JobState& state, Timestamp now) {
+    if (state.paused && state.phase != Phase::Aggregating) return paused(state, now);
     switch (state.phase) {
         case Phase::Waiting: return waiting(state, now);
         case Phase::Training: return training(state, now);
@@ -113,6 +120,7 @@ std::string waiting_for(const JobState& state, Timestamp now) {
         case Phase::FinalEvaluation: return evaluation(state, now);
         case Phase::Finished: return "nothing: the job is finished";
         case Phase::Failed: return "nothing: the job failed: " + state.cause;
+        case Phase::Stopped: return "nothing: the job was stopped: " + state.cause;
     }
     return "";
 }

@@ -87,12 +87,27 @@ Database::~Database() {
 Result<std::unique_ptr<Database>> Database::open(const Path& path) {
     std::unique_ptr<Database> database(new Database(path));
     if (sqlite3_open_v2(path.c_str(), &database->handle_, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE,
-                        nullptr) != SQLITE_OK) {
+                        disk().database_driver()) != SQLITE_OK) {
         return database->error("opening the ledger");
     }
+    // A simulated disk has no memory that processes share, which WAL needs unless the one that opened the
+    // file keeps it to itself. On the system's files others may read along (fedllm audit, the sqlite3 shell).
+    if (disk().database_driver()) FEDLLM_TRY_VOID(database->execute("PRAGMA locking_mode=EXCLUSIVE"));
     for (const char* pragma :
          {"PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", "PRAGMA foreign_keys=ON",
           "PRAGMA busy_timeout=5000", "PRAGMA trusted_schema=OFF", "PRAGMA cell_size_check=ON"}) {
+        FEDLLM_TRY_VOID(database->execute(pragma));
+    }
+    return database;
+}
+
+Result<std::unique_ptr<Database>> Database::open_to_read(const Path& path) {
+    std::unique_ptr<Database> database(new Database(path));
+    if (sqlite3_open_v2(path.c_str(), &database->handle_, SQLITE_OPEN_READONLY, nullptr) != SQLITE_OK) {
+        return database->error("opening the ledger to read it");
+    }
+    for (const char* pragma : {"PRAGMA query_only=ON", "PRAGMA busy_timeout=5000",
+                               "PRAGMA trusted_schema=OFF", "PRAGMA cell_size_check=ON"}) {
         FEDLLM_TRY_VOID(database->execute(pragma));
     }
     return database;
@@ -129,6 +144,11 @@ Error Database::error(std::string_view doing) const {
 
 Result<Transaction> Transaction::begin(Database& database) {
     FEDLLM_TRY_VOID(database.execute("BEGIN IMMEDIATE"));
+    return Transaction(database);
+}
+
+Result<Transaction> Transaction::begin_reading(Database& database) {
+    FEDLLM_TRY_VOID(database.execute("BEGIN"));
     return Transaction(database);
 }
 

@@ -1,28 +1,29 @@
 // The server's state directory belongs to one process at a time.
 #pragma once
 
+#include <memory>
+#include <utility>
+
 #include "common/base/files.hpp"
 #include "common/base/result.hpp"
 
 namespace fedllm::server::store {
 
-// Holds an exclusive flock on <directory>/lock while it lives; the kernel lets go of it with the process,
+// Holds an exclusive lock on <directory>/lock while it lives; the kernel lets go of it with the process,
 // however that ends. Move-only.
 class StateDirectory {
 public:
     // Creates the directory if needed. AlreadyExists, naming the other process, when one holds it.
     static Result<StateDirectory> open(const Path& directory);
-    StateDirectory(StateDirectory&& other) noexcept;
-    StateDirectory& operator=(StateDirectory&& other) noexcept;
-    ~StateDirectory();
 
     const Path& path() const { return path_; }
 
 private:
-    StateDirectory(Path path, int fd) : path_(std::move(path)), fd_(fd) {}
+    StateDirectory(Path path, std::unique_ptr<DiskFile> lock)
+        : path_(std::move(path)), lock_(std::move(lock)) {}
 
     Path path_;
-    int fd_ = -1;
+    std::unique_ptr<DiskFile> lock_;
 };
 
 }  // namespace fedllm::server::store

@@ -1,11 +1,5 @@
 #include "server/store/versions.hpp"
 
-#include <fcntl.h>
-#include <unistd.h>
-
-#include <cerrno>
-#include <cstdlib>
-#include <cstring>
 #include <utility>
 #include <vector>
 
@@ -19,13 +13,8 @@ constexpr const char* kTemporary = "writing-";
 
 // A fresh empty file's name, so that two writers never share one.
 Result<Path> temporary_in(const Path& folder) {
-    std::string path = (folder / kTemporary).string() + "XXXXXX";
-    const int fd = ::mkostemp(path.data(), O_CLOEXEC);
-    if (fd < 0) {
-        return make_error(Errc::IoFailed, folder.string() + ": creating a file: " + std::strerror(errno));
-    }
-    ::close(fd);
-    return Path(path);
+    FEDLLM_TRY(const auto created, disk().create_unique(folder / kTemporary, ""));
+    return created.path;
 }
 
 Result<VersionFile> identify(const Path& path) {
@@ -34,8 +23,7 @@ Result<VersionFile> identify(const Path& path) {
 }
 
 void remove_quietly(const Path& path) {
-    std::error_code ignored;  // a leftover costs space only, and open() sweeps again
-    std::filesystem::remove(path, ignored);
+    static_cast<void>(disk().remove(path));  // a leftover costs space only, and open() sweeps again
 }
 
 Result<MappedFile> map_verified(const Path& path, const crypto::Digest& digest) {
@@ -62,13 +50,10 @@ Result<VersionFile> write_and_name(const tensor::ParamSet& params, const Path& t
 Result<Versions> Versions::open(const Path& state_directory) {
     const Path folder = state_directory / "versions";
     FEDLLM_TRY_VOID(make_directories(folder));
-    std::error_code code;
-    std::vector<Path> leftovers;  // of a process that died while writing
-    for (std::filesystem::directory_iterator it(folder, code), end; !code && it != end; it.increment(code)) {
-        if (it->path().filename().string().starts_with(kTemporary)) leftovers.push_back(it->path());
+    FEDLLM_TRY(const auto names, disk().list(folder));
+    for (const std::string& name : names) {  // what a process left behind that died while writing
+        if (name.starts_with(kTemporary)) remove_quietly(folder / name);
     }
-    if (code) return make_error(Errc::IoFailed, folder.string() + ": listing: " + code.message());
-    for (const Path& path : leftovers) remove_quietly(path);
     return Versions(folder);
 }
 

@@ -2,6 +2,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -115,6 +116,68 @@ TEST(Files, ErrorsNameTheFile) {
     EXPECT_EQ(read_file(dir.path() / "big", 99).error().code, Errc::TooLarge);
     EXPECT_EQ(read_file(dir.path()).error().code, Errc::InvalidFile);
     EXPECT_FALSE(write_file_atomically("/proc/nowhere/file", "x"));
+}
+
+TEST(Files, AWritableMapIsTheFile) {
+    const test::TempDir dir;
+    const Path temporary = dir.path() / "a.tmp", file = dir.path() / "a";
+    auto map = WritableMap::create(temporary, 10'000);
+    ASSERT_TRUE(map) << map.error().message;
+    ASSERT_EQ(map->bytes().size(), 10'000u);
+    map->bytes().back() = std::byte{7};
+    ASSERT_TRUE(commit_file(temporary, file));
+    const auto read = MappedFile::open(file);
+    ASSERT_TRUE(read);
+    ASSERT_EQ(read->bytes().size(), 10'000u);
+    EXPECT_EQ(read->bytes().front(), std::byte{0});
+    EXPECT_EQ(read->bytes().back(), std::byte{7});
+}
+
+TEST(Disk, KeepsAnOpenFileWhateverBecomesOfItsName) {
+    const test::TempDir dir;
+    auto made = disk().create_unique(dir.path() / "up.", ".part");
+    ASSERT_TRUE(made) << made.error().message;
+    EXPECT_TRUE(made->path.filename().string().starts_with("up."));
+    EXPECT_EQ(made->path.extension(), ".part");
+    const std::string text = "abcdef";
+    ASSERT_TRUE(made->file->write(0, std::as_bytes(std::span(text))));
+    ASSERT_TRUE(disk().rename(made->path, dir.path() / "b"));
+    EXPECT_FALSE(disk().find(made->path).value());
+    ASSERT_TRUE(disk().remove(dir.path() / "b"));
+    ASSERT_TRUE(disk().remove(dir.path() / "b")) << "what is not there need not be removed";
+    std::array<char, 4> read{};
+    EXPECT_EQ(made->file->read(4, std::as_writable_bytes(std::span(read))).value(), 2u);
+    EXPECT_EQ(std::string_view(read.data(), 2), "ef");
+    ASSERT_TRUE(made->file->resize(3));
+    EXPECT_EQ(made->file->size().value(), 3u);
+    EXPECT_TRUE(disk().list(dir.path()).value().empty());
+}
+
+TEST(Disk, TellsFilesFromFoldersAndFollowsLinks) {
+    const test::TempDir dir;
+    using Kind = Disk::Status::Kind;
+    ASSERT_TRUE(write_file_atomically(dir.path() / "a", "four"));
+    ASSERT_TRUE(make_directories(dir.path() / "x/y"));
+    ASSERT_TRUE(make_directories(dir.path() / "x/y")) << "there already";
+    EXPECT_EQ(make_directories(dir.path() / "a/b").error().code, Errc::IoFailed) << "a file is in the way";
+    ASSERT_TRUE(disk().link("a", dir.path() / "l"));
+    ASSERT_TRUE(disk().link("nothing", dir.path() / "dangling"));
+    EXPECT_EQ(disk().find(dir.path() / "l").value()->bytes, 4u);
+    EXPECT_EQ(disk().find(dir.path() / "l").value()->kind, Kind::File);
+    EXPECT_EQ(disk().find(dir.path() / "x").value()->kind, Kind::Directory);
+    EXPECT_FALSE(disk().find(dir.path() / "dangling").value());
+    EXPECT_EQ(disk().list(dir.path()).value().size(), 4u);
+}
+
+TEST(Disk, LocksAFileForOneWhoHasItOpen) {
+    const test::TempDir dir;
+    auto first = disk().open(dir.path() / "lock", Disk::Open::Write);
+    auto second = disk().open(dir.path() / "lock", Disk::Open::Write);
+    ASSERT_TRUE(first && second);
+    EXPECT_TRUE((*first)->lock().value());
+    EXPECT_FALSE((*second)->lock().value());
+    first->reset();
+    EXPECT_TRUE((*second)->lock().value());
 }
 
 // A machine with 8 GiB free, in a group that may hold 3 GiB, of which 2 are held, half of them pages of

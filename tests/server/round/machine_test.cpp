@@ -233,7 +233,53 @@ TEST(Round, FailsWithItsCauseAndThenStaysQuiet) {
     stopped.join("a");
     stopped.send(StopRequested{"stopped by ops"});
     EXPECT_EQ(stopped.all<Release>()[0].client, id("a"));
-    EXPECT_EQ(stopped.phase(), Phase::Failed);
+    EXPECT_EQ(stopped.phase(), Phase::Stopped);
+    EXPECT_EQ(stopped.all<StopJob>()[0].cause, "stopped by ops");
+    EXPECT_EQ(stopped.waiting(), "nothing: the job was stopped: stopped by ops");
+    stopped.restart();
+    EXPECT_EQ(stopped.phase(), Phase::Stopped) << "not failed: somebody wanted it";
+}
+
+TEST(Pause, ReleasesEverybodyKeepsWhatIsInAndGoesOn) {
+    Job job(rules(1, 3, 2));
+    for (const char* name : {"a", "b", "c"}) job.join(name);
+    job.tick_at(10'000);
+    job.upload("a");
+    job.send(PauseRequested{"ops: maintenance"});
+    EXPECT_EQ(job.all<PauseJob>()[0].cause, "ops: maintenance");
+    EXPECT_EQ(job.all<Release>().size(), 2u) << "b and c";
+    EXPECT_TRUE(job.all<WakeAt>().empty());
+    job.tick_at(20'000);
+    EXPECT_EQ(job.waiting(),
+              "somebody to resume the job, paused for 10 s (ops: maintenance); then round 0 goes on");
+    job.leave("c");
+    job.join("b");
+    EXPECT_TRUE(job.asked().empty()) << "no task goes out";
+    EXPECT_TRUE(job.upload("b")) << "it had finished before it heard of the pause";
+    job.tick_at(3'600'000);
+    EXPECT_EQ(job.phase(), Phase::Training) << "no round closes";
+    job.join("c");
+    job.send(ResumeRequested{});
+    EXPECT_EQ(job.asked(), Names{"c"});
+    EXPECT_TRUE(job.upload("c"));
+    EXPECT_EQ(job.phase(), Phase::Aggregating);
+}
+
+TEST(Pause, SurvivesARestartAndLetsTheCommitThrough) {
+    Job job(rules(2, 1, 1));
+    job.join("a");
+    job.upload("a");
+    job.send(PauseRequested{"ops"});
+    EXPECT_TRUE(job.send(PauseRequested{"again"}).empty());
+    job.commit();
+    EXPECT_EQ(job.phase(), Phase::Waiting) << "the next round does not open";
+    job.restart();
+    job.join("a");
+    EXPECT_EQ(job.phase(), Phase::Waiting);
+    EXPECT_EQ(job.state().paused->cause, "ops");
+    job.send(ResumeRequested{});
+    EXPECT_EQ(job.asked(), Names{"a"});
+    EXPECT_EQ(job.all<AskClient>()[0].round, RoundId(1));
 }
 
 TEST(FinalEvaluation, DoesNotWaitForeverForThoseWhoLeft) {

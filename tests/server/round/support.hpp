@@ -123,12 +123,16 @@ private:
             if (part.status == store::PartStatus::Accepted) counted.push_back(key.second);
             if (part.status == store::PartStatus::Asked) part.status = store::PartStatus::Dropped;
         }
+        EXPECT_TRUE(row_.status == store::JobStatus::Running ||
+                    rounds_.at(close.round.get()).status == store::RoundStatus::Closing)
+            << "a pause closes no round";
         EXPECT_EQ(close.accepted, counted) << "what is summed is what the ledger counts";
         EXPECT_GE(counted.size(), state_.rules.clients_minimum);
         EXPECT_LE(counted.size(), state_.rules.clients_per_round);
         rounds_.at(close.round.get()).status = store::RoundStatus::Closing;
     }
     void carry_out(const AskClient& ask) {
+        EXPECT_EQ(row_.status, store::JobStatus::Running);
         EXPECT_EQ(parts_.at({ask.round, ask.client}).status, store::PartStatus::Asked)
             << "asked before it is known";
         EXPECT_TRUE(state_.connected.contains(ask.client));
@@ -141,6 +145,18 @@ private:
     void carry_out(const FailJob& fail) {
         row_.status = store::JobStatus::Failed;
         row_.detail = fail.cause;
+    }
+    void carry_out(const StopJob& stop) {
+        row_.status = store::JobStatus::Stopped;
+        row_.detail = stop.cause;
+    }
+    void carry_out(const PauseJob& pause) {
+        row_.status = store::JobStatus::Paused;
+        row_.detail = pause.cause;
+    }
+    void carry_out(const ResumeJob&) {
+        row_.status = store::JobStatus::Running;
+        row_.detail.clear();
     }
     void carry_out(const WakeAt& wake) { EXPECT_GT(wake.when, now_); }
     void put(const ClientId& client, RoundId round, store::PartStatus status) {

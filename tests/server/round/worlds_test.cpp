@@ -14,10 +14,11 @@ struct Essence {
     RoundId round;
     std::string digest;
     std::map<ClientId, PartState> parts;
+    bool paused;
     bool operator==(const Essence&) const = default;
 };
 Essence essence(const JobState& state) {
-    Essence found{state.phase, state.round, state.model_digest, {}};
+    Essence found{state.phase, state.round, state.model_digest, {}, state.paused.has_value()};
     for (const auto& [client, part] : state.parts) {
         // A declined client that came back is unasked again in memory; either way it may be asked anew.
         if (part.state != PartState::Declined) found.parts[client] = part.state;
@@ -43,6 +44,7 @@ public:
 
     // From here on all clients are there and do what they are asked: the job must come to its end.
     bool run_to_the_end() {
+        job_.send(ResumeRequested{});
         for (int i = 0; i < 2'000; ++i) {
             if (job_.phase() == Phase::Finished) return true;
             for (const std::string& name : names_) {
@@ -85,7 +87,7 @@ private:
     void one_event() {
         const std::string name = some_client();
         const bool connected = job_.state().connected.contains(id(name));
-        switch (rng_.below(12)) {
+        switch (rng_.below(13)) {
             case 0:
             case 1:
             case 2: job_.join(name); break;
@@ -116,6 +118,17 @@ private:
                     job_.restart();
                 }
                 break;
+            case 12:
+                if (rng_.below(3) == 0) pause_or_resume();
+                break;
+        }
+    }
+
+    void pause_or_resume() {
+        if (job_.state().paused) {
+            job_.send(ResumeRequested{});
+        } else {
+            job_.send(PauseRequested{"an operator"});
         }
     }
 

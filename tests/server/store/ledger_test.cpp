@@ -36,7 +36,7 @@ protected:
     PartRow part(std::uint32_t round, const char* name, const std::string& digest) const {
         PartRow row;
         row.job = job_;
-        row.round = RoundId(round);
+        row.round = row.counted = RoundId(round);
         row.client = client(name);
         row.update_digest = digest;
         row.weight = 40;
@@ -260,7 +260,8 @@ TEST_F(LedgerTest, FullDatabaseRefusesAndKeepsWhatItHas) {
         ASSERT_TRUE(database->execute("PRAGMA max_page_count = 1"));  // SQLite raises it to what is in use
         const auto filled = database->execute(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000) "
-            "INSERT INTO jobs SELECT i + 10, 'x' || i, hex(zeroblob(4000)), '', 'running', 0, 0, '', '' FROM "
+            "INSERT INTO jobs SELECT i + 10, 'x' || i, hex(zeroblob(4000)), '', 'running', 0, 0, '', '', '' "
+            "FROM "
             "n");
         ASSERT_FALSE(filled);
         EXPECT_EQ(filled.error().code, Errc::StoreFailed);

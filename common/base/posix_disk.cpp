@@ -1,0 +1,185 @@
+#include "common/base/posix_disk.hpp"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <utility>
+
+namespace fedllm {
+namespace {
+
+Error io_error(const Path& path, const char* doing, int number = errno) {
+    return make_error(Errc::IoFailed, path.string() + ": " + doing + ": " + std::strerror(number));
+}
+
+class PosixMapping final : public Mapping {
+public:
+    using Mapping::Mapping;
+    ~PosixMapping() override {
+        if (!bytes().empty()) ::munmap(bytes().data(), bytes().size());
+    }
+};
+
+class PosixFile final : public DiskFile {
+public:
+    PosixFile(Path path, int fd) : path_(std::move(path)), fd_(fd) {}
+    ~PosixFile() override { ::close(fd_); }
+
+    Result<std::uint64_t> size() const override {
+        struct stat status {};
+        if (::fstat(fd_, &status) != 0) return io_error(path_, "reading its size");
+        if (!S_ISREG(status.st_mode)) {
+            return make_error(Errc::InvalidFile, path_.string() + ": not a regular file");
+        }
+        return static_cast<std::uint64_t>(status.st_size);
+    }
+
+    Result<std::size_t> read(std::uint64_t offset, std::span<std::byte> into) const override {
+        std::size_t got = 0;
+        while (got < into.size()) {
+            const ssize_t now =
+                ::pread(fd_, into.data() + got, into.size() - got, static_cast<off_t>(offset + got));
+            if (now < 0 && errno == EINTR) continue;
+            if (now < 0) return io_error(path_, "reading");
+            if (now == 0) break;
+            got += static_cast<std::size_t>(now);
+        }
+        return got;
+    }
+
+    Result<void> write(std::uint64_t offset, std::span<const std::byte> bytes) override {
+        while (!bytes.empty()) {
+            const ssize_t now = ::pwrite(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+            if (now < 0 && errno == EINTR) continue;
+            if (now < 0) return io_error(path_, "writing");
+            offset += static_cast<std::uint64_t>(now);
+            bytes = bytes.subspan(static_cast<std::size_t>(now));
+        }
+        return {};
+    }
+
+    Result<void> resize(std::uint64_t bytes) override {
+        FEDLLM_TRY(const std::uint64_t before, size());
+        if (bytes > before) {
+            const int failed =
+                ::posix_fallocate(fd_, static_cast<off_t>(before), static_cast<off_t>(bytes - before));
+            if (failed != 0) return io_error(path_, "taking its space", failed);
+        } else if (::ftruncate(fd_, static_cast<off_t>(bytes)) != 0) {
+            return io_error(path_, "cutting it");
+        }
+        return {};
+    }
+
+    Result<void> sync() override {
+        if (::fsync(fd_) != 0) return io_error(path_, "syncing to disk");
+        return {};
+    }
+
+    Result<std::unique_ptr<Mapping>> map(Access access) const override {
+        FEDLLM_TRY(const std::uint64_t bytes, size());
+        if (bytes == 0) return std::unique_ptr<Mapping>(new PosixMapping(std::span<std::byte>()));
+        const bool writes = access == Access::Write;
+        void* data = ::mmap(nullptr, bytes, writes ? PROT_READ | PROT_WRITE : PROT_READ,
+                            writes ? MAP_SHARED : MAP_PRIVATE, fd_, 0);
+        if (data == MAP_FAILED) return io_error(path_, "mapping");
+        return std::unique_ptr<Mapping>(new PosixMapping({static_cast<std::byte*>(data), bytes}));
+    }
+
+    Result<bool> lock() override {
+        if (::flock(fd_, LOCK_EX | LOCK_NB) == 0) return true;
+        if (errno == EWOULDBLOCK) return false;
+        return io_error(path_, "locking");
+    }
+
+private:
+    Path path_;
+    int fd_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<DiskFile>> PosixDisk::open(const Path& path, Open how, FileMode mode) {
+    const int flags = how == Open::Read ? O_RDONLY : O_RDWR | O_CREAT | (how == Open::Replace ? O_TRUNC : 0);
+    const int fd = ::open(path.c_str(), flags | O_CLOEXEC, mode == FileMode::Secret ? 0600 : 0644);
+    if (fd < 0) {
+        Error error = io_error(path, how == Open::Read ? "opening" : "creating");
+        if (errno == EACCES || errno == EPERM) error.code = Errc::PermissionDenied;
+        if (errno == ENOENT && how == Open::Read) error.code = Errc::NotFound;
+        return error;
+    }
+    return std::unique_ptr<DiskFile>(new PosixFile(path, fd));
+}
+
+Result<Disk::NewFile> PosixDisk::create_unique(const Path& prefix, std::string_view suffix) {
+    std::string path = prefix.string() + "XXXXXX" + std::string(suffix);
+    const int fd = ::mkostemps(path.data(), static_cast<int>(suffix.size()), O_CLOEXEC);
+    if (fd < 0) return io_error(path, "creating");
+    return NewFile{path, std::make_unique<PosixFile>(path, fd)};
+}
+
+Result<std::optional<Disk::Status>> PosixDisk::find(const Path& path) {
+    struct stat status {};
+    if (::stat(path.c_str(), &status) != 0) {
+        if (errno == ENOENT || errno == ENOTDIR) return std::optional<Status>();
+        return io_error(path, "looking for it");
+    }
+    const auto kind = S_ISREG(status.st_mode)   ? Status::Kind::File
+                      : S_ISDIR(status.st_mode) ? Status::Kind::Directory
+                                                : Status::Kind::Other;
+    const auto changed =
+        std::chrono::seconds(status.st_mtim.tv_sec) + std::chrono::nanoseconds(status.st_mtim.tv_nsec);
+    return std::optional(
+        Status{kind, static_cast<std::uint64_t>(status.st_size), std::filesystem::file_time_type(changed)});
+}
+
+Result<std::vector<std::string>> PosixDisk::list(const Path& folder) {
+    std::vector<std::string> names;
+    std::error_code code;
+    for (std::filesystem::directory_iterator it(folder, code), end; !code && it != end; it.increment(code)) {
+        names.push_back(it->path().filename().string());
+    }
+    if (code) return io_error(folder, "listing", code.value());
+    return names;
+}
+
+Result<void> PosixDisk::make_directory(const Path& path) {
+    if (::mkdir(path.c_str(), 0777) == 0 || errno == EEXIST) return {};
+    return io_error(path, "creating the folder");
+}
+
+Result<void> PosixDisk::link(const Path& target, const Path& path) {
+    if (::symlink(target.c_str(), path.c_str()) != 0) return io_error(path, "creating the link");
+    return {};
+}
+
+Result<void> PosixDisk::rename(const Path& from, const Path& to) {
+    if (::rename(from.c_str(), to.c_str()) != 0) return io_error(to, "renaming into place");
+    return {};
+}
+
+Result<void> PosixDisk::remove(const Path& path) {
+    if (::unlink(path.c_str()) == 0 || errno == ENOENT) return {};
+    return io_error(path, "deleting");
+}
+
+Result<void> PosixDisk::sync_directory(const Path& folder) {
+    const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) return io_error(folder, "opening to sync");
+    return PosixFile(folder, fd).sync();
+}
+
+void PosixDisk::release(std::span<const std::byte> mapped) {
+    const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+    const auto begin = reinterpret_cast<std::uintptr_t>(mapped.data());
+    const std::uintptr_t first = (begin + page - 1) / page * page;  // pages that others share stay
+    const std::uintptr_t last = (begin + mapped.size()) / page * page;
+    if (first < last) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+}
+
+}  // namespace fedllm
