@@ -151,6 +151,7 @@ private:
     void open_round(ActiveJob& job, const round::OpenRound& effect);
     void ask(ActiveJob& job, const round::AskClient& effect);
     Result<void> add_steps(const ActiveJob& job, protocol::Task& task) const;
+    Result<void> add_counted(const round::AskClient& effect, protocol::Task& task) const;
     void release(const ActiveJob& job, const round::Release& effect);
     void record(const ActiveJob& job, const round::RecordPart& effect);
     void record(ActiveJob& job, const round::RecordEvaluation& effect);
