@@ -62,6 +62,7 @@ Result<std::unique_ptr<Server>> Server::create(const ServerConfig& config) {
     const engine::EngineOptions options{
         .state_directory = config.state_directory,
         .upload_bytes_max = config.limits.upload_bytes_max.bytes,
+        .upload_memory = config.limits.upload_memory.bytes,
         .threads = config.threads,
         .retention = {.versions = config.retention.versions, .updates = config.retention.updates}};
     const auto on_fatal = [raw = server.get()](const Error& error) {

@@ -45,6 +45,10 @@ config::Table<ServerConfig> limits_table() {
                  "the longest message taken, tensors apart", {.min = 1 << 17, .max = 1 << 20}),
         field<C>("limits.upload_bytes_max", [](auto& c) -> auto& { return c.limits.upload_bytes_max; },
                  "the largest model version or update taken", {.min = 4096}),
+        field<C>("limits.upload_memory", [](auto& c) -> auto& { return c.limits.upload_memory; },
+                 "memory of all uploads together: further ones wait their turn, in order; one takes about a "
+                 "mebibyte",
+                 {.min = 1 << 20}),
     };
 }
 

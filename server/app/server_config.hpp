@@ -39,6 +39,7 @@ struct LimitsConfig {
     Duration rate_window = std::chrono::seconds(30);
     config::ByteCount message_bytes_max{std::uint64_t{1} << 20};
     config::ByteCount upload_bytes_max{std::uint64_t{64} << 30};
+    config::ByteCount upload_memory{std::uint64_t{256} << 20};
     bool operator==(const LimitsConfig&) const = default;
 };
 
