@@ -238,6 +238,7 @@ net::awaitable<Result<void>> Engine::make_version(JobId id, round::CloseRound ef
                                   {"train_loss", result.train_loss},
                                   {"version", next.digest.substr(0, 12)},
                                   {"step_bytes", next.encoded_bytes}});
+    changed_.cancel();
     tasks_.spawn("settle version", settle_version(id, effect.round, std::move(version->paths)));
     raise(id, round::RoundCommitted{effect.round, next.digest});
     co_return Result<void>{};

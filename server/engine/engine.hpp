@@ -184,8 +184,7 @@ private:
     net::awaitable<Result<SharedSum>> sum_of(ActiveJob& job, std::vector<Contribution> contributions);
     net::awaitable<Result<void>> close_round(JobId id, round::CloseRound effect);
     net::awaitable<Result<void>> make_version(JobId id, round::CloseRound effect);
-    net::awaitable<Result<void>> settle_version(store::VersionRow base, NewVersion made,
-                                                std::vector<TaskId> tasks);
+    net::awaitable<Result<void>> settle_version(JobId id, RoundId round, std::vector<Path> paths);
     net::awaitable<Result<void>> write_newest_adapter(JobId id);
     // Until `holds`, which is looked at whenever changed_ is cancelled; false when the task is being stopped.
     template <class Condition>

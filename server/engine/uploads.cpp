@@ -45,6 +45,11 @@ void post(Link& reply, protocol::Verdict verdict) {
     reply.post(std::move(message));
 }
 
+// An asynchronous job counts what comes while it makes a version in the next one: such an update waits.
+bool is_between(const round::JobState& state) {
+    return state.rules.asynchronous && state.phase == round::Phase::Aggregating;
+}
+
 }  // namespace
 
 ingest::UpdateRules Engine::update_rules(const job::JobSpec& spec) {
@@ -106,6 +111,11 @@ net::awaitable<UploadUnderWay> Engine::on_offer(ClientId client, protocol::Offer
         co_return nullptr;
     }
     const UploadTarget target{parsed->job, parsed->round, client, task};
+    const auto open = [&] {
+        const ActiveJob* const job = find(parsed->job);
+        return job == nullptr || !is_between(job->state);
+    };
+    if (!co_await until(open)) co_return nullptr;
     auto judged = judge_before_upload(client, *parsed, offer);
     if (!judged) {
         hold(judged.error());
@@ -137,7 +147,7 @@ net::awaitable<UploadUnderWay> Engine::on_offer(ClientId client, protocol::Offer
             if (const auto still = engine.lock()) (*still)->changed_.cancel();
         });
     count_upload_memory();
-    if (!co_await until([&] { return upload.memory.granted(); })) co_return nullptr;
+    if (!co_await until([&] { return upload.memory.granted() && open(); })) co_return nullptr;
     count_upload_memory();
     judged = judge_before_upload(client, *parsed, offer);  // it may have waited long
     if (!judged) {
@@ -189,9 +199,18 @@ net::awaitable<Result<void>> Engine::take(Intake& intake, std::uint64_t offset,
 }
 
 net::awaitable<void> Engine::finish_upload(UploadUnderWay intake, Link& reply) {
+    const auto too_late = [&] {
+        const ActiveJob* const job = find(intake->target().job);
+        if (job == nullptr) return true;
+        return !is_between(job->state) &&
+               !round::admits(job->state, intake->target().round, intake->target().client);
+    };
+    if (too_late()) co_return accept(*intake, reply);  // which says so
     const auto settled =
         co_await net::offload(uploads_.at(intake.get()).line, [&] { return intake->settle(); });
-    if (!settled) {
+    if (!settled && too_late()) {  // its file went with its round
+        accept(*intake, reply);
+    } else if (!settled) {
         co_await refuse_upload(std::move(intake), settled.error(), reply);
     } else if (co_await place(*intake)) {
         accept(*intake, reply);
@@ -207,6 +226,7 @@ net::awaitable<bool> Engine::place(Intake& intake) {
         const auto settled = [&] {
             const ActiveJob* const job = find(intake.target().job);
             if (job == nullptr) return true;
+            if (is_between(job->state)) return false;
             if (!round::admits(job->state, intake.target().round, intake.target().client)) return true;
             return job->sum != nullptr && job->durable;
         };

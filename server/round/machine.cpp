@@ -482,11 +482,6 @@ Result<RoundId> admits(const JobState& state, RoundId round, const ClientId& cli
                           what + " is not open; the job is at round " + std::to_string(state.round.get()));
     }
     const bool asked = part != nullptr && part->state == PartState::Asked;
-    const RoundId next(state.round.get() + 1);
-    if (state.rules.asynchronous && state.phase == Phase::Aggregating && asked &&
-        next.get() < state.rules.rounds) {
-        return next;  // it waits for that round to open
-    }
     if (state.phase != Phase::Training) return make_error(Errc::Stale, what + " takes no more updates");
     if (state.parts.count(PartState::Accepted) >= goal(state.rules)) {
         return make_error(Errc::Stale, what + " has all updates that it counts");  // a pause keeps it open

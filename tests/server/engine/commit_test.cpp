@@ -196,6 +196,7 @@ TEST_F(CommitTest, ADownloadCodecLosesNothingOverTheRounds) {
 TEST_F(CommitTest, HelpersChangeNothing) {
     for (const codec::CodecId id : {codec::CodecId::None, codec::CodecId::Deadzone}) {
         job_.download.codec.id = id;
+        elsewhere_ = [](const std::function<void()>&) {};
         const auto alone = *compute(contributions());
         std::vector<std::thread> threads;
         std::vector<std::function<void()>> late;

@@ -146,7 +146,7 @@ TEST_P(IntakeTest, ASpoolThatDoesNotGiveBackSpoilsTheSum) {
     const auto sum = new_sum();
     const Sent sent = update(4);
     auto intake = begin("a", sent, {sum, 5});
-    ASSERT_TRUE(send(*intake, sent, sent.bytes.size() * 2 / 3, 30'000));
+    ASSERT_TRUE(send(*intake, sent, sent.bytes.size(), 30'000));
     for (const auto& entry : std::filesystem::directory_iterator(dir_.path() / "spool")) {
         std::filesystem::resize_file(entry.path(), 1000);
     }
