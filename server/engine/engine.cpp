@@ -219,7 +219,7 @@ void Engine::apply(ActiveJob& job, const round::Effect& effect) {
             engine.free_client(job, e.client);
         }
         void operator()(const round::CloseRound& e) {
-            engine.tasks_.spawn("close round", engine.close_round(job.id, e));
+            engine.tasks_.spawn("close round", engine.close(job.id, e));
         }
         void operator()(const round::FinishJob& e) { engine.finish(job, e); }
         void operator()(const round::FailJob& e) { engine.fail(job, e); }
@@ -301,6 +301,15 @@ void Engine::record(ActiveJob& job, const round::RecordEvaluation& effect) {
     hold(ledger_.record_evaluation(row));
 }
 
+// A ledger or a disk of ours that is full or failing ends the process, and not the job: after the restart the
+// round is closed again from what is on it.
+asio::awaitable<Result<void>> Engine::close(JobId id, round::CloseRound effect) {
+    auto closed = co_await close_round(id, std::move(effect));
+    if (!closed && (closed.error().code == Errc::StoreFailed || closed.error().code == Errc::IoFailed))
+        on_fatal_(closed.error());
+    co_return closed;
+}
+
 asio::awaitable<Result<void>> Engine::close_round(JobId id, round::CloseRound effect) {
     const double started = monotonic_seconds();
     const ActiveJob* const job = find(id);
@@ -328,11 +337,7 @@ asio::awaitable<Result<void>> Engine::close_round(JobId id, round::CloseRound ef
     const auto version = co_await net::offload(compute_, build);
     if (find(id) == nullptr) co_return Result<void>{};
     if (!version) {
-        // A disk of ours that is full or failing ends the process, and not the job: after the restart the
-        // round is closed again from what is on it.
-        if (version.error().code == Errc::IoFailed)
-            on_fatal_(version.error());
-        else
+        if (version.error().code != Errc::IoFailed)
             raise(id, round::AggregationFailed{to_string(version.error())});
         co_return version.error();
     }
