@@ -35,8 +35,9 @@ void Connection::wake(Side side) {
 
 TimePoint Connection::arrival(End& from, std::size_t bytes) {
     const Weather& weather = network_.weather_;
-    from.link_free = std::max(from.link_free, now()) +
-                     Micros(static_cast<std::int64_t>(1e6 * static_cast<double>(bytes) / weather.bytes_per_second));
+    from.link_free =
+        std::max(from.link_free, now()) +
+        Micros(static_cast<std::int64_t>(1e6 * static_cast<double>(bytes) / weather.bytes_per_second));
     TimePoint arrives = from.link_free + network_.draw_delay();
     for (Duration again = 200ms; network_.chance(weather.loss); again *= 2) {
         network_.trace_.count(Trouble::Loss);
@@ -74,7 +75,8 @@ void Connection::break_now(Side from) {
         // The one that hears of it may have bytes under way: they still arrive, late.
         const Side hears = network_.chance(0.75) ? Side::Client : other(from);
         network_.trace_.count(Trouble::HalfOpen);
-        say(hears == Side::Client ? "half open: the client hears of its end" : "half open: the server hears of its end");
+        say(hears == Side::Client ? "half open: the client hears of its end"
+                                  : "half open: the server hears of its end");
         end(hears).hears_of_end = std::min(end(hears).hears_of_end, now() + network_.draw_delay());
         end(other(hears)).mute = true;
         const Micros late = Micros(network_.rng_.below(20'000'000));
@@ -194,8 +196,8 @@ awaitable<Result<std::size_t>> SimulatedStream::read_some(std::span<std::byte> b
         if (over()) co_return make_error(Errc::PeerClosed, "the connection is gone");
         if (const std::size_t count = connection_->take(side_, buffer); count > 0) co_return count;
         const End& from = connection_->end(Connection::other(side_));
-        const bool ended = from.under_way.empty() && from.closing_arrives &&
-                           *from.closing_arrives <= connection_->now();
+        const bool ended =
+            from.under_way.empty() && from.closing_arrives && *from.closing_arrives <= connection_->now();
         if (ended) co_return make_error(Errc::PeerClosed, "the peer closed the connection");
         const bool goes_on = co_await wait(readable_, connection_->next_news(side_));
         if (!goes_on) co_return make_error(Errc::Cancelled, "the read was cancelled");

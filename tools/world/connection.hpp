@@ -73,7 +73,7 @@ public:
     std::string remote() const override { return "world#" + std::to_string(number_); }
     net::asio::any_io_executor executor() override { return executor_; }
 
-    void wake();                             // something may have changed
+    void wake();                              // something may have changed
     void disown() { connection_ = nullptr; }  // the connection is gone with its process
 
 private:

@@ -1,4 +1,5 @@
-// Where a process of the world runs: a context of its own in virtual time, and a slow executor for heavy work.
+// Where a process of the world runs: a context of its own in virtual time, and a slow executor for heavy
+// work.
 #pragma once
 
 #include <boost/asio/io_context.hpp>

@@ -14,15 +14,16 @@ using namespace fedllm;
 using namespace fedllm::tools::world;
 
 void print(const Outcome& outcome, double seconds) {
-    std::printf("%s\n%llu events, %.0f virtual seconds, %llu rounds, %llu updates acknowledged, %llu of %llu bytes "
-                "uploaded, hash %016llx, %.2f s\n",
-                outcome.violation ? ("VIOLATED: " + *outcome.violation).c_str() : "all is well",
-                static_cast<unsigned long long>(outcome.events), outcome.virtual_seconds,
-                static_cast<unsigned long long>(outcome.rounds),
-                static_cast<unsigned long long>(outcome.acknowledged),
-                static_cast<unsigned long long>(outcome.update_bytes),
-                static_cast<unsigned long long>(outcome.uploaded_bytes),
-                static_cast<unsigned long long>(outcome.hash), seconds);
+    std::printf(
+        "%s\n%llu events, %.0f virtual seconds, %llu rounds, %llu updates acknowledged, %llu of %llu bytes "
+        "uploaded, hash %016llx, %.2f s\n",
+        outcome.violation ? ("VIOLATED: " + *outcome.violation).c_str() : "all is well",
+        static_cast<unsigned long long>(outcome.events), outcome.virtual_seconds,
+        static_cast<unsigned long long>(outcome.rounds),
+        static_cast<unsigned long long>(outcome.acknowledged),
+        static_cast<unsigned long long>(outcome.update_bytes),
+        static_cast<unsigned long long>(outcome.uploaded_bytes),
+        static_cast<unsigned long long>(outcome.hash), seconds);
     for (std::size_t kind = 0; kind < kTroubles; ++kind) {
         if (outcome.troubles[kind] > 0) {
             std::printf("  %s: %llu\n", std::string(name(static_cast<Trouble>(kind))).c_str(),
@@ -47,7 +48,9 @@ Outcome run(const Plan& plan, bool quiet) {
 }  // namespace
 
 int main(int argc, char** argv) {
-    CLI::App app("Simulated federations: the real server and clients on a simulated network and disk, in virtual time.");
+    CLI::App app(
+        "Simulated federations: the real server and clients on a simulated network and disk, in virtual "
+        "time.");
     std::uint64_t seed = 1, count = 1;
     std::uint32_t clients = 0, rounds = 10;
     bool log = false;
@@ -58,11 +61,10 @@ int main(int argc, char** argv) {
     app.add_option("--rounds", rounds, "of the crowd");
     CLI11_PARSE(app, argc, argv);
     std::setvbuf(stdout, nullptr, _IOLBF, 1 << 16);
-    log::setup({.format = log::Format::Human,
-                .level = log::Level::Debug,
-                .sink = [log](std::string_view line) {
-                    if (log) std::printf("    %.*s\n", static_cast<int>(line.size()), line.data());
-                }});
+    log::setup(
+        {.format = log::Format::Human, .level = log::Level::Debug, .sink = [log](std::string_view line) {
+             if (log) std::printf("    %.*s\n", static_cast<int>(line.size()), line.data());
+         }});
     bool well = true;
     for (std::uint64_t number = seed; number < seed + count; ++number) {
         const double began = monotonic_seconds();

@@ -1,9 +1,10 @@
-// A simulated network: connections between clients and the one server, with everything that can happen to them.
+// A simulated network: connections between clients and the one server, with everything that can happen to
+// them.
 //
-// A connection is like one of TCP: bytes arrive in order, once and whole, or not at all. So loss shows as delay;
-// what is reordered or comes twice is at the level of whole connections: one that the client gave up long ago
-// still delivers bytes while a newer one speaks. What ends can hear of the end of a connection: both (a reset),
-// one (half open), or none (silence); only deadlines help against the last two.
+// A connection is like one of TCP: bytes arrive in order, once and whole, or not at all. So loss shows as
+// delay; what is reordered or comes twice is at the level of whole connections: one that the client gave up
+// long ago still delivers bytes while a newer one speaks. What ends can hear of the end of a connection: both
+// (a reset), one (half open), or none (silence); only deadlines help against the last two.
 #pragma once
 
 #include <deque>
@@ -70,8 +71,8 @@ public:
     // Nothing between this client and the server gets through until then; it arrives afterwards.
     void partition(const ClientId& client, TimePoint until);
 
-    // A process is gone. Its system tells the peers, or nobody is left to do so. The streams of the process are
-    // dead from now on: their destruction says nothing.
+    // A process is gone. Its system tells the peers, or nobody is left to do so. The streams of the process
+    // are dead from now on: their destruction says nothing.
     enum class Farewell { Close, Reset, Nothing };
     void vanish(Side side, const std::optional<ClientId>& client, Farewell how);
 

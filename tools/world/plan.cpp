@@ -70,6 +70,7 @@ Mishaps draw_mishaps(Draw& draw) {
     Mishaps mishaps;
     mishaps.partition = draw.sometimes(5, 300);
     mishaps.server_kill = draw.sometimes(10, 300);
+    mishaps.server_stop = draw.sometimes(30, 300);
     mishaps.client_kill = draw.sometimes(5, 300);
     mishaps.server_power_loss = draw.sometimes(10, 300);
     mishaps.client_power_loss = draw.sometimes(5, 300);
@@ -89,11 +90,12 @@ Mishaps draw_mishaps(Draw& draw) {
 std::string JobPlan::yaml() const {
     return "name: " + name + "\nbase_model: tiny\nseed: " + std::to_string(seed) +
            "\nlora: {rank: 2, alpha: 4, target_modules: [q_proj]}\nrounds: " + std::to_string(rounds) +
-           "\nclients_per_round: " + std::to_string(clients) + "\nclients_minimum: " + std::to_string(minimum) +
+           "\nclients_per_round: " + std::to_string(clients) +
+           "\nclients_minimum: " + std::to_string(minimum) +
            "\nsamples_max: 100\nserver_learning_rate: " + std::to_string(server_learning_rate) +
-           "\nupdate: {codec: " + update_codec + ", clip_norm: 4, error_feedback: " +
-           (error_feedback ? "true" : "false") + "}\ndownload: {codec: " + download_codec +
-           "}\ntrain: {local_steps: 1}\n";
+           "\nupdate: {codec: " + update_codec +
+           ", clip_norm: 4, error_feedback: " + (error_feedback ? "true" : "false") +
+           "}\ndownload: {codec: " + download_codec + "}\ntrain: {local_steps: 1}\n";
 }
 
 Plan draw_plan(std::uint64_t seed) {

@@ -29,6 +29,7 @@ struct JobPlan {
 struct Mishaps {
     Duration partition{};
     Duration server_kill{};
+    Duration server_stop{};
     Duration client_kill{};
     Duration server_power_loss{};
     Duration client_power_loss{};
@@ -53,7 +54,7 @@ struct Plan {
     Duration mishaps_until{};  // from then on the weather is fair
     Duration patience{};       // for the jobs to end after that
     std::chrono::microseconds server_slowness{};
-    Duration training{};  // the longest that a client's work takes
+    Duration training{};    // the longest that a client's work takes
     bool one_host = false;  // all clients share a host and a disk: crowds without mishaps
 };
 

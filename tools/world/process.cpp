@@ -29,7 +29,10 @@ void rethrow(std::exception_ptr thrown) {
 }  // namespace
 
 Process::Process(std::string name, Surroundings& world, Rng rng)
-    : name_(std::move(name)), world_(world), disk_(rng.next_u64()), host_(world.time, Rng(rng.next_u64(), name_)) {}
+    : name_(std::move(name)),
+      world_(world),
+      disk_(rng.next_u64()),
+      host_(world.time, Rng(rng.next_u64(), name_)) {}
 
 bool Process::start() {
     disk_.reboot();
@@ -57,7 +60,8 @@ void Process::kill(Death how, Network::Farewell farewell) {
     drop();
 }
 
-// ------------------------------------------------------------------------------------------------- the server
+// ------------------------------------------------------------------------------------------------- the
+// server
 
 ServerProcess::ServerProcess(Surroundings& world, Rng rng) : Process("server", world, rng) {
     host().set_slowness(world.plan.server_slowness);
@@ -66,7 +70,7 @@ ServerProcess::ServerProcess(Surroundings& world, Rng rng) : Process("server", w
 ServerProcess::~ServerProcess() { kill(Death::Killed, Network::Farewell::Nothing); }
 
 Result<void> ServerProcess::begin() {
-    fatal_ = submitting_ = false;
+    fatal_ = submitting_ = stopped_ = false;
     FEDLLM_TRY_VOID(make_directories(kState));
     metrics_ = std::make_unique<server::observe::Metrics>();
     const server::engine::EngineOptions options{.state_directory = kState,
@@ -77,7 +81,8 @@ Result<void> ServerProcess::begin() {
         if (!fatal_) world().trace.say(name(), "cannot go on: " + to_string(error));
         fatal_ = true;
     };
-    FEDLLM_TRY(engine_, server::engine::Engine::open(host().executor(), options, world().clock, *metrics_, on_fatal));
+    FEDLLM_TRY(engine_,
+               server::engine::Engine::open(host().executor(), options, world().clock, *metrics_, on_fatal));
     FEDLLM_TRY_VOID(engine_->start());
     world().network.listen(host().executor(), [this](std::unique_ptr<net::Stream> stream, ClientId client) {
         asio::co_spawn(host().context(), serve(*this, std::move(stream), std::move(client)), rethrow);
@@ -86,6 +91,7 @@ Result<void> ServerProcess::begin() {
 }
 
 void ServerProcess::drop() {
+    sessions_.clear();
     engine_.reset();
     metrics_.reset();
 }
@@ -94,11 +100,15 @@ void ServerProcess::leave_network(Network::Farewell farewell) {
     world().network.vanish(Side::Server, std::nullopt, farewell);
 }
 
-awaitable<void> ServerProcess::serve(ServerProcess& server, std::unique_ptr<net::Stream> stream, ClientId client) {
+awaitable<void> ServerProcess::serve(ServerProcess& server, std::unique_ptr<net::Stream> stream,
+                                     ClientId client) {
     const net::PeerIdentity peer{.name = std::move(client), .role = net::Role::Client, .fingerprint = ""};
     server::edge::ClientSession session(std::move(stream), peer, server.world().plan.limits, *server.engine_);
+    server.sessions_.insert(&session);
     const Result<void> ended = co_await session.run();
-    server.world().trace.say(peer.name.get(), ended ? "session over" : "session over: " + to_string(ended.error()));
+    server.sessions_.erase(&session);
+    server.world().trace.say(peer.name.get(),
+                             ended ? "session over" : "session over: " + to_string(ended.error()));
 }
 
 void ServerProcess::submit(const JobPlan& job) {
@@ -117,12 +127,29 @@ awaitable<void> ServerProcess::submit_job(ServerProcess& server, JobPlan job) {
     request.set_initial_digest(crypto::to_hex(crypto::sha256(bytes)));
     request.set_initial_bytes(bytes.size());
     auto upload = server.engine_->begin_submission("operator", request);
-    Result<void> taken = upload ? upload->append(bytes.subspan(upload->held())) : Result<void>(upload.error());
+    Result<void> taken =
+        upload ? upload->append(bytes.subspan(upload->held())) : Result<void>(upload.error());
     if (taken) {
         const Result<JobId> id = co_await server.engine_->submit(std::move(request), std::move(*upload));
         taken = id ? Result<void>{} : Result<void>(id.error());
     }
-    server.world().trace.say("operator", "submits " + job.name + (taken ? "" : ": " + to_string(taken.error())));
+    server.world().trace.say("operator",
+                             "submits " + job.name + (taken ? "" : ": " + to_string(taken.error())));
+}
+
+void ServerProcess::stop() { asio::co_spawn(host().context(), shut_down(*this), rethrow); }
+
+// As app::Server does it.
+awaitable<void> ServerProcess::shut_down(ServerProcess& server) {
+    server.world().network.stop_listening();
+    const auto sessions = server.sessions_;  // one that is asked may end at once
+    for (server::edge::ClientSession* const session : sessions) session->ask_to_stop();
+    for (int turn = 0; turn < 20 && !server.sessions_.empty(); ++turn) {
+        const auto slept = co_await net::sleep_for(100ms);
+        if (!slept) co_return;
+    }
+    co_await server.engine_->stop();
+    server.stopped_ = true;
 }
 
 // ------------------------------------------------------------------------------------------------- a client
@@ -156,9 +183,9 @@ Result<std::unique_ptr<client::agent::Agent>> ClientProcess::open(const std::str
     options.jitter_seed = rng_.next_u64();
     FEDLLM_TRY_VOID(make_directories(config.state_directory));
     const auto connect = [this, site] { return world().network.connect(ClientId(site)); };
-    const auto make_worker = [this](const client::agent::ClientConfig&, client::agent::VersionStore versions,
-                                    client::update::UpdateStore updates)
-        -> Result<std::unique_ptr<client::agent::Worker>> {
+    const auto make_worker =
+        [this](const client::agent::ClientConfig&, client::agent::VersionStore versions,
+               client::update::UpdateStore updates) -> Result<std::unique_ptr<client::agent::Worker>> {
         return std::unique_ptr<client::agent::Worker>(
             new SimulatedWorker(world().truth, std::move(versions), std::move(updates)));
     };

@@ -1,9 +1,10 @@
-// The two programs of the world as processes that can be killed at any event: the real engine and sessions, and
-// the real agent, on a simulated network and disk.
+// The two programs of the world as processes that can be killed at any event: the real engine and sessions,
+// and the real agent, on a simulated network and disk.
 #pragma once
 
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -67,23 +68,29 @@ public:
     ServerProcess(Surroundings& world, Rng rng);
     ~ServerProcess() override;
 
-    bool is_ending() const override { return Process::is_ending() || fatal_; }
+    bool is_ending() const override { return Process::is_ending() || fatal_ || stopped_; }
+    bool stopped() const { return stopped_; }
     server::engine::Engine* engine() { return engine_.get(); }
 
     // What its operator does; the outcome shows in the ledger.
     void submit(const JobPlan& job);
+    void stop();  // SIGTERM: stopped() follows
 
 private:
     Result<void> begin() override;
     void drop() override;
     void leave_network(Network::Farewell farewell) override;
-    static net::awaitable<void> serve(ServerProcess& server, std::unique_ptr<net::Stream> stream, ClientId client);
+    static net::awaitable<void> serve(ServerProcess& server, std::unique_ptr<net::Stream> stream,
+                                      ClientId client);
     static net::awaitable<void> submit_job(ServerProcess& server, JobPlan job);
+    static net::awaitable<void> shut_down(ServerProcess& server);
 
     std::unique_ptr<server::observe::Metrics> metrics_;
     std::unique_ptr<server::engine::Engine> engine_;
+    std::set<server::edge::ClientSession*> sessions_;
     bool fatal_ = false;
     bool submitting_ = false;
+    bool stopped_ = false;
 };
 
 // One site, or a crowd of them that live and die together.

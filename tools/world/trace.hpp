@@ -11,26 +11,26 @@
 
 namespace fedllm::tools::world {
 
-// Everything that a world does to its inhabitants, counted: a run that never met a kind proves nothing about it.
+// Everything that a world does to its inhabitants, counted: a run that never met a kind proves nothing about
+// it.
 enum class Trouble {
-    Delay,            // bytes came late, in their order
-    Loss,             // a segment was sent again by the system: a longer delay
-    Refused,          // a connection could not be made
-    Reset,            // both ends hear that the connection is gone
-    HalfOpen,         // one end hears it, the other does not
-    Silence,          // neither does
-    LateBytes,        // bytes of an old connection arrived when a newer one spoke already: reordered
-    Partition,        // for a while nothing gets through
-    ServerKill,       // kill -9: the system closes the connections
+    Delay,       // bytes came late, in their order
+    Loss,        // a segment was sent again by the system: a longer delay
+    Refused,     // a connection could not be made
+    Reset,       // both ends hear that the connection is gone
+    HalfOpen,    // one end hears it, the other does not
+    Silence,     // neither does
+    LateBytes,   // bytes of an old connection arrived when a newer one spoke already: reordered
+    Partition,   // for a while nothing gets through
+    ServerKill,  // kill -9: the system closes the connections
     ClientKill,
     ServerPowerLoss,  // nobody is told
     ClientPowerLoss,
-    ServerStop,       // SIGTERM
-    Pause,            // of a job, by its operator
-    DiskTorn,         // a write of which a part survived a crash
-    DiskLost,         // an unsynced write that did not survive
-    DiskError,        // EIO
-    DiskFull,         // ENOSPC
+    ServerStop,  // SIGTERM
+    DiskTorn,    // a write of which a part survived a crash
+    DiskLost,    // an unsynced write that did not survive
+    DiskError,   // EIO
+    DiskFull,    // ENOSPC
 };
 inline constexpr std::size_t kTroubles = static_cast<std::size_t>(Trouble::DiskFull) + 1;
 std::string_view name(Trouble trouble);
@@ -42,7 +42,9 @@ public:
     Trace(const net::VirtualTime& time, Sink sink) : time_(time), sink_(std::move(sink)) {}
 
     void say(std::string_view who, std::string_view what);
-    void count(Trouble trouble, std::uint64_t times = 1) { counts_[static_cast<std::size_t>(trouble)] += times; }
+    void count(Trouble trouble, std::uint64_t times = 1) {
+        counts_[static_cast<std::size_t>(trouble)] += times;
+    }
 
     std::uint64_t hash() const { return hash_; }
     const std::array<std::uint64_t, kTroubles>& counts() const { return counts_; }

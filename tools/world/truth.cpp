@@ -3,15 +3,14 @@
 #include <cmath>
 #include <cstring>
 
-
 namespace fedllm::tools::world {
 
 namespace store = server::store;
 
 namespace {
 
-constexpr int kExactBits = 80;          // of a value's fraction in the exact sum
-constexpr double kHalfUlp = 0x1p-24;    // of f32, relative
+constexpr int kExactBits = 80;           // of a value's fraction in the exact sum
+constexpr double kHalfUlp = 0x1p-24;     // of f32, relative
 constexpr double kFixedPoint = 0x1p-24;  // the coarsest that the server's sum may be
 
 // "j1/0/site-a"
@@ -104,7 +103,8 @@ void Truth::same_version(JobTruth& job, const JobId& id, RoundId round, const st
     }
 }
 
-// ------------------------------------------------------------------------------------------ what is on record
+// ------------------------------------------------------------------------------------------ what is on
+// record
 
 void Truth::check(const server::engine::Engine& engine, Thoroughness how) {
     if (how == Thoroughness::Everything) {
@@ -191,7 +191,8 @@ void Truth::check_round(const server::engine::Engine& engine, JobTruth& job, con
         job.exact[i] = before + rate * (*mean)[i];
         const double rounds = whole ? 1 : 1 + round.round.get();  // each may add its rounding to the residual
         const double bound =
-            rounds * (rate * kFixedPoint + 4 * kHalfUlp * (std::abs(before) + rate * std::abs((*mean)[i]) + 1e-3));
+            rounds *
+            (rate * kFixedPoint + 4 * kHalfUlp * (std::abs(before) + rate * std::abs((*mean)[i]) + 1e-3));
         if (comparable && !(std::abs(actual[i] - job.exact[i]) <= bound)) {
             return violated(where + ": value " + std::to_string(i) + " is " + std::to_string(actual[i]) +
                             ", the exact mean of the ledger's contributions gives " +

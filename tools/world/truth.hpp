@@ -18,17 +18,19 @@
 namespace fedllm::tools::world {
 
 // Invariants, as check() looks at them:
-//  - An update whose acceptance a server has sent is in its ledger with that digest from then on, crash or not.
+//  - An update whose acceptance a server has sent is in its ledger with that digest from then on, crash or
+//  not.
 //  - The version that a round starts from is the same for ever.
-//  - A committed version is its base plus the exact mean (128-bit integers) of exactly the updates that the ledger
-//    counts for its round, each of which its client has made for that task; with a download codec, version and
-//    residual together are.
+//  - A committed version is its base plus the exact mean (128-bit integers) of exactly the updates that the
+//  ledger
+//    counts for its round, each of which its client has made for that task; with a download codec, version
+//    and residual together are.
 // The first violation is kept; after it the world should stop.
 class Truth final : public Tap {
 public:
     // An update that a client's worker has made.
-    void made(const TaskId& task, const ClientId& client, const std::string& digest, std::vector<float> values,
-              std::uint64_t samples);
+    void made(const TaskId& task, const ClientId& client, const std::string& digest,
+              std::vector<float> values, std::uint64_t samples);
 
     void on_bytes(std::uint64_t connection, const ClientId& client, Side from,
                   std::span<const std::byte> bytes) override;
@@ -60,8 +62,8 @@ private:
     };
     struct JobTruth {
         job::JobSpec spec;
-        RoundId next;                    // to be checked
-        std::vector<double> exact;       // with a download codec: what version and residual add up to
+        RoundId next;               // to be checked
+        std::vector<double> exact;  // with a download codec: what version and residual add up to
         std::map<RoundId, std::string> versions;
     };
 
@@ -69,7 +71,8 @@ private:
     void on_server_message(Talk& talk, const protocol::ServerMessage& message);
     void check_acknowledged(const server::store::Ledger& ledger, const std::set<std::string>& tasks);
     void check_job(const server::engine::Engine& engine, const server::store::JobRow& row);
-    void check_round(const server::engine::Engine& engine, JobTruth& job, const server::store::RoundRow& round);
+    void check_round(const server::engine::Engine& engine, JobTruth& job,
+                     const server::store::RoundRow& round);
     std::optional<std::vector<double>> exact_mean(const JobTruth& job,
                                                   const std::vector<server::store::PartRow>& parts);
     void same_version(JobTruth& job, const JobId& id, RoundId round, const std::string& digest);

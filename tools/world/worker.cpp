@@ -79,8 +79,8 @@ Result<update::Claim> SimulatedWorker::train(const Task& task, const ClientId& c
     std::vector<float> values(start.manifest().elements());
     FEDLLM_TRY_VOID(codec::decode(task.job.update.codec.id, codec::layout_of(start.manifest()), encoded.bytes,
                                   [&](std::uint64_t first, std::span<const float> decoded) {
-                                      std::copy(decoded.begin(), decoded.end(), values.begin() +
-                                                                     static_cast<std::ptrdiff_t>(first));
+                                      std::copy(decoded.begin(), decoded.end(),
+                                                values.begin() + static_cast<std::ptrdiff_t>(first));
                                   }));
     truth_.made(task.id, client, claim.digest, std::move(values), claim.samples);
     FEDLLM_TRY_VOID(updates_.save(task.id, claim, encoded.bytes));

@@ -1,5 +1,5 @@
-// A worker that only seems to train: its updates are numbers drawn from the task, built, encoded and kept by the
-// same code as those of the workbench.
+// A worker that only seems to train: its updates are numbers drawn from the task, built, encoded and kept by
+// the same code as those of the workbench.
 #pragma once
 
 #include "client/agent/worker.hpp"
@@ -19,7 +19,8 @@ public:
 
     Result<void> make_initial(const client::agent::Task& task) override;
     client::agent::Event work(const client::agent::Task& task, const ClientId& client,
-                              double link_bytes_per_second, const Report& report, std::stop_token stop) override;
+                              double link_bytes_per_second, const Report& report,
+                              std::stop_token stop) override;
     std::string device() const override { return "simulated"; }
 
 private:

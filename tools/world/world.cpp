@@ -1,5 +1,6 @@
 #include "tools/world/world.hpp"
 
+#include <algorithm>
 #include <cmath>
 
 namespace fedllm::tools::world {
@@ -45,6 +46,7 @@ Outcome World::run() {
     asio::co_spawn(fate_.context(), operate(), rethrow);
     start_mishap(plan_.mishaps.partition, &World::partition);
     start_mishap(plan_.mishaps.server_kill, &World::kill_server);
+    start_mishap(plan_.mishaps.server_stop, &World::stop_server);
     start_mishap(plan_.mishaps.client_kill, &World::kill_client);
     start_mishap(plan_.mishaps.server_power_loss, &World::cut_server_power);
     start_mishap(plan_.mishaps.client_power_loss, &World::cut_client_power);
@@ -111,15 +113,18 @@ void World::check(Truth::Thoroughness how) {
     set_disk_rates(mishaps_last());
 }
 
-// ------------------------------------------------------------------------------------------- deaths and births
+// ------------------------------------------------------------------------------------------- deaths and
+// births
 
 void World::bury(Process& process, Process::Death how) {
     const bool lost = how == Process::Death::PowerLost;
     const bool server = &process == server_.get();
-    trace_.count(server ? (lost ? Trouble::ServerPowerLoss : Trouble::ServerKill)
-                        : (lost ? Trouble::ClientPowerLoss : Trouble::ClientKill));
-    trace_.say(process.name(), lost ? "loses its power" : "is killed");
-    const auto farewell = lost                    ? Network::Farewell::Nothing
+    const bool stopped = server && !lost && server_->stopped();
+    trace_.count(stopped  ? Trouble::ServerStop
+                 : server ? (lost ? Trouble::ServerPowerLoss : Trouble::ServerKill)
+                          : (lost ? Trouble::ClientPowerLoss : Trouble::ClientKill));
+    trace_.say(process.name(), stopped ? "has stopped" : lost ? "loses its power" : "is killed");
+    const auto farewell = lost                 ? Network::Farewell::Nothing
                           : rng_.below(2) == 0 ? Network::Farewell::Close
                                                : Network::Farewell::Reset;
     process.kill(how, farewell);
@@ -153,8 +158,9 @@ bool World::all_done() {
     if (!rows) return false;
     bool done = true;
     for (const JobPlan& job : plan_.jobs) {
-        const auto found = std::find_if(rows->begin(), rows->end(),
-                                        [&](const server::store::JobRow& row) { return row.name == job.name; });
+        const auto found = std::find_if(rows->begin(), rows->end(), [&](const server::store::JobRow& row) {
+            return row.name == job.name;
+        });
         if (found == rows->end()) {
             done = false;
             if (time_.now() >= TimePoint{} + job.submitted) server_->submit(job);
@@ -194,6 +200,10 @@ void World::kill_server() {
     if (server_->up()) bury(*server_, Process::Death::Killed);
 }
 
+void World::stop_server() {
+    if (server_->up() && !server_->is_ending()) server_->stop();
+}
+
 void World::kill_client() {
     Process& client = any_client();
     if (client.up()) bury(client, Process::Death::Killed);
@@ -227,9 +237,10 @@ void World::set_disk_rates(bool mishaps) {
                                                              rates.server_disk_crash}
                                       : SimulatedDisk::Rates{});
     for (const auto& client : clients_) {
-        client->disk().set_rates(mishaps ? SimulatedDisk::Rates{rates.client_disk_error, rates.client_disk_full,
-                                                                rates.client_disk_crash}
-                                         : SimulatedDisk::Rates{});
+        client->disk().set_rates(mishaps
+                                     ? SimulatedDisk::Rates{rates.client_disk_error, rates.client_disk_full,
+                                                            rates.client_disk_crash}
+                                     : SimulatedDisk::Rates{});
     }
 }
 

@@ -1,5 +1,5 @@
-// A whole federation in one thread and in virtual time, from one seed: the same seed gives the same world, event
-// by event.
+// A whole federation in one thread and in virtual time, from one seed: the same seed gives the same world,
+// event by event.
 #pragma once
 
 #include <cstdint>
@@ -62,6 +62,7 @@ private:
     void start_mishap(Duration mean, void (World::*mishap)());
     void partition();
     void kill_server();
+    void stop_server();
     void kill_client();
     void cut_server_power();
     void cut_client_power();
