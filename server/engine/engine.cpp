@@ -103,7 +103,9 @@ Result<std::set<Path>> Engine::counted_updates() const {
 Result<void> Engine::activate(const store::JobRow& row) {
     auto active = load(row);
     if (!active) {
-        if (active.error().code == Errc::StoreFailed) return active.error();
+        // A disk that cannot be read now says nothing about the job.
+        const Errc code = active.error().code;
+        if (code == Errc::StoreFailed || code == Errc::IoFailed) return active.error();
         log::error("a job cannot be taken up", {{"job", row.id.get()}, {"reason", active.error().message}});
         return ledger_.finish_job(row.id, store::JobStatus::Failed, active.error().message);
     }
@@ -217,7 +219,7 @@ void Engine::apply(ActiveJob& job, const round::Effect& effect) {
             engine.free_client(job, e.client);
         }
         void operator()(const round::CloseRound& e) {
-            engine.tasks_.spawn("close round", engine.close_round(job.id, e));
+            engine.tasks_.spawn("close round", engine.close(job.id, e));
         }
         void operator()(const round::FinishJob& e) { engine.finish(job, e); }
         void operator()(const round::FailJob& e) { engine.fail(job, e); }
@@ -299,21 +301,16 @@ void Engine::record(ActiveJob& job, const round::RecordEvaluation& effect) {
     hold(ledger_.record_evaluation(row));
 }
 
-// Where it is our own disk that fails, the job has done nothing wrong: the process ends, and the next one
-// finds the round closed and computes its version again.
-asio::awaitable<Result<void>> Engine::close_round(JobId id, round::CloseRound effect) {
-    const Result<void> closed = co_await make_version(id, std::move(effect));
-    if (closed) co_return closed;
-    const Errc code = closed.error().code;
-    if (code == Errc::IoFailed || code == Errc::StoreFailed) {
-        hold(closed);
-    } else {
-        raise(id, round::AggregationFailed{to_string(closed.error())});
-    }
+// A ledger or a disk of ours that is full or failing ends the process, and not the job: after the restart the
+// round is closed again from what is on it.
+asio::awaitable<Result<void>> Engine::close(JobId id, round::CloseRound effect) {
+    auto closed = co_await close_round(id, std::move(effect));
+    if (!closed && (closed.error().code == Errc::StoreFailed || closed.error().code == Errc::IoFailed))
+        on_fatal_(closed.error());
     co_return closed;
 }
 
-asio::awaitable<Result<void>> Engine::make_version(JobId id, round::CloseRound effect) {
+asio::awaitable<Result<void>> Engine::close_round(JobId id, round::CloseRound effect) {
     const double started = monotonic_seconds();
     const ActiveJob* const job = find(id);
     if (job == nullptr) co_return Result<void>{};
@@ -339,7 +336,11 @@ asio::awaitable<Result<void>> Engine::make_version(JobId id, round::CloseRound e
     };
     const auto version = co_await net::offload(compute_, build);
     if (find(id) == nullptr) co_return Result<void>{};
-    if (!version) co_return version.error();
+    if (!version) {
+        if (version.error().code != Errc::IoFailed)
+            raise(id, round::AggregationFailed{to_string(version.error())});
+        co_return version.error();
+    }
     const Timestamp now = clock_.now();
     const store::RoundResult result{now, eval_loss_of(parts), train_loss_of(parts)};
     const store::VersionRow next = row_of(*version, base, now);
@@ -445,7 +446,9 @@ registry::SessionId Engine::join(const ClientId& client, const protocol::Hello& 
     auto order = offer_order();
     std::stable_partition(order.begin(), order.end(),
                           [&](const ActiveJob* job) { return round::is_asked(job->state, client); });
-    for (const ActiveJob* const job : order) raise(*job, round::ClientJoined{client, base_models});
+    std::vector<JobId> jobs;  // a job that ends by what it hears is gone, and its pointer dangles
+    for (const ActiveJob* const job : order) jobs.push_back(job->id);
+    for (const JobId& job : jobs) raise(job, round::ClientJoined{client, base_models});
     return session;
 }
 
@@ -453,7 +456,9 @@ void Engine::leave(const ClientId& client, registry::SessionId session) {
     if (!registry_.leave(client, session)) return;
     links_.erase(client);
     holders_.erase(client);
-    for (const auto& job : jobs_) raise(*job, round::ClientLeft{client});
+    std::vector<JobId> jobs;  // as in join()
+    for (const auto& job : jobs_) jobs.push_back(job->id);
+    for (const JobId& job : jobs) raise(job, round::ClientLeft{client});
 }
 
 void Engine::on_progress(const ClientId& client, const protocol::Progress& progress) {

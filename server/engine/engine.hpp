@@ -144,8 +144,8 @@ private:
     void record(ActiveJob& job, const round::RecordEvaluation& effect);
     void finish(const ActiveJob& job, const round::FinishJob& effect);
     void fail(const ActiveJob& job, const round::FailJob& effect);
+    net::awaitable<Result<void>> close(JobId id, round::CloseRound effect);
     net::awaitable<Result<void>> close_round(JobId id, round::CloseRound effect);
-    net::awaitable<Result<void>> make_version(JobId id, round::CloseRound effect);
     net::awaitable<Result<void>> tick();
     std::optional<Timestamp> next_wake() const;
     void log_waiting(ActiveJob& job);
