@@ -29,6 +29,19 @@ store::VersionRow row_of(const NewVersion& made, const store::VersionRow& base, 
     return row;
 }
 
+std::vector<store::PartRow> rows_of(const JobId& job, const std::vector<round::DroppedPart>& dropped) {
+    std::vector<store::PartRow> rows;
+    for (const auto& [key, reason] : dropped) {
+        store::PartRow& row = rows.emplace_back();
+        row.job = job;
+        row.round = key.round;
+        row.client = key.client;
+        row.task = store::task_id(job, key.round, key.client);
+        row.reason = reason;
+    }
+    return rows;
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Engine>> Engine::open(asio::any_io_executor strand, const EngineOptions& options,
@@ -119,7 +132,11 @@ Result<std::unique_ptr<Engine::ActiveJob>> Engine::load(const store::JobRow& row
         active->state = round::start(rules, row.model_digest);
         return active;
     }
-    FEDLLM_TRY(const auto parts, ledger_.parts(row.id, rounds.back().round));
+    std::vector<store::PartRow> parts;
+    for (std::uint32_t r = round::first_needed(rules, row.round).get(); r <= row.round.get(); ++r) {
+        FEDLLM_TRY(const auto of_round, ledger_.parts(row.id, RoundId(r)));
+        parts.insert(parts.end(), of_round.begin(), of_round.end());
+    }
     active->state = round::recover(rules, row, rounds, parts, clock_.now());
     return active;
 }
@@ -300,12 +317,11 @@ void Engine::record(ActiveJob& job, const round::RecordEvaluation& effect) {
 
 asio::awaitable<Result<void>> Engine::close_round(JobId id, round::CloseRound effect) {
     const double started = monotonic_seconds();
-    const ActiveJob* const job = find(id);
+    const ActiveJob* job = find(id);
     if (job == nullptr) co_return Result<void>{};
     const job::JobSpec spec = job->spec;
-    const Timestamp opened = job->state.opened;
-    FEDLLM_CO_TRY_VOID(ledger_.close_round(id, effect.round));
-    FEDLLM_CO_TRY(const auto parts, ledger_.parts(id, effect.round));
+    FEDLLM_CO_TRY_VOID(ledger_.close_round(id, effect.round, rows_of(id, effect.dropped)));
+    FEDLLM_CO_TRY(const auto parts, ledger_.contributions(id, effect.round));
     FEDLLM_CO_TRY(const store::VersionRow base, ledger_.version(id, effect.round));
     std::vector<Contribution> contributions;
     for (const store::PartRow& part : parts) {
@@ -323,7 +339,8 @@ asio::awaitable<Result<void>> Engine::close_round(JobId id, round::CloseRound ef
         return version;
     };
     const auto version = co_await net::offload(compute_, build);
-    if (find(id) == nullptr) co_return Result<void>{};
+    job = find(id);
+    if (job == nullptr) co_return Result<void>{};
     if (!version) {
         raise(id, round::AggregationFailed{to_string(version.error())});
         co_return version.error();
@@ -337,7 +354,8 @@ asio::awaitable<Result<void>> Engine::close_round(JobId id, round::CloseRound ef
         if (auto gone = spool_.remove(task); !gone) log::warn("spool", {{"reason", gone.error().message}});
     }
     tasks_.spawn("retention", expire(id, Sweep::Recent));
-    metrics_.round_committed(id, seconds(now - opened), monotonic_seconds() - started, contributions.size());
+    metrics_.round_committed(id, seconds(round::round_time(job->state, now)), monotonic_seconds() - started,
+                             contributions.size());
     if (!std::isnan(result.eval_loss)) metrics_.evaluated(id, result.eval_loss);
     if (!std::isnan(result.train_loss)) metrics_.trained(id, result.train_loss);
     log::info("round committed", {{"job", id.get()},
@@ -443,9 +461,19 @@ void Engine::on_progress(const ClientId& client, const protocol::Progress& progr
     live.step = progress.step();
     live.steps = progress.steps();
     live.loss = progress.loss();
-    live.heard = clock_.now();
     metrics_.task_progress(job->id, client,
                            live.steps > 0 ? static_cast<double>(live.step) / live.steps : 0.0);
+}
+
+// Its job needs to know it a few times per lease, not with every chunk.
+void Engine::heard_of(const ClientId& client) {
+    const auto holder = holders_.find(client);
+    ActiveJob* const job = holder != holders_.end() ? find(holder->second) : nullptr;
+    if (job == nullptr) return;
+    Timestamp& heard = job->live[client].heard;
+    if (clock_.now() - heard < std::chrono::seconds(5)) return;
+    heard = clock_.now();
+    raise(job->id, round::SignOfLife{client});
 }
 
 void Engine::on_decline(const ClientId& client, const protocol::Decline& decline) {

@@ -68,6 +68,7 @@ public:
     registry::SessionId join(const ClientId& client, const protocol::Hello& hello, Link& link);
     void leave(const ClientId& client, registry::SessionId session);
     void on_progress(const ClientId& client, const protocol::Progress& progress);
+    void heard_of(const ClientId& client);  // any frame: it is alive
     void on_decline(const ClientId& client, const protocol::Decline& decline);
     void count_download(const ClientId& client, std::uint64_t bytes);
 
@@ -107,8 +108,7 @@ private:
         std::uint64_t bytes_up = 0;
         std::uint64_t bytes_down = 0;
         bool uploading = false;
-        Timestamp asked{};  // when its task was first sent
-        Timestamp heard{};  // when it last said something about it
+        Timestamp heard{};  // when its job was last told that it is alive
     };
     struct ActiveJob {
         JobId id;
@@ -117,8 +117,7 @@ private:
         tensor::Manifest manifest;
         round::JobState state;
         std::string last_wait;  // what was last logged as waited for
-        std::optional<round::Reason> reason;
-        Timestamp reason_since{};
+        std::string reason;     // the same in a word
         std::map<ClientId, LivePart> live;
         std::optional<Timestamp> wake;
         Timestamp last_opened{};  // its latest round
@@ -164,11 +163,12 @@ private:
     net::awaitable<Result<void>> tick();
     std::optional<Timestamp> next_wake() const;
     void log_waiting(ActiveJob& job);
-    static Timestamp waits_since(const ActiveJob& job);
     Result<protocol::Because> why_job(const store::JobRow& row) const;
     Result<protocol::Because> why_round(const store::JobRow& row, RoundId round) const;
     Result<protocol::Because> why_client(const ClientId& client) const;
-    protocol::Because at_work(const ActiveJob& job, const registry::Member& member) const;
+    protocol::Because at_work(const ActiveJob& job, const registry::Member& member,
+                              const round::Expected& expected) const;
+    std::string idle_in(const ActiveJob& job, const registry::Member& member) const;
     protocol::Because idle(const registry::Member& member) const;
     Result<protocol::Because> away(const ClientId& client) const;
     bool hold(const Result<void>& done);  // false, and fatal, when the ledger failed

@@ -177,7 +177,8 @@ void Engine::accept(const Intake& intake, Link& reply) {
     if (job == nullptr) {
         return post(reply, refusal(target.task, {Errc::Stale, "the job is over"}));
     }
-    if (auto admitted = round::admits(job->state, target.round, target.client); !admitted) {
+    const auto admitted = round::admits(job->state, target.round, target.client);
+    if (!admitted) {
         metrics_.update_refused(target.job, admitted.error().code);
         return post(reply, refusal(target.task, admitted.error()));
     }
@@ -187,7 +188,9 @@ void Engine::accept(const Intake& intake, Link& reply) {
     row.client = target.client;
     row.task = target.task;
     row.status = store::PartStatus::Accepted;
-    row.weight = job->spec.weighting == job::Weighting::Samples ? claim.samples : 1;
+    const std::uint32_t staleness = admitted->get() - target.round.get();
+    row.weight = (job->spec.weighting == job::Weighting::Samples ? claim.samples : 1) *
+                 job::staleness_weight(job->spec.aggregation, staleness);
     row.samples = claim.samples;
     row.tokens = claim.tokens;
     row.update_digest = claim.digest;
@@ -201,9 +204,9 @@ void Engine::accept(const Intake& intake, Link& reply) {
     row.elements = job->manifest.elements();
     row.quantisation_error = claim.quantisation_error;
     row.residual_norm = claim.residual_norm;
-    row.counted = target.round;
+    row.counted = *admitted;
     row.accepted = clock_.now();
-    row.elapsed = *row.accepted - job->state.clock + job->state.worked;
+    row.elapsed = round::time_taken(job->state, target.round, target.client, *row.accepted);
     if (auto counted = ledger_.accept(row); !counted) {
         if (counted.error().code == Errc::StoreFailed) hold(counted.error());
         return post(reply, refusal(target.task, counted.error()));

@@ -43,8 +43,9 @@ public:
 
     // Rounds. Opening twice is the same as once.
     Result<void> open_round(const RoundRow& round, std::span<const ClientId> asked);
-    // Fixes the set of counted contributions: whoever is still asked is dropped, later ones are Stale.
-    Result<void> close_round(const JobId& job, RoundId round);
+    // Fixes the set of counted contributions: later ones are Stale. `dropped` are the parts that end with it,
+    // and why; in an asynchronous job others stay asked, and count in a later round.
+    Result<void> close_round(const JobId& job, RoundId round, std::span<const PartRow> dropped);
     // In one transaction: the round is committed and sealed in the chain, the version exists, the job has
     // advanced to the next round.
     Result<void> commit_round(const JobId& job, RoundId round, const RoundResult& result,

@@ -128,11 +128,15 @@ TEST_F(LedgerTest, OpeningTwiceKeepsWhatWasCounted) {
 TEST_F(LedgerTest, ClosingFixesTheSetAndCommittingAdvancesTheJob) {
     open_first_round();
     ASSERT_TRUE(ledger().accept(part(0, "site-a", "u1")));
-    ASSERT_TRUE(ledger().close_round(job_, RoundId(0)));
+    PartRow late = part(0, "site-b", "");
+    late.reason = "late";
+    ASSERT_TRUE(ledger().close_round(job_, RoundId(0), std::vector<PartRow>{late, part(0, "site-a", "")}));
     EXPECT_EQ(ledger().rounds(job_)->at(0).status, RoundStatus::Closing);
     EXPECT_EQ(ledger().accept(part(0, "site-b", "u2")).error().code, Errc::Stale);
     EXPECT_EQ(*ledger().accept(part(0, "site-a", "u1")), Acceptance::AlreadyCounted);
+    EXPECT_EQ(ledger().parts(job_, RoundId(0))->at(0).status, PartStatus::Accepted) << "counted is counted";
     EXPECT_EQ(ledger().parts(job_, RoundId(0))->at(1).status, PartStatus::Dropped);
+    EXPECT_EQ(ledger().parts(job_, RoundId(0))->at(1).reason, "late");
 
     ASSERT_TRUE(ledger().commit_round(job_, RoundId(0), {at(3000), 2.25, kNoLoss}, version("d1", 1)));
     const auto job = *ledger().job(job_);
