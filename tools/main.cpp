@@ -25,6 +25,7 @@ int main(int argc, char** argv) {
     tools::cli::add_invite(app, chosen);
     tools::cli::add_revoke(app, chosen);
     tools::cli::add_job(app, chosen);
+    tools::cli::add_why(app, chosen);
     tools::cli::add_audit(app, chosen);
     tools::cli::add_export(app, chosen);
     tools::cli::add_train(app, chosen);

@@ -60,6 +60,7 @@ Engine::Engine(asio::any_io_executor strand, const EngineOptions& options, const
 Engine::~Engine() = default;
 
 Result<void> Engine::start() {
+    started_ = clock_.now();
     tasks_.spawn("ticks", tick(), [this] { timer_.cancel(); });
     FEDLLM_TRY(const auto before, ledger_.jobs());
     for (const store::JobRow& row : before) {
@@ -354,15 +355,6 @@ asio::awaitable<Result<void>> Engine::tick() {
     co_return Result<void>{};
 }
 
-void Engine::log_waiting(ActiveJob& job) {
-    if (job.state.phase == round::Phase::Finished) return;
-    round::Wait wait = round::wait_of(job.state, clock_.now());
-    if (wait.what == job.last_wait) return;
-    log::debug("waiting",
-               {{"job", job.id.get()}, {"reason", wait.reason}, {"for", wait.what}, {"next", wait.next}});
-    job.last_wait = std::move(wait.what);
-}
-
 bool Engine::hold(const Result<void>& done) {
     if (!done) on_fatal_(done.error());
     return done.has_value();
@@ -396,7 +388,7 @@ registry::SessionId Engine::join(const ClientId& client, const protocol::Hello& 
 }
 
 void Engine::leave(const ClientId& client, registry::SessionId session) {
-    if (!registry_.leave(client, session)) return;
+    if (!registry_.leave(client, session, clock_.now())) return;
     links_.erase(client);
     holders_.erase(client);
     std::vector<JobId> jobs;  // as in join()

@@ -28,7 +28,7 @@
 #include "server/ingest/upload_memory.hpp"
 #include "server/observe/metrics.hpp"
 #include "server/registry/registry.hpp"
-#include "server/round/machine.hpp"
+#include "server/round/outlook.hpp"
 #include "server/store/ledger.hpp"
 #include "server/store/state_directory.hpp"
 #include "server/store/versions.hpp"
@@ -101,6 +101,8 @@ public:
     Result<protocol::JobSummary> control(const std::string& operator_name,
                                          const protocol::ControlJob& request);
     Result<protocol::AuditRows> audit_rows(const protocol::AuditJob& request) const;  // one page
+    // Of a job ("j1"), one of its rounds ("j1/3"), or a client. NotFound.
+    Result<protocol::Because> why(const std::string& subject) const;
 
     // For simulated worlds, which check what is there against what they saw.
     const store::Ledger& ledger() const { return ledger_; }
@@ -127,6 +129,7 @@ private:
         RoundBase base;         // the newest version: what the open round starts from
         bool durable = true;    // it is on the disk: before that nothing that starts from it is accepted
         std::string last_wait;  // what was last logged as waited for
+        std::string reason;     // the same in a word
         std::map<ClientId, LivePart> live;
         std::optional<Timestamp> wake;
         Timestamp last_opened{};  // its latest round
@@ -192,6 +195,14 @@ private:
     net::awaitable<Result<void>> tick();
     std::optional<Timestamp> next_wake() const;
     void log_waiting(ActiveJob& job);
+    Result<protocol::Because> why_job(const store::JobRow& row) const;
+    Result<protocol::Because> why_round(const store::JobRow& row, RoundId round) const;
+    Result<protocol::Because> why_client(const ClientId& client) const;
+    protocol::Because at_work(const ActiveJob& job, const registry::Member& member,
+                              const round::Expected& expected) const;
+    std::string idle_in(const ActiveJob& job, const registry::Member& member) const;
+    protocol::Because idle(const registry::Member& member) const;
+    Result<protocol::Because> away(const ClientId& client) const;
     bool hold(const Result<void>& done);  // false, and fatal, when the ledger failed
 
     Result<ParsedTask> parse_task(const ClientId& client, const std::string& task) const;
@@ -236,6 +247,7 @@ private:
     std::vector<std::unique_ptr<Intake>> left_over_;  // let go of while stopping
     std::deque<std::pair<JobId, round::Event>> events_;
     bool handling_ = false;
+    Timestamp started_{};  // this process
 };
 
 template <class Condition>

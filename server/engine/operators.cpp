@@ -65,7 +65,12 @@ void Engine::fill_summary(const store::JobRow& row, protocol::JobSummary& summar
         if (!round.chain.empty()) summary.set_chain(round.chain);
     }
     const ActiveJob* const job = find(row.id);
-    if (job != nullptr) summary.set_waiting_for(round::waiting_for(job->state, clock_.now()));
+    if (job == nullptr) return;
+    const Timestamp now = clock_.now();
+    const round::Wait wait = round::wait_of(job->state, now);
+    summary.set_waiting_for(round::waiting_for(job->state, now));
+    summary.set_waiting_reason(std::string(wait.reason));
+    summary.set_waiting_since_ms(to_ms(now - wait.since));
 }
 
 Result<protocol::JobList> Engine::list_jobs() const {

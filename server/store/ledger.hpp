@@ -71,6 +71,8 @@ public:
     // The parts counted in a round's sum, sorted by client and then by the round they started from.
     Result<std::vector<PartRow>> contributions(const JobId& job, RoundId round) const;
     Result<std::optional<PartRow>> part(const JobId& job, RoundId round, const ClientId& client) const;
+    Result<std::optional<Timestamp>> last_answer(
+        const ClientId& client) const;  // its latest update, of any job
 
     Result<VersionRow> version(std::string_view digest) const;  // NotFound
     Result<VersionRow> version(const JobId& job,

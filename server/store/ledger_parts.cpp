@@ -236,6 +236,13 @@ Result<std::vector<VersionRow>> Ledger::latest_versions(const JobId& job, std::s
     return read_versions(select.bind(job.get()).bind(std::uint64_t{count}));
 }
 
+Result<std::optional<Timestamp>> Ledger::last_answer(const ClientId& client) const {
+    FEDLLM_TRY(Statement select, database_->prepare("SELECT MAX(accepted_ms) FROM parts WHERE client = ?"));
+    FEDLLM_TRY_VOID(select.bind(client.get()).run());
+    if (select.is_null(0)) return std::optional<Timestamp>();
+    return std::optional(time_of(select.integer(0)));
+}
+
 Result<void> Ledger::remove_versions(const JobId& job, std::span<const RoundId> rounds, Timestamp now) {
     FEDLLM_TRY(Transaction transaction, Transaction::begin(*database_));
     for (const RoundId round : rounds) {

@@ -132,6 +132,13 @@ Result<protocol::JobSummary> OperatorLink::control_job(const JobId& id, protocol
     return std::move(*answered.mutable_job_controlled()->mutable_summary());
 }
 
+Result<protocol::Because> OperatorLink::why(const std::string& subject) {
+    protocol::ClientMessage request;
+    request.mutable_why()->set_subject(subject);
+    FEDLLM_TRY(auto answered, run(ask(std::move(request))));
+    return std::move(*answered.mutable_because());
+}
+
 Result<protocol::AuditRows> OperatorLink::audit_rows(const JobId& id) {
     protocol::AuditRows all;
     do {

@@ -26,6 +26,7 @@ public:
     Result<protocol::JobReport> show_job(const JobId& id);
     Result<protocol::JobSummary> control_job(const JobId& id, protocol::JobAction action,
                                              const std::string& cause);
+    Result<protocol::Because> why(const std::string& subject);
     Result<protocol::AuditRows> audit_rows(const JobId& id);  // all pages as one
     Result<std::vector<std::byte>> fetch(const std::string& digest);
 
