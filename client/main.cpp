@@ -13,6 +13,7 @@
 #include "common/net/task_group.hpp"
 #include "common/net/tls_files.hpp"
 #include "common/service/notify.hpp"
+#include "common/service/private_files.hpp"
 #include "common/service/version.hpp"
 
 namespace {
@@ -72,6 +73,7 @@ net::awaitable<void> supervise(Agent& agent, bool& worker_busy) {
 
 Result<int> run(const Path& file) {
     FEDLLM_TRY(const ClientConfig config, client::agent::load_client_config(file));
+    FEDLLM_TRY_VOID(service::keep_private(config.state_directory));
     log::setup({.format = config.log.format, .level = config.log.level, .sink = {}});
     FEDLLM_TRY(net::ReloadingTls tls,
                net::ReloadingTls::open(

@@ -55,6 +55,8 @@ private:
     pid_t id_ = -1;
 };
 
+constexpr std::string_view kCanary = "kingfisher";  // in the site's texts, and in no log
+
 bool long_tests() { return std::getenv("FEDLLM_LONG_TESTS") != nullptr; }
 
 // One site on the other side of the proxy; one round over the demo's base model.
@@ -69,7 +71,8 @@ public:
         site_ = federation_.invite("ash").certificate.parent_path();
         std::string rows;
         for (int i = 0; i < 12; ++i) {
-            rows += "{\"text\": \"the leaf of the old tree in wood number " + std::to_string(i) + "\"}\n";
+            rows += "{\"text\": \"the " + std::string(kCanary) + " of the old tree in wood number " + std::to_string(i) +
+                    "\"}\n";
         }
         EXPECT_TRUE(write_file_atomically(site_ / "data.jsonl", rows));
         const std::string base = fs::absolute("deploy/demo/base");
@@ -77,7 +80,7 @@ public:
             site_ / "client.yaml",
             "server: {host: 127.0.0.1, port: " + std::to_string(proxy_->port()) + "}\nmodels: {demo-base: " +
                 base + "}\ndata: {path: data.jsonl, eval_fraction: 0.2}\ndevice: cpu\nthreads: 1\n" +
-                "policy: {lora_rank_max: 1024}\n"));
+                "policy: {lora_rank_max: 1024}\nlog: {level: debug}\n"));
         EXPECT_TRUE(write_file_atomically(federation_.folder() / "job.yaml", job()));
         client_ = std::make_unique<Process>(
             std::vector<std::string>{FEDLLM_CLIENT_PROGRAM, "--config", site_ / "client.yaml"},
@@ -125,6 +128,9 @@ public:
         return 4.0 * rank_ * 4 * columns;
     }
 
+    // All that both daemons have logged.
+    std::string logs() const { return federation_.log() + read_file(site_ / "log").value(); }
+    const Path& site() const { return site_; }
     FaultProxy& line() { return *proxy_; }
     Federation& federation() { return federation_; }
 
@@ -198,6 +204,21 @@ TEST(Faults, AConnectionThatOnlyTheServerBelievesIn) {
     EXPECT_EQ(site.line().cuts(), 1);
     EXPECT_EQ(site.line().connections(), 2);
     site.expect_little_sent_twice();
+}
+
+// At the most talkative level of both daemons.
+TEST(Logs, TellNothingPrivate) {
+    OnALine site(8, {}, [](server::app::ServerConfig& config) { config.log.level = log::Level::Debug; });
+    site.finish(60s);
+    const std::string logs = site.logs();
+    EXPECT_NE(logs.find("DEBUG"), std::string::npos);
+    EXPECT_EQ(logs.find(kCanary), std::string::npos) << "a training text";
+    EXPECT_EQ(logs.find("PRIVATE KEY"), std::string::npos);
+    for (const Path& key : {site.site() / "client.key", site.federation().folder() / "server.key"}) {
+        const std::string pem = read_file(key).value();
+        const auto line = pem.find('\n') + 1;
+        EXPECT_EQ(logs.find(pem.substr(line, 32)), std::string::npos) << key;
+    }
 }
 
 TEST(FaultsLong, AConnectionThatOnlyTheClientBelievesIn) {

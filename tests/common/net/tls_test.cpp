@@ -205,7 +205,7 @@ TEST_F(TlsTest, AConnectedPeerCanBeJudgedAgain) {
     EXPECT_NE(proof.check(server()).error().message.find("certificate revoked"), std::string::npos);
     TlsFiles elsewhere = foreign_.issue(Role::Server, "elsewhere");
     const auto other = make_server_context(elsewhere).value();
-    EXPECT_NE(proof.check(other).error().message.find("unable to get local issuer"), std::string::npos);
+    EXPECT_FALSE(proof.check(other)) << "another authority, if of the same name";
 }
 
 TEST_F(TlsTest, WrongServerName) {
