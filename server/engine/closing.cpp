@@ -45,20 +45,6 @@ std::vector<store::PartRow> rows_of(const JobId& job, const std::vector<round::D
     return rows;
 }
 
-// Whose uploads are over with the round: those that it counts, and those of its own that it does not wait
-// for.
-std::vector<TaskId> ended_tasks(const std::vector<store::PartRow>& counted,
-                                const std::vector<store::PartRow>& own) {
-    std::vector<TaskId> tasks;
-    for (const store::PartRow& part : counted) tasks.push_back(part.task);
-    for (const store::PartRow& part : own) {
-        if (part.status != store::PartStatus::Asked && part.status != store::PartStatus::Accepted) {
-            tasks.push_back(part.task);
-        }
-    }
-    return tasks;
-}
-
 bool is_damage(const Error& error) {
     return error.code == Errc::NotFound || error.code == Errc::DigestMismatch ||
            error.code == Errc::InvalidFile || error.code == Errc::ManifestMismatch;
@@ -192,7 +178,21 @@ net::awaitable<Result<SharedSum>> Engine::sum_of(ActiveJob& job, std::vector<Con
     }
 }
 
+// Where it is our own disk that fails, the job has done nothing wrong: the process ends, and the next one
+// finds the round closed and computes its version again.
 net::awaitable<Result<void>> Engine::close_round(JobId id, round::CloseRound effect) {
+    const Result<void> closed = co_await make_version(id, std::move(effect));
+    if (closed || closed.error().code == Errc::Cancelled) co_return closed;
+    const Errc code = closed.error().code;
+    if (code == Errc::IoFailed || code == Errc::StoreFailed) {
+        hold(closed);
+    } else {
+        raise(id, round::AggregationFailed{to_string(closed.error())});
+    }
+    co_return closed;
+}
+
+net::awaitable<Result<void>> Engine::make_version(JobId id, round::CloseRound effect) {
     const double started = monotonic_seconds();
     ActiveJob* job = find(id);
     if (job == nullptr) co_return Result<void>{};
@@ -203,30 +203,23 @@ net::awaitable<Result<void>> Engine::close_round(JobId id, round::CloseRound eff
     FEDLLM_CO_TRY(const auto parts, ledger_.contributions(id, effect.round));
     const RoundBase base = job->base;
     const auto contributions = contributions_of(parts, spec);
-    auto sum = co_await sum_of(*job, contributions);
-    if (!sum && sum.error().code == Errc::Cancelled) co_return sum.error();
-    Result<NewVersion> version = sum ? Result<NewVersion>(NewVersion{}) : Result<NewVersion>(sum.error());
-    if (sum) {
-        version = co_await net::offload(compute_, [&]() -> Result<NewVersion> {
-            const auto elsewhere = [this](std::function<void()> work) {
-                net::asio::post(compute_, std::move(work));
-            };
-            auto made = compute_version(spec, base, **sum, versions_, elsewhere);
-            *sum = nullptr;  // its memory is free before the next round's fills
-            if (!made || !last) return made;
-            // Nobody waits for the last one, and an ended job is never looked at again: durable first.
-            FEDLLM_TRY_VOID(versions_.sync(made->paths));
-            FEDLLM_TRY_VOID(write_adapter(spec, id, effect.round.get() + 1, shape->manifest,
-                                          made->version_bytes->bytes(), options_.state_directory));
-            return made;
-        });
-    }
+    FEDLLM_CO_TRY(auto sum, co_await sum_of(*job, contributions));
+    auto version = co_await net::offload(compute_, [&]() -> Result<NewVersion> {
+        const auto elsewhere = [this](std::function<void()> work) {
+            net::asio::post(compute_, std::move(work));
+        };
+        auto made = compute_version(spec, base, *sum, versions_, elsewhere);
+        sum = nullptr;  // its memory is free before the next round's fills
+        if (!made || !last) return made;
+        // Nobody waits for the last one, and an ended job is never looked at again: durable first.
+        FEDLLM_TRY_VOID(versions_.sync(made->paths));
+        FEDLLM_TRY_VOID(write_adapter(spec, id, effect.round.get() + 1, shape->manifest,
+                                      made->version_bytes->bytes(), options_.state_directory));
+        return made;
+    });
     job = find(id);
     if (job == nullptr) co_return Result<void>{};
-    if (!version) {
-        raise(id, round::AggregationFailed{to_string(version.error())});
-        co_return version.error();
-    }
+    if (!version) co_return version.error();
     const Timestamp now = clock_.now();
     const store::RoundResult result{now, eval_loss_of(parts), train_loss_of(parts)};
     const store::VersionRow next = row_of(*version, base.row, now);
@@ -245,30 +238,26 @@ net::awaitable<Result<void>> Engine::close_round(JobId id, round::CloseRound eff
                                   {"train_loss", result.train_loss},
                                   {"version", next.digest.substr(0, 12)},
                                   {"step_bytes", next.encoded_bytes}});
-    FEDLLM_CO_TRY(const auto own, ledger_.parts(id, effect.round));
     changed_.cancel();
-    tasks_.spawn("settle version", settle_version(base.row, std::move(*version), ended_tasks(parts, own)));
+    tasks_.spawn("settle version", settle_version(id, effect.round, std::move(version->paths)));
     raise(id, round::RoundCommitted{effect.round, next.digest});
     co_return Result<void>{};
 }
 
 // Behind the first bytes of the version: its file is brought to the disk. Until that is done the updates it
 // was made of, and the residual, are kept.
-net::awaitable<Result<void>> Engine::settle_version(store::VersionRow base, NewVersion made,
-                                                    std::vector<TaskId> tasks) {
-    const auto synced = co_await net::offload(compute_, [&] { return versions_.sync(made.paths); });
+net::awaitable<Result<void>> Engine::settle_version(JobId id, RoundId round, std::vector<Path> paths) {
+    const auto synced = co_await net::offload(compute_, [&] { return versions_.sync(paths); });
     if (!hold(synced)) co_return synced;
-    if (ActiveJob* const job = find(base.job)) job->durable = true;
+    if (ActiveJob* const job = find(id)) job->durable = true;
     changed_.cancel();
+    FEDLLM_CO_TRY(const auto spent, spent_tasks(id, round));
     co_await net::offload(compute_, [&] {
-        if (base.residual_digest != made.residual.digest) {  // nothing will start from it again
-            versions_.remove(store::Attachment::Residual, base.residual_digest);
-        }
-        // Also what dropped clients had begun to send.
-        if (auto gone = spool_.remove(tasks); !gone) log::warn("spool", {{"reason", gone.error().message}});
+        if (auto gone = spool_.remove(spent); !gone) log::warn("spool", {{"reason", gone.error().message}});
         return true;
     });
-    co_return co_await write_newest_adapter(base.job);
+    tasks_.spawn("retention", expire(id, Sweep::Recent));
+    co_return co_await write_newest_adapter(id);
 }
 
 }  // namespace fedllm::server::engine

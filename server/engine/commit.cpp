@@ -146,7 +146,8 @@ Result<void> point_latest_at(const Path& folder) {
     const Path temporary = folder.parent_path() / "latest.new";
     FEDLLM_TRY_VOID(disk().remove(temporary));
     FEDLLM_TRY_VOID(disk().link(folder.filename(), temporary));
-    return disk().rename(temporary, link);
+    FEDLLM_TRY_VOID(disk().rename(temporary, link));
+    return disk().sync_directory(folder.parent_path());  // before the ledger says that the round is over
 }
 
 }  // namespace
@@ -198,12 +199,16 @@ Result<NewVersion> compute_version(const job::JobSpec& job, const RoundBase& bas
     return coded_version(job, sum, base, base_values, versions, elsewhere);
 }
 
+Path adapter_folder(const Path& state_directory, const JobId& id, std::uint32_t rounds_done) {
+    char name[32];
+    std::snprintf(name, sizeof name, "round-%04u", rounds_done);
+    return state_directory / "adapters" / id.get() / name;
+}
+
 Result<Path> write_adapter(const job::JobSpec& job, const JobId& id, std::uint32_t rounds_done,
                            const tensor::Manifest& manifest, std::span<const std::byte> version,
                            const Path& state_directory) {
-    char name[32];
-    std::snprintf(name, sizeof name, "round-%04u", rounds_done);
-    const Path folder = state_directory / "adapters" / id.get() / name;
+    const Path folder = adapter_folder(state_directory, id, rounds_done);
     FEDLLM_TRY_VOID(make_directories(folder));
     if (job.method == job::Method::Lora) {
         FEDLLM_TRY_VOID(formats::write_peft_adapter(folder, manifest, version, job.lora, job.base_model));

@@ -61,7 +61,10 @@ Result<std::vector<std::byte>> advance(const codec::Spec& codec, const codec::La
                                        std::uint64_t key, std::span<const float> base, std::span<float> step,
                                        const codec::Sink& version);
 
-// <state>/adapters/<job>/round-0007 (seven rounds done): a PEFT adapter, or model.safetensors for method
+// <state>/adapters/<job>/round-0007: of the version after seven rounds.
+Path adapter_folder(const Path& state_directory, const JobId& id, std::uint32_t rounds_done);
+
+// adapter_folder(), filled: a PEFT adapter, or model.safetensors for method
 // full; and the link `latest` beside it. Returns the folder.
 Result<Path> write_adapter(const job::JobSpec& job, const JobId& id, std::uint32_t rounds_done,
                            const tensor::Manifest& manifest, std::span<const std::byte> version,

@@ -71,39 +71,36 @@ void Engine::on_evaluation(const ClientId& client, const protocol::Evaluation& e
 }
 
 // Everything that can be said before a byte is taken; nothing means: take them.
-std::optional<protocol::Verdict> Engine::judge_before_upload(const ClientId& client, const ParsedTask& parsed,
-                                                             const protocol::Offer& offer) {
+Result<std::optional<protocol::Verdict>> Engine::judge_before_upload(const ClientId& client,
+                                                                     const ParsedTask& parsed,
+                                                                     const protocol::Offer& offer) {
     const TaskId task(offer.task_id());
-    const auto part = ledger_.part(parsed.job, parsed.round, client);
-    if (!part) {
-        hold(part.error());
-        return refusal(task, part.error());
-    }
-    if (*part && (*part)->status == store::PartStatus::Accepted) {
-        if ((*part)->update_digest == offer.digest()) {
+    FEDLLM_TRY(const auto part, ledger_.part(parsed.job, parsed.round, client));
+    if (part && part->status == store::PartStatus::Accepted) {
+        if (part->update_digest == offer.digest()) {
             metrics_.update_repeated(parsed.job);
-            return outcome(task, protocol::OUTCOME_ALREADY_ACCEPTED);
+            return std::optional(outcome(task, protocol::OUTCOME_ALREADY_ACCEPTED));
         }
         const Error again{Errc::Duplicate, "another update of this client is counted in this round already"};
         metrics_.update_refused(parsed.job, again.code);
-        return refusal(task, again);
+        return std::optional(refusal(task, again));
     }
     const ActiveJob* const job = find(parsed.job);
-    if (job == nullptr) return refusal(task, {Errc::Stale, "the job is over"});
+    if (job == nullptr) return std::optional(refusal(task, {Errc::Stale, "the job is over"}));
     if (auto admitted = round::admits(job->state, parsed.round, client); !admitted) {
         metrics_.update_refused(parsed.job, admitted.error().code);
-        return refusal(task, admitted.error());
+        return std::optional(refusal(task, admitted.error()));
     }
-    return std::nullopt;
+    return std::optional<protocol::Verdict>();
 }
 
 // Where an update of this job goes now: nowhere while its round may not count it, or while no round is open.
 Entry Engine::entry_for(const ActiveJob& job, const UploadTarget& target, const ingest::Claim& claim) const {
-    const auto admitted = round::admits(job.state, target.round, target.client);
-    if (!job.sum || !admitted) return {};
+    const auto counted_in = round::admits(job.state, target.round, target.client);
+    if (!job.sum || !counted_in) return {};
     const std::uint64_t weight = job.spec.weighting == job::Weighting::Samples ? claim.samples : 1;
-    return {job.sum,
-            weight * job::staleness_weight(job.spec.aggregation, admitted->get() - target.round.get())};
+    const std::uint32_t staleness = counted_in->get() - target.round.get();
+    return {job.sum, weight * job::staleness_weight(job.spec.aggregation, staleness)};
 }
 
 net::awaitable<UploadUnderWay> Engine::on_offer(ClientId client, protocol::Offer offer, Link& reply) {
@@ -113,16 +110,22 @@ net::awaitable<UploadUnderWay> Engine::on_offer(ClientId client, protocol::Offer
         post(reply, refusal(task, parsed.error()));
         co_return nullptr;
     }
+    const UploadTarget target{parsed->job, parsed->round, client, task};
     const auto open = [&] {
         const ActiveJob* const job = find(parsed->job);
         return job == nullptr || !is_between(job->state);
     };
     if (!co_await until(open)) co_return nullptr;
-    if (auto judged = judge_before_upload(client, *parsed, offer)) {
-        post(reply, std::move(*judged));
+    auto judged = judge_before_upload(client, *parsed, offer);
+    if (!judged) {
+        hold(judged.error());
+        put_off(target, judged.error(), reply);
         co_return nullptr;
     }
-    const UploadTarget target{parsed->job, parsed->round, client, task};
+    if (*judged) {
+        post(reply, std::move(**judged));
+        co_return nullptr;
+    }
     const ingest::Claim claim = claim_of(offer);
     const ActiveJob* job = find(parsed->job);
     const SharedShape shape = job->shape;
@@ -146,8 +149,14 @@ net::awaitable<UploadUnderWay> Engine::on_offer(ClientId client, protocol::Offer
     count_upload_memory();
     if (!co_await until([&] { return upload.memory.granted() && open(); })) co_return nullptr;
     count_upload_memory();
-    if (auto judged = judge_before_upload(client, *parsed, offer)) {  // it may have waited long
-        post(reply, std::move(*judged));
+    judged = judge_before_upload(client, *parsed, offer);  // it may have waited long
+    if (!judged) {
+        hold(judged.error());
+        put_off(target, judged.error(), reply);
+        co_return nullptr;
+    }
+    if (*judged) {
+        post(reply, std::move(**judged));
         co_return nullptr;
     }
     job = find(parsed->job);
@@ -335,8 +344,11 @@ void Engine::accept(Intake& intake, Link& reply) {
     row.elapsed = round::time_taken(job->state, target.round, target.client, *row.accepted);
     const auto counted = ledger_.accept(row);
     if (!counted) {
-        if (counted.error().code == Errc::StoreFailed) hold(counted.error());
-        return post(reply, refusal(target.task, counted.error()));
+        if (counted.error().code != Errc::StoreFailed) {
+            return post(reply, refusal(target.task, counted.error()));
+        }
+        hold(counted.error());  // whether it is counted, the next process reads from the disk
+        return put_off(target, counted.error(), reply);
     }
     if (*counted ==
         store::Acceptance::AlreadyCounted) {  // by another connection, with its own bytes in the sum
