@@ -150,6 +150,7 @@ void run(const Case& c) {
         at_percent(readable, 99), (monotonic_seconds() - start) / c.rounds);
     std::printf("  peak anonymous memory %.0f MB of %.0f before, model %.0f MB: %.2f x (asked: %s)\n",
                 megabytes, before, model, megabytes / model, c.sum_bits == "32" ? "1.2" : "2.2");
+    std::fflush(stdout);
     world.stop();
     std::filesystem::remove_all(state);
     std::filesystem::remove(c.folder / "update");
