@@ -51,6 +51,7 @@ public:
     Result<void> commit_round(const JobId& job, RoundId round, const RoundResult& result,
                               const VersionRow& next);
     Result<std::vector<RoundRow>> rounds(const JobId& job) const;
+    Result<std::string> chain(const JobId& job) const;  // its latest value; see chain.hpp
 
     // Paused, or running again; what is asked stays asked.
     Result<void> mark_job(const JobId& job, JobStatus status, const std::string& detail);
