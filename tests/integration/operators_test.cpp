@@ -16,8 +16,18 @@ using protocol::JOB_ACTION_PAUSE;
 using protocol::JOB_ACTION_RESUME;
 using protocol::JOB_ACTION_STOP;
 
-void configure(const Federation& federation, const std::string& yaml) {
-    std::ofstream(federation.folder() / "server.yaml", std::ios::app) << yaml;
+// server.yaml as `fedllm init` wrote it, with other figures for retention.
+void keep(const Federation& federation, const std::string& versions, const std::string& updates) {
+    const Path file = federation.folder() / "server.yaml";
+    std::string text = *read_file(file);
+    for (const auto& [before, after] :
+         {std::pair("versions: 10", versions), std::pair("updates: 0", updates)}) {
+        const auto at = text.find(before);
+        ASSERT_NE(at, std::string::npos) << text;
+        const auto value = text.find(' ', at) + 1;
+        text.replace(value, text.find('\n', at) - value, after);
+    }
+    ASSERT_TRUE(write_file_atomically(file, text));
 }
 
 Result<protocol::JobSummary> control(const Federation& federation, protocol::JobAction action,
@@ -147,7 +157,7 @@ TEST(Why, SaysWhatIsWaitedForSinceWhenAndWhatHappensNext) {
     ASSERT_TRUE(loop.run(ash.send(std::move(progress))));
     std::string said;
     for (int i = 0; i < 200 && said.find("step") == std::string::npos; ++i) said = why(federation, "ash");
-    expect_parts(said, {"training: ash is at training step 31 of 100 of round 0 of j1, since ",
+    expect_parts(said, {"training: ash is at training step 31 of 100 of round 0 of j1 since ",
                         "does not close before enough have answered"});
 
     birch.close();
@@ -168,8 +178,8 @@ TEST(Why, SaysWhatIsWaitedForSinceWhenAndWhatHappensNext) {
 // A finished job of four rounds whose updates are kept, and its state directory to spoil copies of.
 class AuditTest : public ::testing::TestWithParam<const char*> {
 protected:
-    void run(const std::string& retention) {
-        configure(federation_, retention);
+    void run(const std::string& versions, const std::string& updates) {
+        keep(federation_, versions, updates);
         federation_.start();
         TinyJob{.clients = 2, .minimum = 2, .rounds = 4, .download_codec = GetParam()}.submit(federation_);
         Crowd crowd(federation_, {"ash", "birch"}, [](int) {});
@@ -219,7 +229,7 @@ INSTANTIATE_TEST_SUITE_P(Downloads, AuditTest, testing::Values("none", "deadzone
                          [](const auto& codec) { return std::string(codec.param); });
 
 TEST_P(AuditTest, FindsWhatWasChangedAndNothingElse) {
-    run("retention: {updates: 100}\n");
+    run("10", "100");
     const audit::Report beside_the_server = look(state());
     EXPECT_FALSE(beside_the_server.first_problem()) << *beside_the_server.first_problem();
     ASSERT_EQ(beside_the_server.rounds.size(), 4u);
@@ -282,7 +292,7 @@ TEST_P(AuditTest, FindsWhatWasChangedAndNothingElse) {
 }
 
 TEST_P(AuditTest, RetentionTakesOldFilesAndTheAuditKnows) {
-    run("retention: {versions: 2, updates: 1}\n");
+    run("2", "1");
     const auto present = [&](int round) { return fs::exists(version(state(), round)); };
     const auto gone = [&] { return !present(1) && !present(2); };
     for (int i = 0; i < 200 && !gone(); ++i) usleep(10'000);
