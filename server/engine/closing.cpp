@@ -231,13 +231,15 @@ net::awaitable<Result<void>> Engine::make_version(JobId id, round::CloseRound ef
                              contributions.size());
     if (!std::isnan(result.eval_loss)) metrics_.evaluated(id, result.eval_loss);
     if (!std::isnan(result.train_loss)) metrics_.trained(id, result.train_loss);
+    const auto chain = ledger_.chain(id);
     log::info("round committed", {{"job", id.get()},
                                   {"round", effect.round.get()},
                                   {"accepted", contributions.size()},
                                   {"eval_loss", result.eval_loss},
                                   {"train_loss", result.train_loss},
                                   {"version", next.digest.substr(0, 12)},
-                                  {"step_bytes", next.encoded_bytes}});
+                                  {"step_bytes", next.encoded_bytes},
+                                  {"chain", chain ? *chain : ""}});
     changed_.cancel();
     tasks_.spawn("settle version", settle_version(id, effect.round, std::move(version->paths)));
     raise(id, round::RoundCommitted{effect.round, next.digest});

@@ -59,11 +59,7 @@ void Engine::fill_summary(const store::JobRow& row, protocol::JobSummary& summar
     summary.set_model_digest(row.model_digest);
     summary.set_created_ms(to_ms(row.created));
     summary.set_cause(row.detail);
-    const auto rounds = ledger_.rounds(row.id);
-    summary.set_chain(row.chain);
-    for (const auto& round : rounds ? *rounds : std::vector<store::RoundRow>()) {
-        if (!round.chain.empty()) summary.set_chain(round.chain);
-    }
+    if (const auto chain = ledger_.chain(row.id)) summary.set_chain(*chain);
     const ActiveJob* const job = find(row.id);
     if (job == nullptr) return;
     const Timestamp now = clock_.now();

@@ -54,6 +54,7 @@ public:
     // round that made it is closing again, with the same contributions. False: it is the initial version.
     Result<bool> reopen_closed(const JobId& job);
     Result<std::vector<RoundRow>> rounds(const JobId& job) const;
+    Result<std::string> chain(const JobId& job) const;  // its latest value; see chain.hpp
 
     // Paused, or running again; what is asked stays asked.
     Result<void> mark_job(const JobId& job, JobStatus status, const std::string& detail);

@@ -16,8 +16,18 @@ using protocol::JOB_ACTION_PAUSE;
 using protocol::JOB_ACTION_RESUME;
 using protocol::JOB_ACTION_STOP;
 
-void configure(const Federation& federation, const std::string& yaml) {
-    std::ofstream(federation.folder() / "server.yaml", std::ios::app) << yaml;
+// server.yaml as `fedllm init` wrote it, with other figures for retention.
+void keep(const Federation& federation, const std::string& versions, const std::string& updates) {
+    const Path file = federation.folder() / "server.yaml";
+    std::string text = *read_file(file);
+    for (const auto& [before, after] :
+         {std::pair("versions: 10", versions), std::pair("updates: 0", updates)}) {
+        const auto at = text.find(before);
+        ASSERT_NE(at, std::string::npos) << text;
+        const auto value = text.find(' ', at) + 1;
+        text.replace(value, text.find('\n', at) - value, after);
+    }
+    ASSERT_TRUE(write_file_atomically(file, text));
 }
 
 Result<protocol::JobSummary> control(const Federation& federation, protocol::JobAction action,
@@ -59,6 +69,7 @@ TEST(Control, APausedJobStaysPausedOverAKillAndGoesOn) {
     EXPECT_TRUE(paused);
     EXPECT_EQ(summary(federation).state(), "finished");
     EXPECT_EQ(summary(federation).cause(), "all 2 rounds are done");
+    EXPECT_TRUE(federation.log_has("chain=" + summary(federation).chain()));
     const auto late = control(federation, JOB_ACTION_STOP);
     ASSERT_FALSE(late);
     EXPECT_EQ(late.error().code, Errc::Stale);
@@ -82,13 +93,93 @@ TEST(Control, AStoppedJobHasACauseAndStaysStopped) {
     EXPECT_EQ((*link)->control_job(JobId("j9"), JOB_ACTION_STOP, "").error().code, Errc::NotFound);
 }
 
+// ------------------------------------------------------------------------------------------------------ why
+
+// The answer, or the refusal, as "reason: sentence".
+std::string why(const Federation& federation, const std::string& subject) {
+    const auto link = federation.operator_link();
+    if (!link) return to_string(link.error());
+    const auto because = (*link)->why(subject);
+    if (!because) return std::string(name(because.error().code)) + ": " + because.error().message;
+    EXPECT_TRUE(because->since_ms() > 0) << because->sentence();
+    return because->reason() + ": " + because->sentence();
+}
+
+void expect_parts(const std::string& text, const std::vector<std::string>& parts) {
+    std::size_t at = 0;
+    for (const std::string& part : parts) {
+        at = text.find(part, at);
+        ASSERT_NE(at, std::string::npos) << "'" << part << "' is not in its place in: " << text;
+    }
+}
+
+bool waits_for(const Federation& federation, const std::string& reason) {
+    return federation.metric("fedllm_job_waiting{job=\"j1\",reason=\"" + reason + "\"}") == 1.0;
+}
+
+awaitable<Result<protocol::Task>> task_of(Peer& peer) {
+    for (;;) {
+        FEDLLM_CO_TRY(const auto message, co_await peer.next());
+        if (message.has_task()) co_return message.task();
+    }
+}
+
+TEST(Why, SaysWhatIsWaitedForSinceWhenAndWhatHappensNext) {
+    Federation federation;
+    federation.start();
+    TinyJob{.clients = 2, .minimum = 2, .rounds = 2}.submit(federation);
+    expect_parts(why(federation, "j1"),
+                 {"clients: j1 waits, since ", " UTC, for 2 clients", "then round 0 opens"});
+    EXPECT_TRUE(waits_for(federation, "clients"));
+    EXPECT_TRUE(federation.log_has("waiting  job=j1 reason=clients"));
+    expect_parts(why(federation, "j1/1"), {"clients: round 1 of j1 waits for those before it"});
+    expect_parts(why(federation, "j1/7"), {"not_found: j1 has the rounds 0 to 1"});
+    expect_parts(why(federation, "j1/x"), {"invalid_argument: 'j1/x' is no round"});
+    expect_parts(why(federation, "ash"), {"not_found: there is no job, round or client 'ash'"});
+
+    Loop loop;
+    Peer ash(federation.invite("ash")), birch(federation.invite("birch"));
+    ASSERT_TRUE(loop.run(ash.connect(federation.port())));
+    expect_parts(why(federation, "ash"),
+                 {"idle: ash is connected since ", "has no task; j1 does not ask it now"});
+    ASSERT_TRUE(loop.run(birch.connect(federation.port())));
+    const auto task = loop.run(task_of(ash));
+    ASSERT_TRUE(task) << to_string(task.error());
+    expect_parts(why(federation, "j1"), {"updates: j1 waits", "ash and birch to send updates of round 0"});
+    EXPECT_TRUE(waits_for(federation, "updates"));
+    EXPECT_FALSE(waits_for(federation, "clients")) << "an old reason stays";
+    expect_parts(why(federation, "ash"), {"asked: ash has its task for round 0 of j1", "since "});
+
+    protocol::ClientMessage progress;
+    progress.mutable_progress()->set_task_id(task->task_id());
+    progress.mutable_progress()->set_step(31);
+    progress.mutable_progress()->set_steps(100);
+    ASSERT_TRUE(loop.run(ash.send(std::move(progress))));
+    std::string said;
+    for (int i = 0; i < 200 && said.find("step") == std::string::npos; ++i) said = why(federation, "ash");
+    expect_parts(said, {"training: ash is at training step 31 of 100 of round 0 of j1 since ",
+                        "does not close before enough have answered"});
+
+    birch.close();
+    for (int i = 0; i < 200 && !said.starts_with("away"); ++i) said = why(federation, "birch");
+    expect_parts(said, {"away: birch is not connected since ", "round 0 of j1 counts on its return until "});
+
+    ASSERT_TRUE(control(federation, JOB_ACTION_PAUSE, "a holiday"));
+    expect_parts(why(federation, "j1"), {"resume: j1 waits, since ", "a holiday"});
+    EXPECT_TRUE(waits_for(federation, "resume"));
+    ASSERT_TRUE(control(federation, JOB_ACTION_STOP, "enough of it"));
+    expect_parts(why(federation, "j1"), {"nothing: j1 waits for nothing: it is stopped, enough of it"});
+    EXPECT_EQ(federation.get("/metrics").find("fedllm_job_waiting{"), std::string::npos)
+        << "a job that is over waits";
+}
+
 // --------------------------------------------------------------------------------------------------- audits
 
 // A finished job of four rounds whose updates are kept, and its state directory to spoil copies of.
 class AuditTest : public ::testing::TestWithParam<const char*> {
 protected:
-    void run(const std::string& retention) {
-        configure(federation_, retention);
+    void run(const std::string& versions, const std::string& updates) {
+        keep(federation_, versions, updates);
         federation_.start();
         TinyJob{.clients = 2, .minimum = 2, .rounds = 4, .download_codec = GetParam()}.submit(federation_);
         Crowd crowd(federation_, {"ash", "birch"}, [](int) {});
@@ -138,7 +229,7 @@ INSTANTIATE_TEST_SUITE_P(Downloads, AuditTest, testing::Values("none", "deadzone
                          [](const auto& codec) { return std::string(codec.param); });
 
 TEST_P(AuditTest, FindsWhatWasChangedAndNothingElse) {
-    run("retention: {updates: 100}\n");
+    run("10", "100");
     const audit::Report beside_the_server = look(state());
     EXPECT_FALSE(beside_the_server.first_problem()) << *beside_the_server.first_problem();
     ASSERT_EQ(beside_the_server.rounds.size(), 4u);
@@ -201,7 +292,7 @@ TEST_P(AuditTest, FindsWhatWasChangedAndNothingElse) {
 }
 
 TEST_P(AuditTest, RetentionTakesOldFilesAndTheAuditKnows) {
-    run("retention: {versions: 2, updates: 1}\n");
+    run("2", "1");
     const auto present = [&](int round) { return fs::exists(version(state(), round)); };
     const auto gone = [&] { return !present(1) && !present(2); };
     for (int i = 0; i < 200 && !gone(); ++i) usleep(10'000);

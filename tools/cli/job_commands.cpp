@@ -155,6 +155,7 @@ std::string render(const protocol::JobReport& report) {
     if (!std::isnan(report.final_eval_loss())) {
         text += "final held-out loss " + fixed(report.final_eval_loss(), 4) + "\n";
     }
+    if (!job.chain().empty()) text += "chain " + job.chain() + "  (fedllm audit --expect)\n";
     if (!report.adapter_path().empty()) text += "adapter on the server: " + report.adapter_path() + "\n";
     return text;
 }
