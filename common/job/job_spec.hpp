@@ -10,6 +10,7 @@
 #include "common/codec/codec.hpp"
 #include "common/config/yaml.hpp"
 #include "common/tensor/base_spec.hpp"
+#include "common/tensor/fixed_point.hpp"
 #include "common/tensor/lora_spec.hpp"
 
 namespace fedllm::job {
@@ -56,6 +57,19 @@ struct DownloadSpec {
     bool operator==(const DownloadSpec&) const = default;
 };
 
+enum class Mode { Sync, Async };
+
+// Async: FedBuff (Nguyen et al. 2022, arXiv 2106.06639). Every free client trains from the newest version,
+// and whenever `buffer` updates are in, the next version is made of them.
+struct AggregationSpec {
+    Mode mode = Mode::Sync;
+    std::uint32_t buffer = 0;          // async: updates per version
+    double staleness_power = 0.5;      // async: an update s versions old counts 1/(1+s)^power
+    std::uint32_t staleness_max = 16;  // async: an update that is more versions old does not count
+    tensor::SumBits sum_bits = tensor::SumBits::Bits64;  // of the exact sum: the server's memory per value
+    bool operator==(const AggregationSpec&) const = default;
+};
+
 struct JobSpec {
     std::string name;
     std::string base_model;        // a name that each client's own file maps to a folder
@@ -65,9 +79,11 @@ struct JobSpec {
     Method method = Method::Lora;
     tensor::LoraSpec lora{
         .target_modules = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}};
+    std::uint32_t priority = 0;  // of several jobs, the higher one gets a free client
     std::uint32_t rounds = 10;
-    std::uint32_t clients_per_round = 2;     // N: how many are asked
-    std::uint32_t clients_minimum = 2;       // K: how many suffice to close
+    std::uint32_t clients_per_round = 2;  // N: how many count; async: how many train at once
+    std::uint32_t clients_minimum = 2;    // K: how many suffice to close
+    AggregationSpec aggregation;
     std::uint64_t samples_max = 10'000'000;  // a client that claims more is refused
     Weighting weighting = Weighting::Samples;
     double server_learning_rate = 1.0;
@@ -87,9 +103,17 @@ Result<JobSpec> parse_job(const std::string& yaml, const std::string& source);
 Result<JobSpec> load_job(const Path& path);
 std::string print_job(const JobSpec& job);  // canonical YAML: what is stored and sent
 
+// What an update's weight is multiplied by when it started `staleness` versions before the newest:
+// round(1024 / (1 + staleness)^power), at least 1; all ones in a synchronous job.
+std::uint64_t staleness_weight(const AggregationSpec& aggregation, std::uint32_t staleness);
+
+// How many updates a version is made of: clients_per_round, or the buffer.
+std::uint32_t updates_per_version(const JobSpec& job);
+
 // The most that the weights of a round's contributions can add up to: with the clip norm it fixes the scale
-// of the exact sum (tensor::FixedPoint).
+// of the exact sum. parse_job() has refused the jobs that have none.
 double weight_total_max(const JobSpec& job);
+Result<tensor::FixedPoint> sum_scale(const JobSpec& job);
 
 // The learning rate of optimiser step `step` (from 0, counted over all rounds) out of `total`.
 double learning_rate_at(const OptimizerSpec& optimizer, std::uint64_t step, std::uint64_t total);
@@ -102,9 +126,19 @@ struct fedllm::config::EnumNames<fedllm::job::Method> {
         {{job::Method::Lora, "lora"}, {job::Method::Full, "full"}}};
 };
 template <>
+struct fedllm::config::EnumNames<fedllm::job::Mode> {
+    static constexpr std::array<std::pair<job::Mode, std::string_view>, 2> rows{
+        {{job::Mode::Sync, "sync"}, {job::Mode::Async, "async"}}};
+};
+template <>
 struct fedllm::config::EnumNames<fedllm::job::Weighting> {
     static constexpr std::array<std::pair<job::Weighting, std::string_view>, 2> rows{
         {{job::Weighting::Samples, "samples"}, {job::Weighting::Uniform, "uniform"}}};
+};
+template <>
+struct fedllm::config::EnumNames<fedllm::tensor::SumBits> {
+    static constexpr std::array<std::pair<tensor::SumBits, std::string_view>, 2> rows{
+        {{tensor::SumBits::Bits64, "64"}, {tensor::SumBits::Bits32, "32"}}};
 };
 template <>
 struct fedllm::config::EnumNames<fedllm::job::Schedule> {

@@ -1,8 +1,9 @@
 #include "common/net/tls_stream.hpp"
 
-#include <openssl/ssl.h>
-
+#include <algorithm>
 #include <array>
+#include <boost/asio/post.hpp>
+#include <cstring>
 
 #include "common/net/openssl.hpp"
 #include "common/protocol/frame.hpp"
@@ -24,32 +25,65 @@ std::string describe_remote(const asio::ip::tcp::socket& socket) {
            std::to_string(endpoint.port());
 }
 
-bool is_openssl(const error_code& error) { return error.category() == asio::error::get_ssl_category(); }
+constexpr std::size_t kRecordBytes = SSL3_RT_MAX_PLAIN_LENGTH;
+// Read from the socket at once while a large frame is in hand: several records for one call of the kernel.
+constexpr std::size_t kReadAheadBytes = std::size_t{64} << 10;
 
-std::string reason_of(const error_code& error) {
-    const char* const reason = ERR_reason_error_string(static_cast<unsigned long>(error.value()));
-    return reason != nullptr ? reason : error.message();
+std::string reason_of(unsigned long error) {
+    const char* const reason = ERR_reason_error_string(error);
+    return reason != nullptr ? reason : "error " + std::to_string(error);
 }
 
 // Alerts that arrived from the peer have reasons from 1000 on (SSL_AD_REASON_OFFSET).
-bool is_peer_alert(const error_code& error) {
-    return ERR_GET_REASON(static_cast<unsigned long>(error.value())) >= SSL_AD_REASON_OFFSET;
-}
+bool is_peer_alert(unsigned long error) { return ERR_GET_REASON(error) >= SSL_AD_REASON_OFFSET; }
 
 }  // namespace
 
 TlsStream::TlsStream(asio::ip::tcp::socket socket, TlsContext context)
-    : context_(std::move(context)), stream_(std::move(socket), *context_) {
-    error_code ignored;  // a socket that is already dead says so at the handshake
-    stream_.next_layer().set_option(asio::ip::tcp::no_delay(true), ignored);
-    stream_.next_layer().set_option(asio::socket_base::keep_alive(true), ignored);
-    remote_ = describe_remote(stream_.next_layer());
+    : context_(std::move(context)), socket_(std::move(socket)), ssl_(SSL_new(context_->native_handle())) {
+    FEDLLM_CHECK(ssl_ != nullptr, "OpenSSL SSL");  // fails without memory only
+    error_code ignored;                            // a socket that is already dead says so at the handshake
+    socket_.set_option(asio::ip::tcp::no_delay(true), ignored);
+    socket_.set_option(asio::socket_base::keep_alive(true), ignored);
+    socket_.native_non_blocking(true, ignored);
+    remote_ = describe_remote(socket_);
+    end_.socket = socket_.native_handle();
+    BIO* const bio = make_socket_bio(end_).release();
+    SSL_set_bio(native(), bio, bio);  // takes it over
+    SSL_set_mode(native(), SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
+                               SSL_MODE_RELEASE_BUFFERS);
+    SSL_set_read_ahead(native(), 1);  // else two calls of the kernel for each record
+}
+
+TlsStream::Outcome TlsStream::outcome_of(int returned) {
+    Outcome outcome{.wait = {}, .kind = SSL_get_error(native(), returned), .error = ERR_get_error()};
+    if (outcome.kind == SSL_ERROR_WANT_READ) outcome.wait = asio::socket_base::wait_read;
+    if (outcome.kind == SSL_ERROR_WANT_WRITE) outcome.wait = asio::socket_base::wait_write;
+    return outcome;
+}
+
+awaitable<Result<void>> TlsStream::wait(asio::socket_base::wait_type what) {
+    const auto [cancelled] = co_await socket_.async_wait(what, kNoThrow);
+    if (cancelled || closed_) co_return make_error(Errc::Cancelled, "the stream was closed");
+    co_return Result<void>{};
 }
 
 awaitable<Result<PeerIdentity>> TlsStream::handshake(Handshake type) {
-    const auto [ec] = co_await stream_.async_handshake(type, kNoThrow);
-    if (ec) {
-        Error error = explain_handshake(ec);
+    if (type == Handshake::client) {
+        SSL_set_connect_state(native());
+    } else {
+        SSL_set_accept_state(native());
+    }
+    for (;;) {
+        ERR_clear_error();
+        const int returned = SSL_do_handshake(native());
+        if (returned == 1) break;
+        const Outcome outcome = outcome_of(returned);
+        if (outcome.wait) {
+            FEDLLM_CO_TRY_VOID(co_await wait(*outcome.wait));
+            continue;
+        }
+        Error error = explain_handshake(outcome);
         if (error.code == Errc::PeerUntrusted) co_await linger();
         co_return error;
     }
@@ -78,88 +112,145 @@ Result<PeerIdentity> TlsStream::peer_identity() {
     return identity_of(*certificate);
 }
 
-Error TlsStream::explain_handshake(const error_code& ec) {
-    if (!is_openssl(ec)) {
-        Error error = explain(ec);
-        if (error.code == Errc::PeerClosed)
-            error.message = "the peer closed the connection during the TLS handshake";
-        return error;
-    }
-    const long verdict = SSL_get_verify_result(native());
-    if (!is_peer_alert(ec) && verdict != X509_V_OK) {
+Error TlsStream::explain_handshake(const Outcome& outcome) {
+    const bool ours = outcome.kind == SSL_ERROR_SSL && !is_peer_alert(outcome.error);
+    if (const long verdict = SSL_get_verify_result(native()); ours && verdict != X509_V_OK) {
         return make_error(Errc::PeerUntrusted, "the peer's certificate is refused: " +
                                                    std::string(X509_verify_cert_error_string(verdict)));
     }
-    if (is_peer_alert(ec)) return explain(ec);
-    return make_error(Errc::PeerUntrusted, "TLS handshake: " + reason_of(ec));
+    // A peer that goes away in the middle is no reason for distrust, though OpenSSL makes an error of it.
+    if (ours && !end_.ended && end_.failed == 0) {
+        return make_error(Errc::PeerUntrusted, "TLS handshake: " + reason_of(outcome.error));
+    }
+    Error error = explain(outcome);
+    if (error.code == Errc::PeerClosed)
+        error.message = "the peer closed the connection during the TLS handshake";
+    return error;
 }
 
-Error TlsStream::explain(const error_code& ec) const {
-    if (closed_ || ec == asio::error::operation_aborted)
-        return make_error(Errc::Cancelled, "the stream was closed");
-    if (!is_openssl(ec))
-        return make_error(Errc::PeerClosed, "connection to " + remote_ + ": " + ec.message());
-    if (is_peer_alert(ec)) {
+Error TlsStream::explain(const Outcome& outcome) const {
+    if (closed_) return make_error(Errc::Cancelled, "the stream was closed");
+    if (end_.failed != 0) {
+        return make_error(Errc::PeerClosed, "connection to " + remote_ + ": " + std::strerror(end_.failed));
+    }
+    // A peer that vanishes without close_notify has closed too: frames say themselves whether they are whole.
+    if (end_.ended || outcome.kind != SSL_ERROR_SSL) {
+        return make_error(Errc::PeerClosed, "the peer closed the connection");
+    }
+    if (is_peer_alert(outcome.error)) {
         return make_error(Errc::PeerUntrusted,
-                          "the peer refused us: " + reason_of(ec) +
+                          "the peer refused us: " + reason_of(outcome.error) +
                               " (is our certificate of the right authority, in date, and not "
                               "revoked?)");
     }
-    return make_error(Errc::Malformed, "TLS: " + reason_of(ec));
+    return make_error(Errc::Malformed, "TLS: " + reason_of(outcome.error));
 }
 
 // After a refusal: a socket closed with unread bytes is reset, and the reset would destroy the alert that
 // tells the peer why. So take what the peer still sends, for a moment.
 awaitable<void> TlsStream::linger() {
     error_code ignored;
-    stream_.next_layer().shutdown(asio::socket_base::shutdown_send, ignored);
-    Timer timer(stream_.get_executor(), kLinger);
+    socket_.shutdown(asio::socket_base::shutdown_send, ignored);
+    Timer timer(socket_.get_executor(), kLinger);
     timer.async_wait([this, alive = std::weak_ptr(context_)](const error_code& error) {
-        if (!error && !alive.expired()) stream_.next_layer().cancel();
+        if (!error && !alive.expired()) socket_.cancel();
     });
     std::array<std::byte, 4096> scrap;
     for (std::size_t total = 0; total < 65536;) {
         const auto [ec, count] =
-            co_await stream_.next_layer().async_read_some(asio::buffer(scrap.data(), scrap.size()), kNoThrow);
+            co_await socket_.async_read_some(asio::buffer(scrap.data(), scrap.size()), kNoThrow);
         if (ec) break;
         total += count;
     }
 }
 
-awaitable<Result<std::size_t>> TlsStream::read_some(std::span<std::byte> buffer) {
-    const auto [ec, count] =
-        co_await stream_.async_read_some(asio::buffer(buffer.data(), buffer.size()), kNoThrow);
-    if (ec == asio::error::eof || ec == asio::ssl::error::stream_truncated) {
-        co_return make_error(Errc::PeerClosed, "the peer closed the connection");
+// All that is there and fits.
+std::pair<std::size_t, TlsStream::Outcome> TlsStream::read_now(std::span<std::byte> buffer) {
+    SSL_set_default_read_buffer_len(native(), buffer.size() >= kReadAheadBytes ? kReadAheadBytes : 0);
+    std::size_t total = 0;
+    while (total < buffer.size()) {
+        std::size_t count = 0;
+        ERR_clear_error();
+        const int returned = SSL_read_ex(native(), buffer.data() + total, buffer.size() - total, &count);
+        if (returned != 1) return {total, outcome_of(returned)};
+        total += count;
     }
-    if (ec) co_return explain(ec);
-    co_return count;
+    return {total, {}};
 }
 
+awaitable<Result<std::size_t>> TlsStream::read_some(std::span<std::byte> buffer) {
+    for (;;) {
+        if (closed_) co_return make_error(Errc::Cancelled, "the stream was closed");
+        if (read_failed_) co_return *read_failed_;
+        const auto [count, outcome] = read_now(buffer);
+        if (outcome.kind != SSL_ERROR_NONE && !outcome.wait) read_failed_ = explain(outcome);
+        if (count > 0) {
+            co_await asio::post(executor(),
+                                asio::use_awaitable);  // the others' turn, however fast the peer is
+            co_return count;
+        }
+        if (outcome.wait) FEDLLM_CO_TRY_VOID(co_await wait(*outcome.wait));
+    }
+}
+
+// As much as the kernel takes, record by record.
+std::pair<std::size_t, TlsStream::Outcome> TlsStream::write_now(std::span<const std::byte> bytes) {
+    std::size_t total = 0;
+    while (total < bytes.size()) {
+        const std::size_t record = std::min(kRecordBytes, bytes.size() - total);
+        end_.more = total + record < bytes.size();
+        std::size_t count = 0;
+        ERR_clear_error();
+        const int returned = SSL_write_ex(native(), bytes.data() + total, record, &count);
+        end_.more = false;  // what OpenSSL says by itself, such as an alert, goes at once
+        if (returned != 1) return {total, outcome_of(returned)};
+        total += count;
+    }
+    return {total, {}};
+}
+
+// A record that the kernel has taken in part is finished by the next call, which must bring the same bytes.
 awaitable<Result<std::size_t>> TlsStream::write_some(std::span<const std::byte> bytes) {
-    const auto [ec, count] =
-        co_await stream_.async_write_some(asio::buffer(bytes.data(), bytes.size()), kNoThrow);
-    if (ec) co_return explain(ec);
-    co_return count;
+    for (;;) {
+        if (closed_) co_return make_error(Errc::Cancelled, "the stream was closed");
+        const auto [count, outcome] = write_now(bytes);
+        if (outcome.kind != SSL_ERROR_NONE && !outcome.wait) co_return explain(outcome);
+        if (count > 0) {
+            co_await asio::post(executor(), asio::use_awaitable);
+            co_return count;
+        }
+        FEDLLM_CO_TRY_VOID(co_await wait(*outcome.wait));
+    }
 }
 
-// Sends close_notify and does not wait for the peer's: frames say themselves whether they are whole.
+// Says close_notify, and waits for the peer's or for its end.
 awaitable<Result<void>> TlsStream::shutdown() {
-    const auto [ec] = co_await stream_.async_shutdown(kNoThrow);
-    if (ec && ec != asio::error::eof && ec != asio::ssl::error::stream_truncated) co_return explain(ec);
-    co_return Result<void>{};
+    for (;;) {
+        if (closed_) co_return make_error(Errc::Cancelled, "the stream was closed");
+        ERR_clear_error();
+        const int returned = SSL_shutdown(native());
+        if (returned == 1) co_return Result<void>{};
+        if (returned == 0) continue;  // said; the next call waits
+        const Outcome outcome = outcome_of(returned);
+        if (!outcome.wait) {
+            const Error error = explain(outcome);
+            if (error.code == Errc::PeerClosed) co_return Result<void>{};
+            co_return error;
+        }
+        FEDLLM_CO_TRY_VOID(co_await wait(*outcome.wait));
+    }
 }
 
 WireBytes TlsStream::wire_bytes() const {
     if (closed_) return wire_at_close_;
-    return wire_bytes_of(const_cast<TlsStream*>(this)->stream_.next_layer().native_handle());
+    return wire_bytes_of(end_.socket);
 }
 
 void TlsStream::close() {
     if (!closed_) wire_at_close_ = wire_bytes();
     closed_ = true;
     error_code ignored;
-    stream_.next_layer().close(ignored);
+    socket_.close(ignored);
 }
 
 }  // namespace fedllm::net

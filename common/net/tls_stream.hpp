@@ -1,9 +1,18 @@
 // The Stream over TLS over TCP. Made by connect.cpp.
+//
+// OpenSSL reads and writes the socket itself (socket_bio.hpp); Asio only says when it may. asio::ssl::stream
+// copies every byte twice more on both ways, asks the kernel once a record, and holds 68 KiB for a connection
+// that is idle; this one holds a record's buffers only while bytes are under way.
 #pragma once
 
-#include <boost/asio/ip/tcp.hpp>
-#include <boost/asio/ssl/stream.hpp>
+#include <openssl/ssl.h>
 
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/ssl/stream_base.hpp>
+#include <optional>
+#include <utility>
+
+#include "common/net/socket_bio.hpp"
 #include "common/net/stream.hpp"
 #include "common/net/tls.hpp"
 
@@ -22,19 +31,33 @@ public:
     void close() override;
     std::string remote() const override { return remote_; }
     WireBytes wire_bytes() const override;
-    asio::any_io_executor executor() override { return stream_.get_executor(); }
+    asio::any_io_executor executor() override { return socket_.get_executor(); }
 
-    SSL* native() { return stream_.native_handle(); }
+    SSL* native() { return ssl_.get(); }
 
 private:
+    // How a call of OpenSSL came out that did not succeed: what to wait for, or why it is over.
+    struct Outcome {
+        std::optional<asio::socket_base::wait_type> wait;
+        int kind = 0;             // SSL_ERROR_...
+        unsigned long error = 0;  // of OpenSSL's queue
+    };
+    Outcome outcome_of(int returned);
+    awaitable<Result<void>> wait(asio::socket_base::wait_type what);
+    std::pair<std::size_t, Outcome> read_now(std::span<std::byte> buffer);
+    std::pair<std::size_t, Outcome> write_now(std::span<const std::byte> bytes);
+
     Result<PeerIdentity> peer_identity();
-    Error explain_handshake(const boost::system::error_code& error);
-    Error explain(const boost::system::error_code& error) const;
+    Error explain_handshake(const Outcome& outcome);
+    Error explain(const Outcome& outcome) const;
     awaitable<void> linger();
 
-    TlsContext context_;  // declared first: outlives stream_
-    asio::ssl::stream<asio::ip::tcp::socket> stream_;
+    TlsContext context_;
+    asio::ip::tcp::socket socket_;
+    SocketEnd end_;  // before ssl_, which uses it to its own end
+    std::unique_ptr<SSL, OpensslFree<&SSL_free>> ssl_;
     std::string remote_;
+    std::optional<Error> read_failed_;  // found behind bytes that were handed out first
     bool closed_ = false;
     WireBytes wire_at_close_;
 };

@@ -15,19 +15,21 @@ int doublings_within(double value, int limit) {
 
 }  // namespace
 
-Result<FixedPoint> FixedPoint::choose(double value_bound, double weight_total_max) {
+Result<FixedPoint> FixedPoint::choose(double value_bound, double weight_total_max, SumBits sums) {
     if (!std::isfinite(value_bound) || value_bound <= 0 || !(weight_total_max >= 1) ||
         !std::isfinite(weight_total_max)) {
         return make_error(Errc::InvalidArgument,
                           "the exact sum needs a positive value bound and a total weight of at least 1");
     }
-    const int bits = std::min({doublings_within(value_bound * weight_total_max, 61),
+    const int sum_bits = static_cast<int>(sums);
+    const int sum_limit = sums == SumBits::Bits64 ? 61 : 30;
+    const int bits = std::min({doublings_within(value_bound * weight_total_max, sum_limit),
                                doublings_within(value_bound, 50), kFractionBitsMax});
     if (bits < kFractionBitsMin) {
-        return make_error(Errc::InvalidArgument, "the exact 64-bit sum would keep " + std::to_string(bits) +
-                                                     " fraction bits, fewer than " +
-                                                     std::to_string(kFractionBitsMin) +
-                                                     ": bound x weights is too large");
+        return make_error(Errc::InvalidArgument,
+                          "the exact " + std::to_string(sum_bits) + "-bit sum would keep " +
+                              std::to_string(bits) + " fraction bits, fewer than " +
+                              std::to_string(kFractionBitsMin) + ": bound x weights is too large");
     }
     return FixedPoint{bits};
 }

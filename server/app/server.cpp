@@ -24,6 +24,7 @@ Result<std::unique_ptr<Server>> Server::create(const ServerConfig& config) {
                    {.ca = config.tls.ca, .certificate = config.tls.certificate, .key = config.tls.key}));
     const engine::EngineOptions options{.state_directory = config.state_directory,
                                         .upload_bytes_max = config.limits.upload_bytes_max.bytes,
+                                        .upload_memory = config.limits.upload_memory.bytes,
                                         .threads = config.threads};
     const auto on_fatal = [raw = server.get()](const Error& error) {
         if (!raw->fatal_) log::error("cannot go on", {{"reason", to_string(error)}});

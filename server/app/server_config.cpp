@@ -36,6 +36,10 @@ config::Table<ServerConfig> make_table() {
                  "connections at once; more are closed on arrival", {.min = 1, .max = 100'000}),
         field<C>("limits.upload_bytes_max", [](auto& c) -> auto& { return c.limits.upload_bytes_max; },
                  "the largest model version or update taken", {.min = 4096}),
+        field<C>("limits.upload_memory", [](auto& c) -> auto& { return c.limits.upload_memory; },
+                 "memory of all uploads together: further ones wait their turn, in order; one takes about a "
+                 "mebibyte",
+                 {.min = 1 << 20}),
         field<C>("limits.idle_timeout", [](auto& c) -> auto& { return c.limits.idle_timeout; },
                  "a connection silent for this long is closed; clients say something every 20 s",
                  {.min = 1, .max = 86400}),

@@ -25,6 +25,7 @@ struct TlsConfig {
 struct LimitsConfig {
     std::uint32_t connections_max = 1000;
     config::ByteCount upload_bytes_max{std::uint64_t{64} << 30};
+    config::ByteCount upload_memory{std::uint64_t{256} << 20};
     Duration idle_timeout = std::chrono::seconds(90);
     bool operator==(const LimitsConfig&) const = default;
 };

@@ -22,7 +22,7 @@ void Engine::ask(ActiveJob& job, const round::AskClient& effect) {
     task.set_job_id(job.id.get());
     task.set_job(job.yaml);
     task.set_round(effect.round.get());
-    task.set_model_digest(effect.model_digest);
+    task.set_model_digest(version->digest);
     task.set_model_bytes(version->bytes);
     const registry::Member* const member = registry_.find(effect.client);
     if (member != nullptr && member->can_decode(codec::name(job.spec.download.codec.id))) {

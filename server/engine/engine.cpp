@@ -7,7 +7,6 @@
 
 #include "common/log/log.hpp"
 #include "common/net/offload.hpp"
-#include "server/engine/commit.hpp"
 
 namespace fedllm::server::engine {
 namespace {
@@ -16,17 +15,6 @@ namespace asio = boost::asio;
 
 unsigned threads_or_cores(unsigned threads) {
     return threads > 0 ? threads : std::max(1u, std::thread::hardware_concurrency());
-}
-
-double seconds(Duration duration) { return std::chrono::duration<double>(duration).count(); }
-
-store::VersionRow row_of(const NewVersion& made, const store::VersionRow& base, Timestamp now) {
-    store::VersionRow row{made.file.digest, base.job, RoundId(base.round.get() + 1), made.file.bytes, now};
-    if (made.step.bytes > 0) row.base_digest = base.digest;
-    row.encoded_digest = made.step.digest;
-    row.encoded_bytes = made.step.bytes;
-    row.residual_digest = made.residual.digest;
-    return row;
 }
 
 }  // namespace
@@ -57,7 +45,10 @@ Engine::Engine(asio::any_io_executor strand, const EngineOptions& options, const
       versions_(std::move(versions)),
       spool_(std::move(spool)),
       tasks_(strand),
-      timer_(strand) {
+      timer_(strand),
+      changed_(strand),
+      upload_memory_(std::make_shared<ingest::UploadMemory>(options.upload_memory)),
+      self_(std::make_shared<Engine*>(this)) {
     if (!options.compute) pool_.emplace(threads_or_cores(options.threads));
     compute_ = options.compute ? *options.compute : pool_->get_executor();
 }
@@ -66,12 +57,17 @@ Engine::~Engine() = default;
 
 Result<void> Engine::start() {
     tasks_.spawn("ticks", tick(), [this] { timer_.cancel(); });
+    FEDLLM_TRY(const auto before, ledger_.jobs());
+    for (const store::JobRow& row : before) {
+        const bool alive = row.status == store::JobStatus::Running || row.status == store::JobStatus::Paused;
+        if (alive) FEDLLM_TRY_VOID(check_newest(row));
+    }
     FEDLLM_TRY(const std::set<Path> counted, counted_updates());
     FEDLLM_TRY_VOID(spool_.prune(counted, ingest::Spool::Parts::Keep));
     FEDLLM_TRY(const auto rows, ledger_.jobs());
     for (const store::JobRow& row : rows) {
-        if (row.status != store::JobStatus::Running) continue;
-        FEDLLM_TRY_VOID(activate(row));
+        const bool alive = row.status == store::JobStatus::Running || row.status == store::JobStatus::Paused;
+        if (alive) FEDLLM_TRY_VOID(activate(row));
     }
     return {};
 }
@@ -89,7 +85,7 @@ Result<std::set<Path>> Engine::counted_updates() const {
     std::set<Path> paths;
     FEDLLM_TRY(const auto rows, ledger_.jobs());
     for (const store::JobRow& row : rows) {
-        FEDLLM_TRY(const auto parts, ledger_.parts(row.id, row.round));
+        FEDLLM_TRY(const auto parts, ledger_.contributions(row.id, row.round));
         for (const store::PartRow& part : parts) {
             if (part.status != store::PartStatus::Accepted) continue;
             paths.insert(spool_.update_path(part.task, part.update_digest));
@@ -113,6 +109,8 @@ Result<void> Engine::activate(const store::JobRow& row) {
     log::info((*active)->state.recovered ? "job resumed" : "job started",
               {{"job", id.get()}, {"name", row.name}, {"round", row.round.get()}});
     jobs_.push_back(std::move(*active));
+    begin_sum(*jobs_.back());
+    tasks_.spawn("adapter", write_newest_adapter(id));
     raise(id, round::Tick{});
     for (const auto& [client, member] : registry_.members()) {
         raise(id, round::ClientJoined{client, member.base_models});
@@ -125,15 +123,21 @@ Result<std::unique_ptr<Engine::ActiveJob>> Engine::load(const store::JobRow& row
     active->id = row.id;
     active->yaml = row.yaml;
     FEDLLM_TRY(active->spec, job::parse_job(row.yaml, "job " + row.id.get()));
-    FEDLLM_TRY(const tensor::ParamSet params, versions_.read(row.model_digest));
-    active->manifest = params.manifest();
+    FEDLLM_TRY(const store::VersionRow newest, ledger_.version(row.id, row.round));
+    FEDLLM_TRY(tensor::Manifest manifest, versions_.manifest(newest.digest));
+    active->shape = std::make_shared<const JobShape>(std::move(manifest));
+    FEDLLM_TRY(active->base, open_base(newest, versions_, active->shape->manifest));
     FEDLLM_TRY(const auto rounds, ledger_.rounds(row.id));
     const round::Rules rules = round::rules_of(row.id, active->spec);
     if (rounds.empty()) {
         active->state = round::start(rules, row.model_digest);
         return active;
     }
-    FEDLLM_TRY(const auto parts, ledger_.parts(row.id, rounds.back().round));
+    std::vector<store::PartRow> parts;
+    for (std::uint32_t r = round::first_needed(rules, row.round).get(); r <= row.round.get(); ++r) {
+        FEDLLM_TRY(const auto of_round, ledger_.parts(row.id, RoundId(r)));
+        parts.insert(parts.end(), of_round.begin(), of_round.end());
+    }
     active->state = round::recover(rules, row, rounds, parts, clock_.now());
     return active;
 }
@@ -219,10 +223,22 @@ void Engine::apply(ActiveJob& job, const round::Effect& effect) {
             engine.free_client(job, e.client);
         }
         void operator()(const round::CloseRound& e) {
-            engine.tasks_.spawn("close round", engine.close(job.id, e));
+            engine.tasks_.spawn("close round", engine.close(job.id, e),
+                                [changed = &engine.changed_] { changed->cancel(); });
         }
         void operator()(const round::FinishJob& e) { engine.finish(job, e); }
         void operator()(const round::FailJob& e) { engine.fail(job, e); }
+        void operator()(const round::StopJob& e) {
+            if (!engine.hold(engine.ledger_.finish_job(job.id, store::JobStatus::Stopped, e.cause))) return;
+            engine.metrics_.job_ended(job.id, "stopped");
+            log::warn("job stopped", {{"job", job.id.get()}, {"cause", e.cause}});
+        }
+        void operator()(const round::PauseJob& e) {
+            engine.hold(engine.ledger_.mark_job(job.id, store::JobStatus::Paused, e.cause));
+        }
+        void operator()(const round::ResumeJob&) {
+            engine.hold(engine.ledger_.mark_job(job.id, store::JobStatus::Running, ""));
+        }
         void operator()(const round::WakeAt& e) {
             job.wake = e.when;
             engine.timer_.cancel();
@@ -258,6 +274,7 @@ void Engine::open_round(ActiveJob& job, const round::OpenRound& effect) {
     row.opened = clock_.now();
     job.last_opened = row.opened;
     job.live.clear();
+    begin_sum(job);
     if (!hold(ledger_.open_round(row, effect.clients))) return;
     metrics_.round_opened(job.id, effect.round.get(), job.spec.rounds, effect.clients.size());
     log::info(effect.kind == round::TaskKind::Train ? "round opened" : "final evaluation opened",
@@ -299,71 +316,6 @@ void Engine::record(ActiveJob& job, const round::RecordEvaluation& effect) {
     row.eval_tokens = effect.tokens;
     row.bytes_down = job.live[effect.client].bytes_down;
     hold(ledger_.record_evaluation(row));
-}
-
-// A ledger or a disk of ours that is full or failing ends the process, and not the job: after the restart the
-// round is closed again from what is on it.
-asio::awaitable<Result<void>> Engine::close(JobId id, round::CloseRound effect) {
-    auto closed = co_await close_round(id, std::move(effect));
-    if (!closed && (closed.error().code == Errc::StoreFailed || closed.error().code == Errc::IoFailed))
-        on_fatal_(closed.error());
-    co_return closed;
-}
-
-asio::awaitable<Result<void>> Engine::close_round(JobId id, round::CloseRound effect) {
-    const double started = monotonic_seconds();
-    const ActiveJob* const job = find(id);
-    if (job == nullptr) co_return Result<void>{};
-    const job::JobSpec spec = job->spec;
-    const Timestamp opened = job->state.opened;
-    FEDLLM_CO_TRY_VOID(ledger_.close_round(id, effect.round));
-    FEDLLM_CO_TRY(const auto parts, ledger_.parts(id, effect.round));
-    FEDLLM_CO_TRY(const store::VersionRow base, ledger_.version(id, effect.round));
-    std::vector<Contribution> contributions;
-    for (const store::PartRow& part : parts) {
-        if (part.status != store::PartStatus::Accepted) continue;
-        // A client may always send plain values; anything else that was accepted is in the job's codec.
-        const bool plain = part.codec == codec::name(codec::CodecId::None);
-        contributions.push_back({part.task, part.update_digest, part.bytes, part.weight,
-                                 plain ? codec::CodecId::None : spec.update.codec.id});
-    }
-    const auto build = [&]() -> Result<NewVersion> {
-        FEDLLM_TRY(auto version, compute_version(spec, base, contributions, versions_, spool_));
-        FEDLLM_TRY([[maybe_unused]] const Path folder,
-                   write_adapter(spec, id, effect.round.get() + 1, version.file.digest, versions_,
-                                 options_.state_directory));
-        return version;
-    };
-    const auto version = co_await net::offload(compute_, build);
-    if (find(id) == nullptr) co_return Result<void>{};
-    if (!version) {
-        if (version.error().code != Errc::IoFailed)
-            raise(id, round::AggregationFailed{to_string(version.error())});
-        co_return version.error();
-    }
-    const Timestamp now = clock_.now();
-    const store::RoundResult result{now, eval_loss_of(parts), train_loss_of(parts)};
-    const store::VersionRow next = row_of(*version, base, now);
-    if (!hold(ledger_.commit_round(id, effect.round, result, next))) co_return Result<void>{};
-    if (base.residual_digest != next.residual_digest) {  // nothing will start from it again
-        versions_.remove(store::Attachment::Residual, base.residual_digest);
-    }
-    for (const store::PartRow& part : parts) {  // also what dropped clients had begun to send
-        if (auto gone = spool_.remove(part.task); !gone)
-            log::warn("spool", {{"reason", gone.error().message}});
-    }
-    metrics_.round_committed(id, seconds(now - opened), monotonic_seconds() - started, contributions.size());
-    if (!std::isnan(result.eval_loss)) metrics_.evaluated(id, result.eval_loss);
-    if (!std::isnan(result.train_loss)) metrics_.trained(id, result.train_loss);
-    log::info("round committed", {{"job", id.get()},
-                                  {"round", effect.round.get()},
-                                  {"accepted", contributions.size()},
-                                  {"eval_loss", result.eval_loss},
-                                  {"train_loss", result.train_loss},
-                                  {"version", next.digest.substr(0, 12)},
-                                  {"step_bytes", next.encoded_bytes}});
-    raise(id, round::RoundCommitted{effect.round, next.digest});
-    co_return Result<void>{};
 }
 
 void Engine::finish(const ActiveJob& job, const round::FinishJob& effect) {
@@ -414,10 +366,11 @@ asio::awaitable<Result<void>> Engine::tick() {
 
 void Engine::log_waiting(ActiveJob& job) {
     if (job.state.phase == round::Phase::Finished) return;
-    std::string wait = round::waiting_for(job.state, clock_.now());
-    if (wait == job.last_wait) return;
-    log::debug("waiting", {{"job", job.id.get()}, {"for", wait}});
-    job.last_wait = std::move(wait);
+    round::Wait wait = round::wait_of(job.state, clock_.now());
+    if (wait.what == job.last_wait) return;
+    log::debug("waiting",
+               {{"job", job.id.get()}, {"reason", wait.reason}, {"for", wait.what}, {"next", wait.next}});
+    job.last_wait = std::move(wait.what);
 }
 
 bool Engine::hold(const Result<void>& done) {
@@ -471,6 +424,17 @@ void Engine::on_progress(const ClientId& client, const protocol::Progress& progr
     live.loss = progress.loss();
     metrics_.task_progress(job->id, client,
                            live.steps > 0 ? static_cast<double>(live.step) / live.steps : 0.0);
+}
+
+// Its job needs to know it a few times per lease, not with every chunk.
+void Engine::heard_of(const ClientId& client) {
+    const auto holder = holders_.find(client);
+    ActiveJob* const job = holder != holders_.end() ? find(holder->second) : nullptr;
+    if (job == nullptr) return;
+    Timestamp& heard = job->live[client].heard;
+    if (clock_.now() - heard < std::chrono::seconds(5)) return;
+    heard = clock_.now();
+    raise(job->id, round::SignOfLife{client});
 }
 
 void Engine::on_decline(const ClientId& client, const protocol::Decline& decline) {

@@ -39,6 +39,7 @@ public:
     void bytes_moved(const ClientId& client, Direction direction, std::uint64_t bytes);
     void wire_moved(const ClientId& client, std::uint64_t up,
                     std::uint64_t down);  // of a connection that ended
+    void upload_memory(std::uint64_t bytes_in_use, std::size_t waiting);  // limits.upload_memory
     void task_progress(const JobId& job, const ClientId& client, double fraction);
 
     void round_opened(const JobId& job, std::uint32_t round, std::uint32_t rounds, std::size_t clients);
@@ -70,6 +71,8 @@ private:
     prometheus::Family<prometheus::Counter>& jobs_ended_;
     prometheus::Family<prometheus::Histogram>& round_seconds_;
     prometheus::Family<prometheus::Histogram>& aggregate_seconds_;
+    prometheus::Gauge& upload_memory_bytes_;
+    prometheus::Gauge& uploads_waiting_;
     prometheus::Gauge& resident_bytes_;
 };
 

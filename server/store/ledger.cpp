@@ -2,67 +2,12 @@
 
 #include <utility>
 
+#include "server/store/chain.hpp"
 #include "server/store/ledger_columns.hpp"
+#include "server/store/schema.hpp"
 
 namespace fedllm::server::store {
 namespace {
-
-constexpr std::int64_t kSchemaVersion = 2;
-
-constexpr const char* kSchema = R"sql(
-CREATE TABLE jobs(
-  number INTEGER PRIMARY KEY, job_id TEXT NOT NULL UNIQUE, name TEXT NOT NULL, yaml TEXT NOT NULL,
-  state TEXT NOT NULL, created_ms INTEGER NOT NULL, round INTEGER NOT NULL, model_digest TEXT NOT NULL,
-  detail TEXT NOT NULL);
-CREATE TABLE rounds(
-  job_id TEXT NOT NULL REFERENCES jobs(job_id), round INTEGER NOT NULL, state TEXT NOT NULL,
-  model_digest TEXT NOT NULL, opened_ms INTEGER NOT NULL, closed_ms INTEGER, eval_loss REAL, train_loss REAL,
-  next_digest TEXT NOT NULL, PRIMARY KEY(job_id, round)) WITHOUT ROWID;
-CREATE TABLE parts(
-  job_id TEXT NOT NULL, round INTEGER NOT NULL, client TEXT NOT NULL, task_id TEXT NOT NULL,
-  state TEXT NOT NULL,
-  weight INTEGER NOT NULL, samples INTEGER NOT NULL, tokens INTEGER NOT NULL, update_digest TEXT NOT NULL,
-  bytes INTEGER NOT NULL, bytes_down INTEGER NOT NULL, train_loss REAL, train_seconds REAL,
-  eval_loss_sum REAL, eval_tokens INTEGER NOT NULL,
-  codec TEXT NOT NULL, elements INTEGER NOT NULL, quantisation_error REAL NOT NULL, residual_norm REAL NOT NULL,
-  reason TEXT NOT NULL, detail TEXT NOT NULL, accepted_ms INTEGER, elapsed_ms INTEGER NOT NULL,
-  PRIMARY KEY(job_id, round, client),
-  FOREIGN KEY(job_id, round) REFERENCES rounds(job_id, round)) WITHOUT ROWID;
-CREATE TABLE versions(
-  job_id TEXT NOT NULL REFERENCES jobs(job_id), round INTEGER NOT NULL, digest TEXT NOT NULL,
-  bytes INTEGER NOT NULL, created_ms INTEGER NOT NULL,
-  base_digest TEXT NOT NULL, encoded_digest TEXT NOT NULL, encoded_bytes INTEGER NOT NULL,
-  residual_digest TEXT NOT NULL, PRIMARY KEY(job_id, round)) WITHOUT ROWID;
-CREATE INDEX versions_by_digest ON versions(digest);
-CREATE INDEX versions_by_step ON versions(encoded_digest);
-PRAGMA user_version = 2;
-)sql";
-
-Result<void> prepare_schema(Database& database) {
-    std::int64_t version = 0;
-    {
-        FEDLLM_TRY(Statement check, database.prepare("PRAGMA quick_check(1)"));
-        FEDLLM_TRY(const bool row, check.step());
-        if (!row || check.text(0) != "ok") {
-            return make_error(Errc::StoreFailed, database.path().string() + ": the ledger is damaged (" +
-                                                     (row ? check.text(0) : "no answer") +
-                                                     "); restore it from a backup");
-        }
-        FEDLLM_TRY(Statement read, database.prepare("PRAGMA user_version"));
-        FEDLLM_TRY_VOID(read.run());
-        version = read.integer(0);
-    }
-    if (version == kSchemaVersion) return {};
-    if (version != 0) {
-        return make_error(Errc::Unsupported, database.path().string() + ": has schema version " +
-                                                 std::to_string(version) + ", this program knows " +
-                                                 std::to_string(kSchemaVersion) +
-                                                 "; it was written by another fedllm-server");
-    }
-    FEDLLM_TRY(Transaction transaction, Transaction::begin(database));
-    FEDLLM_TRY_VOID(database.execute(kSchema));
-    return transaction.commit();
-}
 
 Result<JobRow> read_job(const Database& database, const Statement& row) {
     JobRow job;
@@ -74,6 +19,7 @@ Result<JobRow> read_job(const Database& database, const Statement& row) {
     job.round = RoundId(static_cast<std::uint32_t>(row.integer(5)));
     job.model_digest = row.text(6);
     job.detail = row.text(7);
+    job.chain = row.text(8);
     return job;
 }
 
@@ -88,6 +34,7 @@ Result<RoundRow> read_round(const Database& database, const JobId& job, const St
     round.eval_loss = row.real(5);
     round.train_loss = row.real(6);
     round.next_digest = row.text(7);
+    round.chain = row.text(8);
     return round;
 }
 
@@ -108,10 +55,10 @@ Result<void> insert_version(Database& database, const VersionRow& version) {
         .run();
 }
 
-Result<void> drop_the_asked(Database& database, const JobId& job, RoundId round) {
+Result<void> drop_the_asked(Database& database, const JobId& job) {
     FEDLLM_TRY(Statement drop, database.prepare("UPDATE parts SET state = 'dropped' "
-                                                "WHERE job_id = ? AND round = ? AND state = 'asked'"));
-    return drop.bind(job.get()).bind(round.get()).run();
+                                                "WHERE job_id = ? AND state = 'asked'"));
+    return drop.bind(job.get()).run();
 }
 
 // Sets a round's last columns. Fails with OutOfOrder when there is no such round or it was committed before.
@@ -146,6 +93,12 @@ Result<Ledger> Ledger::open(const Path& state_directory) {
     return Ledger(std::move(database));
 }
 
+Result<Ledger> Ledger::open_to_read(const Path& state_directory) {
+    FEDLLM_TRY(auto database, Database::open_to_read(state_directory / "ledger.db"));
+    FEDLLM_TRY_VOID(require_schema(*database));
+    return Ledger(std::move(database));
+}
+
 // ------------------------------------------------------------------------------------------------------ jobs
 
 Result<JobId> Ledger::add_job(const std::string& job_name, const std::string& yaml,
@@ -155,15 +108,17 @@ Result<JobId> Ledger::add_job(const std::string& job_name, const std::string& ya
     FEDLLM_TRY_VOID(next.run());
     const std::int64_t number = next.integer(0);
     const JobId id(std::string("j").append(std::to_string(number)));
-    FEDLLM_TRY(Statement insert,
-               database_->prepare("INSERT INTO jobs(number, job_id, name, yaml, state, created_ms, round, "
-                                  "model_digest, detail) VALUES(?, ?, ?, ?, 'running', ?, 0, ?, '')"));
+    FEDLLM_TRY(
+        Statement insert,
+        database_->prepare("INSERT INTO jobs(number, job_id, name, yaml, state, created_ms, round, "
+                           "model_digest, detail, chain) VALUES(?, ?, ?, ?, 'running', ?, 0, ?, '', ?)"));
     FEDLLM_TRY_VOID(insert.bind(number)
                         .bind(id.get())
                         .bind(job_name)
                         .bind(yaml)
                         .bind(milliseconds(now))
                         .bind(initial_digest)
+                        .bind(chain_of_job(id, yaml, initial_digest))
                         .run());
     FEDLLM_TRY_VOID(insert_version(*database_, {initial_digest, id, RoundId(0), initial_bytes, now}));
     FEDLLM_TRY_VOID(transaction.commit());
@@ -172,7 +127,7 @@ Result<JobId> Ledger::add_job(const std::string& job_name, const std::string& ya
 
 Result<std::vector<JobRow>> Ledger::jobs() const {
     FEDLLM_TRY(Statement select, database_->prepare("SELECT job_id, name, yaml, state, created_ms, round, "
-                                                    "model_digest, detail FROM jobs ORDER BY number"));
+                                                    "model_digest, detail, chain FROM jobs ORDER BY number"));
     std::vector<JobRow> jobs;
     while (true) {
         FEDLLM_TRY(const bool more, select.step());
@@ -183,22 +138,27 @@ Result<std::vector<JobRow>> Ledger::jobs() const {
 }
 
 Result<JobRow> Ledger::job(const JobId& id) const {
-    FEDLLM_TRY(Statement select, database_->prepare("SELECT job_id, name, yaml, state, created_ms, round, "
-                                                    "model_digest, detail FROM jobs WHERE job_id = ?"));
+    FEDLLM_TRY(Statement select,
+               database_->prepare("SELECT job_id, name, yaml, state, created_ms, round, "
+                                  "model_digest, detail, chain FROM jobs WHERE job_id = ?"));
     FEDLLM_TRY(const bool found, select.bind(id.get()).step());
     if (!found) return make_error(Errc::NotFound, "there is no job '" + id.get() + "'");
     return read_job(*database_, select);
+}
+
+Result<void> Ledger::mark_job(const JobId& job, JobStatus status, const std::string& detail) {
+    FEDLLM_TRY(Statement update,
+               database_->prepare("UPDATE jobs SET state = ?, detail = ? WHERE job_id = ?"));
+    return update.bind(name(status)).bind(detail).bind(job.get()).run();
 }
 
 Result<void> Ledger::finish_job(const JobId& job, JobStatus status, const std::string& detail,
                                 const std::optional<RoundResult>& final_round) {
     FEDLLM_TRY(const JobRow row, this->job(job));
     FEDLLM_TRY(Transaction transaction, Transaction::begin(*database_));
-    FEDLLM_TRY_VOID(drop_the_asked(*database_, job, row.round));
+    FEDLLM_TRY_VOID(drop_the_asked(*database_, job));
     if (final_round) FEDLLM_TRY_VOID(end_round(*database_, job, row.round, *final_round, ""));
-    FEDLLM_TRY(Statement update,
-               database_->prepare("UPDATE jobs SET state = ?, detail = ? WHERE job_id = ?"));
-    FEDLLM_TRY_VOID(update.bind(name(status)).bind(detail).bind(job.get()).run());
+    FEDLLM_TRY_VOID(mark_job(job, status, detail));
     return transaction.commit();
 }
 
@@ -208,8 +168,8 @@ Result<void> Ledger::open_round(const RoundRow& round, std::span<const ClientId>
     FEDLLM_TRY(Transaction transaction, Transaction::begin(*database_));
     FEDLLM_TRY(
         Statement insert,
-        database_->prepare("INSERT INTO rounds(job_id, round, state, model_digest, opened_ms, next_digest) "
-                           "VALUES(?, ?, 'open', ?, ?, '') ON CONFLICT DO NOTHING"));
+        database_->prepare("INSERT INTO rounds(job_id, round, state, model_digest, opened_ms, next_digest, "
+                           "chain) VALUES(?, ?, 'open', ?, ?, '', '') ON CONFLICT DO NOTHING"));
     FEDLLM_TRY_VOID(insert.bind(round.job.get())
                         .bind(round.round.get())
                         .bind(round.model_digest)
@@ -227,9 +187,15 @@ Result<void> Ledger::open_round(const RoundRow& round, std::span<const ClientId>
     return transaction.commit();
 }
 
-Result<void> Ledger::close_round(const JobId& job, RoundId round) {
+Result<void> Ledger::close_round(const JobId& job, RoundId round, std::span<const PartRow> dropped) {
     FEDLLM_TRY(Transaction transaction, Transaction::begin(*database_));
-    FEDLLM_TRY_VOID(drop_the_asked(*database_, job, round));
+    for (const PartRow& part : dropped) {
+        FEDLLM_TRY(Statement drop, database_->prepare("UPDATE parts SET state = 'dropped', reason = ? WHERE "
+                                                      "job_id = ? AND round = ? AND client = ? "
+                                                      "AND state = 'asked'"));
+        drop.bind(part.reason).bind(job.get()).bind(part.round.get()).bind(part.client.get());
+        FEDLLM_TRY_VOID(drop.run());
+    }
     FEDLLM_TRY(Statement close, database_->prepare("UPDATE rounds SET state = 'closing' "
                                                    "WHERE job_id = ? AND round = ? AND state = 'open'"));
     FEDLLM_TRY_VOID(close.bind(job.get()).bind(round.get()).run());
@@ -239,8 +205,8 @@ Result<void> Ledger::close_round(const JobId& job, RoundId round) {
 Result<void> Ledger::commit_round(const JobId& job, RoundId round, const RoundResult& result,
                                   const VersionRow& next) {
     FEDLLM_TRY(Transaction transaction, Transaction::begin(*database_));
-    FEDLLM_TRY_VOID(drop_the_asked(*database_, job, round));
     FEDLLM_TRY_VOID(end_round(*database_, job, round, result, next.digest));
+    FEDLLM_TRY_VOID(seal_round(*database_, job, round));
     FEDLLM_TRY_VOID(insert_version(*database_, next));
     FEDLLM_TRY(
         Statement advance,
@@ -257,7 +223,7 @@ Result<std::vector<RoundRow>> Ledger::rounds(const JobId& job) const {
     FEDLLM_TRY(
         Statement select,
         database_->prepare("SELECT round, state, model_digest, opened_ms, closed_ms, eval_loss, train_loss, "
-                           "next_digest FROM rounds WHERE job_id = ? ORDER BY round"));
+                           "next_digest, chain FROM rounds WHERE job_id = ? ORDER BY round"));
     select.bind(job.get());
     std::vector<RoundRow> rounds;
     while (true) {

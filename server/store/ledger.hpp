@@ -30,6 +30,10 @@ struct RoundResult {
 class Ledger {
 public:
     static Result<Ledger> open(const Path& state_directory);  // <state>/ledger.db
+    // For a reader beside the server, or after it: every writing call fails.
+    static Result<Ledger> open_to_read(const Path& state_directory);
+    // What is read while it lives is one moment's.
+    Result<Transaction> moment() const { return Transaction::begin_reading(*database_); }
 
     // Jobs. add_job gives the id ("j1", "j2", ...) and records the initial version with it.
     Result<JobId> add_job(const std::string& job_name, const std::string& yaml,
@@ -39,13 +43,20 @@ public:
 
     // Rounds. Opening twice is the same as once.
     Result<void> open_round(const RoundRow& round, std::span<const ClientId> asked);
-    // Fixes the set of counted contributions: whoever is still asked is dropped, later ones are Stale.
-    Result<void> close_round(const JobId& job, RoundId round);
-    // In one transaction: the round is committed, the version exists, the job has advanced to the next round.
+    // Fixes the set of counted contributions: later ones are Stale. `dropped` are the parts that end with it,
+    // and why; in an asynchronous job others stay asked, and count in a later round.
+    Result<void> close_round(const JobId& job, RoundId round, std::span<const PartRow> dropped);
+    // In one transaction: the round is committed and sealed in the chain, the version exists, the job has
+    // advanced to the next round.
     Result<void> commit_round(const JobId& job, RoundId round, const RoundResult& result,
                               const VersionRow& next);
+    // The job's newest version is not on the disk: it and the round that starts from it are forgotten, and the
+    // round that made it is closing again, with the same contributions. False: it is the initial version.
+    Result<bool> reopen_closed(const JobId& job);
     Result<std::vector<RoundRow>> rounds(const JobId& job) const;
 
+    // Paused, or running again; what is asked stays asked.
+    Result<void> mark_job(const JobId& job, JobStatus status, const std::string& detail);
     // The job is over. `final_round` closes the final evaluation, where there was one.
     Result<void> finish_job(const JobId& job, JobStatus status, const std::string& detail,
                             const std::optional<RoundResult>& final_round = std::nullopt);
@@ -57,6 +68,8 @@ public:
     Result<void> record_part(const PartRow& part);
     Result<void> record_evaluation(const PartRow& part);  // of the final evaluation: status Evaluated
     Result<std::vector<PartRow>> parts(const JobId& job, RoundId round) const;  // sorted by client
+    // The parts counted in a round's sum, sorted by client and then by the round they started from.
+    Result<std::vector<PartRow>> contributions(const JobId& job, RoundId round) const;
     Result<std::optional<PartRow>> part(const JobId& job, RoundId round, const ClientId& client) const;
 
     Result<VersionRow> version(std::string_view digest) const;  // NotFound

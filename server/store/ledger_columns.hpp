@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "server/store/rows.hpp"
 #include "server/store/sqlite.hpp"
@@ -22,5 +23,12 @@ Result<Status> parse_status(const Database& database, std::string_view text) {
     return make_error(Errc::StoreFailed,
                       database.path().string() + ": holds the unknown state '" + std::string(text) + "'");
 }
+
+// The parts counted in a round, ordered by client and then by the round they started from.
+Result<std::vector<PartRow>> read_contributions(Database& database, const JobId& job, RoundId round);
+
+// Write the chain's value of a job, or of a round whose other columns are written already.
+Result<void> seal_job(Database& database, const JobId& job);
+Result<void> seal_round(Database& database, const JobId& job, RoundId round);
 
 }  // namespace fedllm::server::store

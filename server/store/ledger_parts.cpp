@@ -10,12 +10,11 @@ namespace {
     "client, task_id, state, weight, samples, tokens, update_digest, bytes, bytes_down, train_loss, "  \
     "train_seconds, "                                                                                  \
     "eval_loss_sum, eval_tokens, codec, elements, quantisation_error, residual_norm, reason, detail, " \
-    "accepted_ms, elapsed_ms"
+    "accepted_ms, elapsed_ms, counted, round"
 
-Result<PartRow> read_part(const Database& database, const JobId& job, RoundId round, const Statement& row) {
+Result<PartRow> read_part(const Database& database, const JobId& job, const Statement& row) {
     PartRow part;
     part.job = job;
-    part.round = round;
     part.client = ClientId(row.text(0));
     part.task = TaskId(row.text(1));
     FEDLLM_TRY(part.status, parse_status<PartStatus>(database, row.text(2)));
@@ -37,7 +36,19 @@ Result<PartRow> read_part(const Database& database, const JobId& job, RoundId ro
     part.detail = row.text(18);
     if (!row.is_null(19)) part.accepted = time_of(row.integer(19));
     part.elapsed = Duration(row.integer(20));
+    if (!row.is_null(21)) part.counted = RoundId(static_cast<std::uint32_t>(row.integer(21)));
+    part.round = RoundId(static_cast<std::uint32_t>(row.integer(22)));
     return part;
+}
+
+Result<std::vector<PartRow>> read_parts(const Database& database, const JobId& job, Statement& select) {
+    std::vector<PartRow> parts;
+    while (true) {
+        FEDLLM_TRY(const bool more, select.step());
+        if (!more) return parts;
+        FEDLLM_TRY(PartRow part, read_part(database, job, select));
+        parts.push_back(std::move(part));
+    }
 }
 
 std::string describe(const PartRow& part) {
@@ -47,12 +58,19 @@ std::string describe(const PartRow& part) {
 
 }  // namespace
 
+Result<std::vector<PartRow>> read_contributions(Database& database, const JobId& job, RoundId round) {
+    FEDLLM_TRY(Statement select,
+               database.prepare("SELECT " FEDLLM_PART_COLUMNS
+                                " FROM parts WHERE job_id = ? AND counted = ? AND state = 'accepted' "
+                                "ORDER BY client, round"));
+    return read_parts(database, job, select.bind(job.get()).bind(round.get()));
+}
+
 Result<void> Ledger::put_part(const PartRow& part) {
     FEDLLM_TRY(Statement put,
-               database_->prepare("INSERT OR REPLACE INTO parts(job_id, round, " FEDLLM_PART_COLUMNS
-                                  ") VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"));
+               database_->prepare("INSERT OR REPLACE INTO parts(job_id, " FEDLLM_PART_COLUMNS
+                                  ") VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"));
     put.bind(part.job.get())
-        .bind(part.round.get())
         .bind(part.client.get())
         .bind(task_id(part.job, part.round, part.client).get())
         .bind(name(part.status))
@@ -77,7 +95,13 @@ Result<void> Ledger::put_part(const PartRow& part) {
     } else {
         put.bind_null();
     }
-    return put.bind(std::int64_t{part.elapsed.count()}).run();
+    put.bind(std::int64_t{part.elapsed.count()});
+    if (part.status == PartStatus::Accepted) {
+        put.bind(part.counted.get());
+    } else {
+        put.bind_null();
+    }
+    return put.bind(part.round.get()).run();
 }
 
 Result<Acceptance> Ledger::accept(const PartRow& part) {
@@ -88,7 +112,7 @@ Result<Acceptance> Ledger::accept(const PartRow& part) {
         return make_error(Errc::Duplicate,
                           describe(part) + " was counted already, with the update " + known->update_digest);
     }
-    FEDLLM_TRY(const RoundStatus status, round_status(part.job, part.round));
+    FEDLLM_TRY(const RoundStatus status, round_status(part.job, part.counted));
     if (status != RoundStatus::Open) return make_error(Errc::Stale, describe(part) + ": the round is closed");
     if (!known) return make_error(Errc::NotFound, describe(part) + ": it was not asked");
     if (known->status != PartStatus::Asked) {
@@ -122,14 +146,11 @@ Result<std::vector<PartRow>> Ledger::parts(const JobId& job, RoundId round) cons
     FEDLLM_TRY(Statement select,
                database_->prepare("SELECT " FEDLLM_PART_COLUMNS
                                   " FROM parts WHERE job_id = ? AND round = ? ORDER BY client"));
-    select.bind(job.get()).bind(round.get());
-    std::vector<PartRow> parts;
-    while (true) {
-        FEDLLM_TRY(const bool more, select.step());
-        if (!more) return parts;
-        FEDLLM_TRY(PartRow part, read_part(*database_, job, round, select));
-        parts.push_back(std::move(part));
-    }
+    return read_parts(*database_, job, select.bind(job.get()).bind(round.get()));
+}
+
+Result<std::vector<PartRow>> Ledger::contributions(const JobId& job, RoundId round) const {
+    return read_contributions(*database_, job, round);
 }
 
 Result<std::optional<PartRow>> Ledger::part(const JobId& job, RoundId round, const ClientId& client) const {
@@ -138,14 +159,16 @@ Result<std::optional<PartRow>> Ledger::part(const JobId& job, RoundId round, con
                                   " FROM parts WHERE job_id = ? AND round = ? AND client = ?"));
     FEDLLM_TRY(const bool found, select.bind(job.get()).bind(round.get()).bind(client.get()).step());
     if (!found) return std::optional<PartRow>();
-    FEDLLM_TRY(PartRow part, read_part(*database_, job, round, select));
+    FEDLLM_TRY(PartRow part, read_part(*database_, job, select));
     return std::optional<PartRow>(std::move(part));
 }
 
 // -------------------------------------------------------------------------------------------------- versions
 
-#define FEDLLM_VERSION_COLUMNS \
-    "digest, job_id, round, bytes, created_ms, base_digest, encoded_digest, encoded_bytes, residual_digest"
+#define FEDLLM_VERSION_COLUMNS                                                               \
+    "digest, job_id, round, bytes, created_ms, base_digest, encoded_digest, encoded_bytes, " \
+    "residual_digest, "                                                                      \
+    "removed_ms"
 
 namespace {
 
@@ -158,7 +181,8 @@ VersionRow read_version(const Statement& row) {
             row.text(5),
             row.text(6),
             row.count(7),
-            row.text(8)};
+            row.text(8),
+            row.is_null(9) ? std::nullopt : std::optional(time_of(row.integer(9)))};
 }
 
 Result<std::vector<VersionRow>> read_versions(Statement& select) {

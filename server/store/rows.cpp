@@ -7,6 +7,8 @@ std::string_view name(JobStatus status) {
         case JobStatus::Running: return "running";
         case JobStatus::Finished: return "finished";
         case JobStatus::Failed: return "failed";
+        case JobStatus::Paused: return "paused";
+        case JobStatus::Stopped: return "stopped";
     }
     return "unknown";
 }

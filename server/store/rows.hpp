@@ -14,7 +14,8 @@ namespace fedllm::server::store {
 
 constexpr double kNoLoss = std::numeric_limits<double>::quiet_NaN();  // NULL in the database
 
-enum class JobStatus { Running, Finished, Failed };
+// Paused: no task goes out until somebody resumes it. Stopped: ended by somebody, for a cause.
+enum class JobStatus { Running, Finished, Failed, Paused, Stopped };
 // Closing: the set of counted contributions is fixed, the new version is being computed.
 enum class RoundStatus { Open, Closing, Committed };
 // Dropped: asked, but the round closed without it. Evaluated: answered in the final evaluation.
@@ -32,7 +33,8 @@ struct JobRow {
     Timestamp created{};
     RoundId round;             // rounds committed so far: the round that is open or comes next
     std::string model_digest;  // the latest version
-    std::string detail;        // why it failed
+    std::string detail;        // why it failed, was paused or stopped
+    std::string chain;         // before the first round; see chain.hpp
     bool operator==(const JobRow&) const = default;
 };
 
@@ -47,12 +49,13 @@ struct RoundRow {
     double eval_loss = kNoLoss;   // of model_digest, over all clients' held-out tokens
     double train_loss = kNoLoss;  // weighted mean of the counted updates' losses
     std::string next_digest;
+    std::string chain;  // once it is committed; see chain.hpp
 };
 
 // One client's part in a round.
 struct PartRow {
     JobId job;
-    RoundId round;
+    RoundId round;  // of the version it starts from
     ClientId client;
     TaskId task;
     PartStatus status = PartStatus::Asked;
@@ -74,6 +77,7 @@ struct PartRow {
     std::string detail;
     std::optional<Timestamp> accepted;
     Duration elapsed{};  // from the round's opening to `accepted`
+    RoundId counted;  // of an accepted one: the round whose sum it is in; asynchronous jobs count later ones
 };
 
 struct VersionRow {
@@ -87,6 +91,7 @@ struct VersionRow {
     std::string encoded_digest{};
     std::uint64_t encoded_bytes = 0;
     std::string residual_digest{};  // of what the published versions have left out so far; empty: nothing
+    std::optional<Timestamp> removed{};  // when retention took its files
     bool operator==(const VersionRow&) const = default;
 };
 

@@ -127,6 +127,18 @@ Result<std::unique_ptr<Database>> Database::open(const Path& path) {
     return database;
 }
 
+Result<std::unique_ptr<Database>> Database::open_to_read(const Path& path) {
+    std::unique_ptr<Database> database(new Database(path));
+    if (sqlite3_open_v2(path.c_str(), &database->handle_, SQLITE_OPEN_READONLY, nullptr) != SQLITE_OK) {
+        return database->error("opening the ledger to read it");
+    }
+    for (const char* pragma : {"PRAGMA query_only=ON", "PRAGMA busy_timeout=5000",
+                               "PRAGMA trusted_schema=OFF", "PRAGMA cell_size_check=ON"}) {
+        FEDLLM_TRY_VOID(database->execute(pragma));
+    }
+    return database;
+}
+
 Result<Statement> Database::prepare(std::string_view sql) {
     auto& statement = cache_->statements[std::string(sql)];
     if (!statement) {
@@ -158,6 +170,11 @@ Error Database::error(std::string_view doing) const {
 
 Result<Transaction> Transaction::begin(Database& database) {
     FEDLLM_TRY_VOID(database.execute("BEGIN IMMEDIATE"));
+    return Transaction(database);
+}
+
+Result<Transaction> Transaction::begin_reading(Database& database) {
+    FEDLLM_TRY_VOID(database.execute("BEGIN"));
     return Transaction(database);
 }
 

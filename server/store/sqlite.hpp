@@ -55,6 +55,8 @@ private:
 class Database {
 public:
     static Result<std::unique_ptr<Database>> open(const Path& path);
+    static Result<std::unique_ptr<Database>> open_to_read(
+        const Path& path);  // changes nothing, creates nothing
     Database(const Database&) = delete;
     Database& operator=(const Database&) = delete;
     ~Database();
@@ -79,6 +81,7 @@ private:
 class Transaction {
 public:
     static Result<Transaction> begin(Database& database);
+    static Result<Transaction> begin_reading(Database& database);  // the same moment for all that is read
     Transaction(Transaction&& other) noexcept : database_(other.database_) { other.database_ = nullptr; }
     Transaction& operator=(Transaction&&) = delete;
     ~Transaction();

@@ -3,11 +3,14 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <numeric>
+#include <thread>
 
 #include "common/base/philox.hpp"
+#include "common/crypto/sha256.hpp"
 #include "common/job/job_spec.hpp"
 #include "server/aggregate/strategy.hpp"
 
@@ -85,6 +88,80 @@ TEST(Accumulator, WhatIsWithdrawnLeavesNoTrace) {
     EXPECT_TRUE(same_bits(a, b));
 }
 
+// 100 arrival orders, cut differently, on 1 to 8 threads that share every stripe; a withdrawn upload in
+// between.
+TEST(Accumulator, OneDigestInHundredShuffledOrdersOnOneToEightThreads) {
+    constexpr std::size_t kElements = Accumulator::kStripeElements + 1001, kClients = 12;
+    for (const SumBits bits : {SumBits::Bits64, SumBits::Bits32}) {
+        const auto all = contributions(7, kClients, kElements, 1.0f, 3);
+        const auto withdrawn = contributions(8, 1, kElements, 1.0f, 3).front();
+        const FixedPoint scale = *FixedPoint::choose(1.0, 3.0 * kClients, bits);
+        std::string expected;
+        for (std::uint64_t trial = 0; trial < 100; ++trial) {
+            Accumulator sum(kElements, scale, bits);
+            std::vector<std::size_t> order(kClients + 1);
+            std::iota(order.begin(), order.end(), 0);
+            Rng rng(trial, "order");
+            for (std::size_t i = kClients; i > 0; --i) std::swap(order[i], order[rng.below(i + 1)]);
+            std::atomic<std::size_t> next = 0;
+            const auto client = [&] {
+                for (std::size_t at = next++; at < order.size(); at = next++) {
+                    const bool good = order[at] < kClients;
+                    const Contribution& one = good ? all[order[at]] : withdrawn;
+                    add_in_pieces(sum, one, 500 + 777 * order[at]);
+                    if (!good) sum.subtract(0, one.values, one.weight);
+                }
+            };
+            std::vector<std::thread> threads;
+            for (std::uint64_t i = 0; i < 1 + trial % 8; ++i) threads.emplace_back(client);
+            for (std::thread& thread : threads) thread.join();
+            std::vector<float> mean(kElements);
+            sum.mean(mean, total_weight(all));
+            const std::string digest = crypto::to_hex(crypto::sha256(std::as_bytes(std::span(mean))));
+            if (trial == 0) expected = digest;
+            ASSERT_EQ(digest, expected) << "trial " << trial;
+        }
+    }
+}
+
+// Vectors divide, convert and round as one value at a time does: sums near every power of two, both signs.
+TEST(Accumulator, MeansAreRoundedOnceWhateverTheVectorWidth) {
+    Rng rng(11, "means");
+    for (const SumBits bits : {SumBits::Bits64, SumBits::Bits32}) {
+        const FixedPoint scale{24};
+        constexpr std::size_t kElements = 1027;
+        Accumulator sum(kElements, scale, bits);
+        std::vector<std::int64_t> exact(kElements);
+        for (std::size_t i = 0; i < kElements; ++i) {
+            const auto value = static_cast<float>(std::ldexp(rng.uniform(-1.0f, 1.0f), 1 - static_cast<int>(i % 24)));
+            const std::uint64_t weight = 1 + rng.below(bits == SumBits::Bits64 ? (std::uint64_t{1} << 36) : 32);
+            sum.add(i, std::span(&value, 1), weight);
+            exact[i] = std::llrint(std::ldexp(static_cast<double>(value), 24)) * static_cast<std::int64_t>(weight);
+        }
+        std::vector<float> mean(kElements);
+        sum.mean(mean, 77);
+        for (std::size_t i = 0; i < kElements; ++i) {
+            ASSERT_EQ(mean[i], static_cast<float>(static_cast<double>(exact[i]) / (0x1p24 * 77))) << i;
+        }
+    }
+}
+
+// Where 32 bits suffice they hold what 64 would, on the coarser scale: the same integers.
+TEST(Accumulator, NarrowSumsAreTheSameIntegersAsWideOnes) {
+    const auto all = contributions(5, 8, 103, 1.0f, 4);
+    const FixedPoint scale = *FixedPoint::choose(1.0, 8 * 4, SumBits::Bits32);
+    EXPECT_EQ(scale.fraction_bits, 25);
+    Accumulator wide(103, scale), narrow(103, scale, SumBits::Bits32);
+    for (const Contribution& one : all) {
+        add_in_pieces(wide, one, 13);
+        add_in_pieces(narrow, one, 21);
+    }
+    std::vector<float> a(103), b(103);
+    wide.mean(a, total_weight(all));
+    narrow.mean(b, total_weight(all));
+    EXPECT_TRUE(same_bits(a, b));
+}
+
 // More than the scale was chosen for may pass through, as long as it is withdrawn again: the sum is a ring.
 TEST(Accumulator, OverflowOnTheWayCancels) {
     const FixedPoint scale = *FixedPoint::choose(1.0, 1.0);
@@ -153,6 +230,20 @@ TEST(FixedPoint, TakesTheFinestScaleThatCannotOverflow) {
     }
 }
 
+TEST(FixedPoint, NarrowSumsStayBelowTwoToThe31) {
+    for (const double bound : {1e-6, 0.3, 1.0, 4.0, 64.0}) {
+        for (const double weights : {1.0, 3.0, 16.0, 1e6}) {
+            const auto scale = FixedPoint::choose(bound, weights, SumBits::Bits32);
+            ASSERT_EQ(scale.has_value(), bound * weights <= 64) << bound << " " << weights;
+            if (!scale) continue;
+            EXPECT_GT(bound * weights * scale->scale(), 0x1p29);
+            EXPECT_LT(bound * weights * scale->scale() + weights / 2, 0x1p31);
+        }
+    }
+    const std::string message = FixedPoint::choose(10, 1e6, SumBits::Bits32).error().message;
+    EXPECT_NE(message.find("32-bit"), std::string::npos) << message;
+}
+
 TEST(FixedPoint, RefusesWhatWouldOverflowOrMakesNoSense) {
     EXPECT_TRUE(FixedPoint::choose(0x1p7, 0x1p30));
     EXPECT_EQ(FixedPoint::choose(0x1p7, 0x1.1p30).error().code, Errc::InvalidArgument);
@@ -180,6 +271,17 @@ TEST(FixedPoint, TheJobsCheckIsTheSameRule) {
         EXPECT_EQ(parsed.has_value(), fits(samples)) << samples << (parsed ? "" : parsed.error().message);
     }
     EXPECT_NE(job(std::uint64_t{1} << 28).error().message.find("update.clip_norm"), std::string::npos);
+    const auto narrow = [](const std::string& clip_norm) {
+        return job::parse_job(
+            "name: x\nbase_model: y\nclients_per_round: 16\nweighting: uniform\n"
+            "aggregation:\n  sum_bits: 32\nupdate:\n  clip_norm: " +
+                clip_norm + "\n",
+            "job.yaml");
+    };
+    EXPECT_TRUE(narrow("3.9"));
+    const std::string message = narrow("10").error().message;
+    EXPECT_NE(message.find("aggregation.sum_bits"), std::string::npos) << message;
+    EXPECT_NE(message.find("sum_bits: 64"), std::string::npos) << message;
 }
 
 TEST(FedAvg, AddsTheScaledMean) {
@@ -189,6 +291,16 @@ TEST(FedAvg, AddsTheScaledMean) {
     EXPECT_EQ(global, (std::vector<float>{1.5f, -1.75f, -0.5f}));
     fed_avg(global, mean, 0.5);
     EXPECT_EQ(global, (std::vector<float>{1.75f, -1.625f, -1.0f}));
+    Rng rng(1, "fed_avg");
+    std::vector<float> many(1003), updates(1003);
+    for (float& value : many) value = rng.normal();
+    for (float& value : updates) value = 1e-3f * rng.normal();
+    const auto before = many;
+    fed_avg(many, updates, 0.7);
+    for (std::size_t i = 0; i < many.size(); ++i) {
+        const double change = 0.7 * static_cast<double>(updates[i]);
+        ASSERT_EQ(many[i], static_cast<float>(static_cast<double>(before[i]) + change)) << i;
+    }
     fed_avg(global, mean, 0.0);
     EXPECT_EQ(global, (std::vector<float>{1.75f, -1.625f, -1.0f}));
 }

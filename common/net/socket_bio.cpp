@@ -1,0 +1,69 @@
+#include "common/net/socket_bio.hpp"
+
+#include <sys/socket.h>
+
+#include <cerrno>
+
+namespace fedllm::net {
+namespace {
+
+SocketEnd& end_of(BIO* bio) { return *static_cast<SocketEnd*>(BIO_get_data(bio)); }
+
+bool must_wait(int error) { return error == EAGAIN || error == EWOULDBLOCK || error == EINTR; }
+
+int receive(BIO* bio, char* data, std::size_t size, std::size_t* taken) {
+    SocketEnd& end = end_of(bio);
+    BIO_clear_retry_flags(bio);
+    const ssize_t count = ::recv(end.socket, data, size, 0);
+    *taken = count > 0 ? static_cast<std::size_t>(count) : 0;
+    if (count > 0) return 1;
+    if (count == 0) {
+        end.ended = true;
+    } else if (must_wait(errno)) {
+        BIO_set_retry_read(bio);
+    } else {
+        end.failed = errno;
+    }
+    return 0;
+}
+
+// The system's own BIO_s_socket() writes with write(2), which raises SIGPIPE when the peer is gone.
+int send(BIO* bio, const char* data, std::size_t size, std::size_t* taken) {
+    SocketEnd& end = end_of(bio);
+    BIO_clear_retry_flags(bio);
+    const ssize_t count = ::send(end.socket, data, size, MSG_NOSIGNAL | (end.more ? MSG_MORE : 0));
+    *taken = count > 0 ? static_cast<std::size_t>(count) : 0;
+    if (count > 0) return 1;
+    if (must_wait(errno)) {
+        BIO_set_retry_write(bio);
+    } else {
+        end.failed = errno;
+    }
+    return 0;
+}
+
+long control(BIO* bio, int command, long, void*) {
+    if (command == BIO_CTRL_EOF) return end_of(bio).ended ? 1 : 0;
+    return command == BIO_CTRL_FLUSH ? 1 : 0;
+}
+
+BIO_METHOD* make_method() {
+    BIO_METHOD* const method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "socket end");
+    const bool made = method != nullptr && BIO_meth_set_read_ex(method, &receive) == 1 &&
+                      BIO_meth_set_write_ex(method, &send) == 1 && BIO_meth_set_ctrl(method, &control) == 1;
+    FEDLLM_CHECK(made, "OpenSSL BIO method");  // fails without memory only
+    return method;
+}
+
+}  // namespace
+
+Bio make_socket_bio(SocketEnd& end) {
+    static BIO_METHOD* const method = make_method();  // as long as the process
+    Bio bio(BIO_new(method));
+    FEDLLM_CHECK(bio != nullptr, "OpenSSL BIO");
+    BIO_set_data(bio.get(), &end);
+    BIO_set_init(bio.get(), 1);
+    return bio;
+}
+
+}  // namespace fedllm::net
