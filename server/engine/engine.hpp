@@ -211,9 +211,9 @@ private:
     net::awaitable<Result<void>> let_go(std::unique_ptr<Intake> intake);
     Entry entry_for(const ActiveJob& job, const UploadTarget& target, const ingest::Claim& claim) const;
     void count_upload_memory();
-    Result<std::optional<protocol::Verdict>> judge_before_upload(const ClientId& client,
-                                                                 const ParsedTask& parsed,
+    Result<std::optional<protocol::Verdict>> judge_before_upload(const UploadTarget& target,
                                                                  const protocol::Offer& offer);
+    bool may_upload(const UploadTarget& target, const protocol::Offer& offer, Link& reply);
     void refuse(const UploadTarget& target, const Error& error, Link& reply);
     void put_off(const UploadTarget& target, const Error& error, Link& reply);
     void fill_summary(const store::JobRow& row, protocol::JobSummary& summary) const;

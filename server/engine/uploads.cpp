@@ -66,27 +66,37 @@ void Engine::on_evaluation(const ClientId& client, const protocol::Evaluation& e
 }
 
 // Everything that can be said before a byte is taken; nothing means: take them.
-Result<std::optional<protocol::Verdict>> Engine::judge_before_upload(const ClientId& client,
-                                                                     const ParsedTask& parsed,
+Result<std::optional<protocol::Verdict>> Engine::judge_before_upload(const UploadTarget& target,
                                                                      const protocol::Offer& offer) {
-    const TaskId task(offer.task_id());
-    FEDLLM_TRY(const auto part, ledger_.part(parsed.job, parsed.round, client));
+    FEDLLM_TRY(const auto part, ledger_.part(target.job, target.round, target.client));
     if (part && part->status == store::PartStatus::Accepted) {
         if (part->update_digest == offer.digest()) {
-            metrics_.update_repeated(parsed.job);
-            return std::optional(outcome(task, protocol::OUTCOME_ALREADY_ACCEPTED));
+            metrics_.update_repeated(target.job);
+            return std::optional(outcome(target.task, protocol::OUTCOME_ALREADY_ACCEPTED));
         }
         const Error again{Errc::Duplicate, "another update of this client is counted in this round already"};
-        metrics_.update_refused(parsed.job, again.code);
-        return std::optional(refusal(task, again));
+        metrics_.update_refused(target.job, again.code);
+        return std::optional(refusal(target.task, again));
     }
-    const ActiveJob* const job = find(parsed.job);
-    if (job == nullptr) return std::optional(refusal(task, {Errc::Stale, "the job is over"}));
-    if (auto admitted = round::admits(job->state, parsed.round, client); !admitted) {
-        metrics_.update_refused(parsed.job, admitted.error().code);
-        return std::optional(refusal(task, admitted.error()));
+    const ActiveJob* const job = find(target.job);
+    if (job == nullptr) return std::optional(refusal(target.task, {Errc::Stale, "the job is over"}));
+    if (auto admitted = round::admits(job->state, target.round, target.client); !admitted) {
+        metrics_.update_refused(target.job, admitted.error().code);
+        return std::optional(refusal(target.task, admitted.error()));
     }
     return std::optional<protocol::Verdict>();
+}
+
+// Otherwise it was answered: by a verdict, or, where the ledger failed, by none.
+bool Engine::may_upload(const UploadTarget& target, const protocol::Offer& offer, Link& reply) {
+    auto judged = judge_before_upload(target, offer);
+    if (!judged) {
+        hold(judged.error());
+        put_off(target, judged.error(), reply);
+        return false;
+    }
+    if (*judged) post(reply, std::move(**judged));
+    return !*judged;
 }
 
 // Where an update of this job goes now: nowhere while its round may not count it, or while no round is open.
@@ -111,16 +121,7 @@ net::awaitable<UploadUnderWay> Engine::on_offer(ClientId client, protocol::Offer
         return job == nullptr || !round::withholds(job->state);
     };
     if (!co_await until(open)) co_return nullptr;
-    auto judged = judge_before_upload(client, *parsed, offer);
-    if (!judged) {
-        hold(judged.error());
-        put_off(target, judged.error(), reply);
-        co_return nullptr;
-    }
-    if (*judged) {
-        post(reply, std::move(**judged));
-        co_return nullptr;
-    }
+    if (!may_upload(target, offer, reply)) co_return nullptr;
     const ingest::Claim claim = claim_of(offer);
     const ActiveJob* job = find(parsed->job);
     const SharedShape shape = job->shape;
@@ -144,16 +145,7 @@ net::awaitable<UploadUnderWay> Engine::on_offer(ClientId client, protocol::Offer
     count_upload_memory();
     if (!co_await until([&] { return upload.memory.granted() && open(); })) co_return nullptr;
     count_upload_memory();
-    judged = judge_before_upload(client, *parsed, offer);  // it may have waited long
-    if (!judged) {
-        hold(judged.error());
-        put_off(target, judged.error(), reply);
-        co_return nullptr;
-    }
-    if (*judged) {
-        post(reply, std::move(**judged));
-        co_return nullptr;
-    }
+    if (!may_upload(target, offer, reply)) co_return nullptr;  // it may have waited long
     job = find(parsed->job);
     upload.entry = entry_for(*job, target, claim);
     const SharedSum sum = upload.entry.sum;

@@ -91,8 +91,8 @@ Result<void> Upload::append(std::span<const std::byte> bytes) {
                               std::to_string(bytes.size() - (bytes_total_ - held_)) + " more");
     }
     if (bytes.empty()) return {};
-    hash_.update(bytes);
     FEDLLM_TRY_VOID(file_->write(held_, bytes));
+    hash_.update(bytes);
     held_ += bytes.size();
     if (held_ - written_out_ >= kWriteOutBytes) {
         file_->write_out(written_out_, held_ - written_out_);
@@ -102,9 +102,21 @@ Result<void> Upload::append(std::span<const std::byte> bytes) {
 }
 
 Result<void> Upload::read_back(const Replay& each) const {
-    if (!file_) return read_all(path_, each);
-    FEDLLM_TRY(const auto mapping, file_->map(DiskFile::Access::Read));
-    return in_pieces(mapping->bytes().first(std::min<std::size_t>(mapping->bytes().size(), held_)), each);
+    crypto::Sha256 hash;
+    const Replay both = [&](std::span<const std::byte> bytes) -> Result<void> {
+        hash.update(bytes);
+        return each(bytes);
+    };
+    if (file_) {
+        FEDLLM_TRY(const auto mapping, file_->map(DiskFile::Access::Read));
+        const auto bytes = mapping->bytes();
+        FEDLLM_TRY_VOID(in_pieces(bytes.first(std::min<std::size_t>(bytes.size(), held_)), both));
+    } else {
+        FEDLLM_TRY_VOID(read_all(path_, both));
+    }
+    if (hash.finish() == hash_.so_far()) return {};
+    return make_error(Errc::DigestMismatch,
+                      path_.string() + ": the disk gives back other bytes than it took");
 }
 
 Result<void> Upload::commit() {
@@ -112,7 +124,7 @@ Result<void> Upload::commit() {
         return make_error(Errc::OutOfOrder, path_.string() + ": holds " + std::to_string(held_) + " of " +
                                                 std::to_string(bytes_total_) + " bytes");
     }
-    const std::string actual = crypto::to_hex(hash_.finish());
+    const std::string actual = crypto::to_hex(hash_.so_far());
     if (actual != digest_) {
         FEDLLM_TRY_VOID(discard());
         return make_error(Errc::DigestMismatch,

@@ -40,7 +40,9 @@ public:
     const Path& final_path() const { return final_path_; }
 
     Result<void> append(std::span<const std::byte> bytes);  // TooLarge beyond bytes_total, IoFailed
-    Result<void> read_back(const Replay& each) const;  // the bytes held, in order; also after commit, discard
+    // The bytes held, in order; also after commit and discard. DigestMismatch, at the end, when the disk
+    // gives back others than it took: after a failed sync it may.
+    Result<void> read_back(const Replay& each) const;
     // Syncs and renames. DigestMismatch (and the file is gone) when the bytes are not those announced.
     Result<void> commit();
     Result<void> discard();  // of the .part; a complete update stays
