@@ -1,7 +1,7 @@
 // The seam under every file that this project keeps: the system's files in production, simulated ones that
 // tear, fill up and crash in tools/world. Durable state goes through disk() and never past it.
 //
-// All errors are Results that name the file. From open(): NotFound for a file that was to be read,
+// All errors are Results that name the file. From opening: NotFound for a file that was to be read,
 // PermissionDenied; everything else is IoFailed. Where sync() failed, the bytes since the last one may be
 // lost whatever a later sync() says (Rebello et al., ATC 2020, "Can applications recover from fsync
 // failures?"): write them anew, or stop and start again from the disk.

@@ -108,9 +108,10 @@ Result<std::unique_ptr<DiskFile>> PosixDisk::open(const Path& path, Open how, Fi
     const int flags = how == Open::Read ? O_RDONLY : O_RDWR | O_CREAT | (how == Open::Replace ? O_TRUNC : 0);
     const int fd = ::open(path.c_str(), flags | O_CLOEXEC, mode == FileMode::Secret ? 0600 : 0644);
     if (fd < 0) {
-        Error error = io_error(path, how == Open::Read ? "opening" : "creating");
-        if (errno == EACCES || errno == EPERM) error.code = Errc::PermissionDenied;
-        if (errno == ENOENT && how == Open::Read) error.code = Errc::NotFound;
+        const int number = errno;
+        Error error = io_error(path, how == Open::Read ? "opening" : "creating", number);
+        if (number == EACCES || number == EPERM) error.code = Errc::PermissionDenied;
+        if (number == ENOENT && how == Open::Read) error.code = Errc::NotFound;
         return error;
     }
     return std::unique_ptr<DiskFile>(new PosixFile(path, fd));
@@ -170,7 +171,12 @@ Result<void> PosixDisk::remove(const Path& path) {
 
 Result<void> PosixDisk::sync_directory(const Path& folder) {
     const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0) return io_error(folder, "opening to sync");
+    if (fd < 0) {
+        const int number = errno;
+        Error error = io_error(folder, "opening to sync", number);
+        if (number == EACCES) error.code = Errc::PermissionDenied;
+        return error;
+    }
     return PosixFile(folder, fd).sync();
 }
 

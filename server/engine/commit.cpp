@@ -67,7 +67,8 @@ Result<void> point_latest_at(const Path& folder) {
     const Path temporary = folder.parent_path() / "latest.new";
     FEDLLM_TRY_VOID(disk().remove(temporary));
     FEDLLM_TRY_VOID(disk().link(folder.filename(), temporary));
-    return disk().rename(temporary, link);
+    FEDLLM_TRY_VOID(disk().rename(temporary, link));
+    return disk().sync_directory(folder.parent_path());  // before the ledger says that the round is over
 }
 
 }  // namespace

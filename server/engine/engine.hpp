@@ -154,8 +154,9 @@ private:
     Result<ParsedTask> parse_task(const ClientId& client, const std::string& task) const;
     static ingest::UpdateRules update_rules(const job::JobSpec& spec);
     void accept(const Intake& intake, Link& reply);
-    std::optional<protocol::Verdict> judge_before_upload(const ClientId& client, const ParsedTask& parsed,
-                                                         const protocol::Offer& offer);
+    Result<std::optional<protocol::Verdict>> judge_before_upload(const ClientId& client,
+                                                                 const ParsedTask& parsed,
+                                                                 const protocol::Offer& offer);
     void refuse(const UploadTarget& target, const Error& error, Link& reply);
     void put_off(const UploadTarget& target, const Error& error, Link& reply);
     void fill_summary(const store::JobRow& row, protocol::JobSummary& summary) const;

@@ -64,30 +64,27 @@ void Engine::on_evaluation(const ClientId& client, const protocol::Evaluation& e
 }
 
 // Everything that can be said before a byte is taken; nothing means: take them.
-std::optional<protocol::Verdict> Engine::judge_before_upload(const ClientId& client, const ParsedTask& parsed,
-                                                             const protocol::Offer& offer) {
+Result<std::optional<protocol::Verdict>> Engine::judge_before_upload(const ClientId& client,
+                                                                     const ParsedTask& parsed,
+                                                                     const protocol::Offer& offer) {
     const TaskId task(offer.task_id());
-    const auto part = ledger_.part(parsed.job, parsed.round, client);
-    if (!part) {
-        hold(part.error());
-        return refusal(task, part.error());
-    }
-    if (*part && (*part)->status == store::PartStatus::Accepted) {
-        if ((*part)->update_digest == offer.digest()) {
+    FEDLLM_TRY(const auto part, ledger_.part(parsed.job, parsed.round, client));
+    if (part && part->status == store::PartStatus::Accepted) {
+        if (part->update_digest == offer.digest()) {
             metrics_.update_repeated(parsed.job);
-            return outcome(task, protocol::OUTCOME_ALREADY_ACCEPTED);
+            return std::optional(outcome(task, protocol::OUTCOME_ALREADY_ACCEPTED));
         }
         const Error again{Errc::Duplicate, "another update of this client is counted in this round already"};
         metrics_.update_refused(parsed.job, again.code);
-        return refusal(task, again);
+        return std::optional(refusal(task, again));
     }
     const ActiveJob* const job = find(parsed.job);
-    if (job == nullptr) return refusal(task, {Errc::Stale, "the job is over"});
+    if (job == nullptr) return std::optional(refusal(task, {Errc::Stale, "the job is over"}));
     if (auto admitted = round::admits(job->state, parsed.round, client); !admitted) {
         metrics_.update_refused(parsed.job, admitted.error().code);
-        return refusal(task, admitted.error());
+        return std::optional(refusal(task, admitted.error()));
     }
-    return std::nullopt;
+    return std::optional<protocol::Verdict>();
 }
 
 net::awaitable<std::unique_ptr<Intake>> Engine::on_offer(ClientId client, protocol::Offer offer,
@@ -98,11 +95,17 @@ net::awaitable<std::unique_ptr<Intake>> Engine::on_offer(ClientId client, protoc
         post(reply, refusal(task, parsed.error()));
         co_return nullptr;
     }
-    if (auto judged = judge_before_upload(client, *parsed, offer)) {
-        post(reply, std::move(*judged));
+    const UploadTarget target{parsed->job, parsed->round, client, task};
+    auto judged = judge_before_upload(client, *parsed, offer);
+    if (!judged) {
+        hold(judged.error());
+        put_off(target, judged.error(), reply);
         co_return nullptr;
     }
-    const UploadTarget target{parsed->job, parsed->round, client, task};
+    if (*judged) {
+        post(reply, std::move(**judged));
+        co_return nullptr;
+    }
     const ingest::Claim claim = claim_of(offer);
     const ActiveJob* const job = find(parsed->job);
     const tensor::Manifest manifest = job->manifest;  // copies: the job may end while the pool works
@@ -204,8 +207,11 @@ void Engine::accept(const Intake& intake, Link& reply) {
     row.accepted = clock_.now();
     row.elapsed = *row.accepted - job->state.clock + job->state.worked;
     if (auto counted = ledger_.accept(row); !counted) {
-        if (counted.error().code == Errc::StoreFailed) hold(counted.error());
-        return post(reply, refusal(target.task, counted.error()));
+        if (counted.error().code != Errc::StoreFailed) {
+            return post(reply, refusal(target.task, counted.error()));
+        }
+        hold(counted.error());  // whether it is counted, the next process reads from the disk
+        return put_off(target, counted.error(), reply);
     }
     metrics_.update_accepted(target.job);
     const double bf16_bytes = 2.0 * static_cast<double>(job->manifest.elements());

@@ -27,11 +27,16 @@ void Inode::resize(std::size_t size) {
     // A map of the file as it was keeps its memory.
     if (moves && bytes.use_count() > 1) bytes = std::make_shared<std::vector<std::byte>>(*bytes);
     bytes->resize(size);
+    doomed.erase(doomed.lower_bound((size + kSectorBytes - 1) / kSectorBytes), doomed.end());
 }
 
 void Inode::write(std::uint64_t offset, std::span<const std::byte> from) {
     if (bytes->size() < offset + from.size()) resize(offset + from.size());
     std::copy(from.begin(), from.end(), bytes->begin() + static_cast<std::ptrdiff_t>(offset));
+    if (from.empty()) return;
+    // Written again, with the same bytes or others: the next sync() takes them.
+    doomed.erase(doomed.lower_bound(offset / kSectorBytes),
+                 doomed.upper_bound((offset + from.size() - 1) / kSectorBytes));
 }
 
 void Inode::sync() {

@@ -101,6 +101,11 @@ void SimulatedDisk::fail_at(std::uint64_t operation, Fault fault, std::uint64_t 
     for (std::uint64_t i = 0; i < times; ++i) script_[operation + i] = fault;
 }
 
+void SimulatedDisk::stop_faults() {
+    script_.clear();
+    rates_ = {};
+}
+
 std::optional<Fault> SimulatedDisk::next_fault() {
     ++operations_;
     if (const auto scripted = script_.find(operations_); scripted != script_.end()) return scripted->second;
