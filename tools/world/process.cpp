@@ -104,9 +104,10 @@ awaitable<void> ServerProcess::serve(ServerProcess& server, std::unique_ptr<net:
                                      ClientId client) {
     const net::PeerIdentity peer{.name = std::move(client), .role = net::Role::Client, .fingerprint = ""};
     server::edge::ClientSession session(std::move(stream), peer, server.world().plan.limits, *server.engine_);
-    server.sessions_.insert(&session);
+    const std::uint64_t number = ++server.last_session_;
+    server.sessions_[number] = &session;
     const Result<void> ended = co_await session.run();
-    server.sessions_.erase(&session);
+    server.sessions_.erase(number);
     server.world().trace.say(peer.name.get(),
                              ended ? "session over" : "session over: " + to_string(ended.error()));
 }
@@ -143,7 +144,7 @@ void ServerProcess::stop() { asio::co_spawn(host().context(), shut_down(*this), 
 awaitable<void> ServerProcess::shut_down(ServerProcess& server) {
     server.world().network.stop_listening();
     const auto sessions = server.sessions_;  // one that is asked may end at once
-    for (server::edge::ClientSession* const session : sessions) session->ask_to_stop();
+    for (const auto& [number, session] : sessions) session->ask_to_stop();
     for (int turn = 0; turn < 20 && !server.sessions_.empty(); ++turn) {
         const auto slept = co_await net::sleep_for(100ms);
         if (!slept) co_return;

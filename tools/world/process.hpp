@@ -2,9 +2,9 @@
 // and the real agent, on a simulated network and disk.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <optional>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -87,7 +87,8 @@ private:
 
     std::unique_ptr<server::observe::Metrics> metrics_;
     std::unique_ptr<server::engine::Engine> engine_;
-    std::set<server::edge::ClientSession*> sessions_;
+    std::map<std::uint64_t, server::edge::ClientSession*> sessions_;  // by age: an order that stays the same
+    std::uint64_t last_session_ = 0;
     bool fatal_ = false;
     bool submitting_ = false;
     bool stopped_ = false;
