@@ -1,6 +1,7 @@
 // Certificates that are taken back, run out and are renewed while the server runs.
 #include "common/net/revocation.hpp"
 #include "tests/integration/crowd.hpp"
+#include "tools/federation/authority.hpp"
 #include "tools/federation/revocation.hpp"
 
 namespace fedllm::test {
@@ -9,6 +10,20 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr auto kReloaded = "certificates reloaded";
+
+// First the certificate, then its key: for a moment they do not belong together, as when a person copies
+// them.
+void renew_server(Federation& federation, const net::Credentials& authority) {
+    const net::CertificateRequest request{
+        .role = net::Role::Server,
+        .name = "server",
+        .dns_names = {},
+        .addresses = {"127.0.0.1"},
+        .validity = net::valid_for(SystemClock().now(), std::chrono::days(2))};
+    const auto made = net::issue_certificate(authority, request).value();
+    EXPECT_TRUE(write_file_atomically(federation.folder() / "server.crt", made.certificate_pem));
+    EXPECT_TRUE(write_file_atomically(federation.folder() / "server.key", made.key_pem, FileMode::Secret));
+}
 
 class Certificates : public testing::Test {
 protected:
@@ -39,22 +54,6 @@ protected:
                 .certificate = folder / "client.crt",
                 .key = folder / "client.key"};
     }
-    void renew_server(const net::Credentials& authority) { renew_server(federation_, authority); }
-    // First the certificate, then its key: for a moment they do not belong together, as when a person copies
-    // them.
-    static void renew_server(Federation& federation, const net::Credentials& authority) {
-        const net::CertificateRequest request{
-            .role = net::Role::Server,
-            .name = "server",
-            .dns_names = {},
-            .addresses = {"127.0.0.1"},
-            .validity = net::valid_for(SystemClock().now(), std::chrono::days(2))};
-        const auto made = net::issue_certificate(authority, request).value();
-        EXPECT_TRUE(write_file_atomically(federation.folder() / "server.crt", made.certificate_pem));
-        EXPECT_TRUE(
-            write_file_atomically(federation.folder() / "server.key", made.key_pem, FileMode::Secret));
-    }
-
     Federation federation_;
     Loop loop_;
 };
@@ -141,13 +140,7 @@ TEST(CertificatesUnderLoad, RenewingThemDisturbsNoRound) {
         int renewed = 0;
         Crowd crowd(federation, {"ash", "birch"}, [&](int message) {
             if (!renewing || message % 8 != 0) return;
-            class Renewal : public Certificates {
-                void TestBody() override {}
-
-            public:
-                using Certificates::renew_server;
-            };
-            Renewal::renew_server(federation, authority);
+            renew_server(federation, authority);
             ++renewed;
         });
         digests.push_back(crowd.run());
