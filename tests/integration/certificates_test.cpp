@@ -38,6 +38,7 @@ protected:
         if (message && message->has_goodbye()) return true;
         return !message && message.error().code != Errc::Timeout;
     }
+    double clients() const { return federation_.metric("fedllm_connections{role=\"client\"}"); }
     net::Credentials authority() const {
         return {read_file(federation_.folder() / "ca.crt").value(),
                 read_file(federation_.folder() / "ca.key").value()};
@@ -92,12 +93,13 @@ TEST_F(Certificates, FilesThatCannotBeUsedAreRefusedAndTheOldOnesServe) {
     EXPECT_TRUE(federation_.log_has("certificates not reloaded"));
     EXPECT_TRUE(federation_.log_has("crl.pem: no PEM"));
     EXPECT_TRUE(loop_.run(birch.connect(federation_.port())));
-    EXPECT_FALSE(ended(ash, 300ms));
+    EXPECT_EQ(clients(), 2);
     EXPECT_FALSE(federation_.log_has(kReloaded, 0ms));
     const auto list = net::revoke(authority(), "", {}, SystemClock().now())->crl_pem;
     ASSERT_TRUE(write_file_atomically(federation_.folder() / "crl.pem", list));
     EXPECT_TRUE(federation_.log_has(kReloaded));
     EXPECT_FALSE(ended(ash, 300ms)) << "nobody is on the new list";
+    EXPECT_FALSE(ended(birch, 300ms));
 }
 
 TEST_F(Certificates, AnotherAuthorityDisconnectsTheOldOnesPeers) {
