@@ -71,8 +71,8 @@ public:
         site_ = federation_.invite("ash").certificate.parent_path();
         std::string rows;
         for (int i = 0; i < 12; ++i) {
-            rows += "{\"text\": \"the " + std::string(kCanary) + " of the old tree in wood number " + std::to_string(i) +
-                    "\"}\n";
+            rows += "{\"text\": \"the " + std::string(kCanary) + " of the old tree in wood number " +
+                    std::to_string(i) + "\"}\n";
         }
         EXPECT_TRUE(write_file_atomically(site_ / "data.jsonl", rows));
         const std::string base = fs::absolute("deploy/demo/base");

@@ -10,10 +10,10 @@
 namespace fedllm::tools::federation {
 
 struct RevokeOptions {
-    Path folder;       // that init_federation filled
-    std::string name;  // of the client or operator
-    Path certificate;  // only this one; empty: all that were issued to `name`
-    Path crl;          // the list; empty: <folder>/crl.pem
+    Path folder = {};       // that init_federation filled
+    std::string name = {};  // of the client or operator
+    Path certificate = {};  // only this one; empty: all that were issued to `name`
+    Path crl = {};          // the list; empty: <folder>/crl.pem
 };
 
 struct Revoked {

@@ -7,6 +7,7 @@
 #include "common/base/philox.hpp"
 #include "common/net/openssl.hpp"
 #include "common/net/revocation.hpp"
+#include "tests/fuzz/corpus.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size);
 
@@ -63,6 +64,10 @@ TEST(CertificatesFuzz, SeedsAndTheirMutationsNeverCrash) {
             run(input);
         }
     }
+}
+
+TEST(CertificatesFuzz, TheCorpusNeverCrashes) {
+    for (const std::string& seed : fuzz::corpus("certificates")) run(seed);
 }
 
 }  // namespace

@@ -1,10 +1,13 @@
 // The fuzz targets on valid seeds, and on thousands of seeds broken at random.
 #include <gtest/gtest.h>
 
+#include <utility>
+
 #include "common/base/philox.hpp"
 #include "common/protocol/frame.hpp"
 #include "common/protocol/messages.hpp"
 #include "tests/common/protocol/bytes.hpp"
+#include "tests/fuzz/corpus.hpp"
 #include "tests/fuzz/protocol/targets.hpp"
 
 namespace fedllm::protocol {
@@ -55,6 +58,17 @@ std::vector<std::vector<std::byte>> message_seeds() {
     part.set_client("a");
     part.set_loss(1.5);
     return {encode(hello), encode(offer), encode(report), from_hex_text("3a 00"), {}};
+}
+
+TEST(FuzzReplay, Corpora) {
+    for (const auto& [name, target] :
+         {std::pair("frame", &fuzz::frame), std::pair("messages", &fuzz::messages),
+          std::pair("session", &fuzz::session)}) {
+        const auto seeds = fuzz::corpus(name);
+        EXPECT_FALSE(seeds.empty()) << name;
+        for (const std::string& seed : seeds)
+            target(reinterpret_cast<const std::uint8_t*>(seed.data()), seed.size());
+    }
 }
 
 TEST(FuzzReplay, Messages) { replay(&fuzz::messages, message_seeds()); }

@@ -35,12 +35,13 @@ int session(const std::uint8_t* data, std::size_t size) {
             FEDLLM_CHECK(sent || sent.error().code == Errc::OutOfOrder, "sent or out of order");
         } else {
             const auto received = session.on_receive(kind, task);
-            taken = static_cast<bool>(received);
+            taken = received && *received == protocol::Relevance::Current;  // stale is ignored
             FEDLLM_CHECK(received || received.error().code == Errc::OutOfOrder, "taken or out of order");
         }
         FEDLLM_CHECK(!taken || greeted || may_come_first(kind), "the greeting comes first");
         FEDLLM_CHECK(!taken || !over, "nothing comes after Goodbye");
-        FEDLLM_CHECK(session.task().empty() || session.greeted(), "a task is open after the greeting only");
+        FEDLLM_CHECK(session.task().empty() || session.greeted() || session.over(),
+                     "a task is open after the greeting only");
         FEDLLM_CHECK(!session.describe().empty(), "there is a description");
     }
     return 0;
