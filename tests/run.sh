@@ -5,6 +5,7 @@
 #   tests/run.sh --sanitizers  the unit suites again under ASan+UBSan and under TSan (adds about half an hour)
 #   tests/run.sh --peers       then compare with PyTorch, transformers, peft, bitsandbytes, tokenizers, llama.cpp and the
 #                              hub's client, from PyPI, in a virtual environment of gigabytes (tests/peers)
+#   tests/run.sh --long        random faults five times as often: 50 kills of each daemon (adds minutes)
 #   tests/run.sh --no-install  never touch packages
 #
 # FEDLLM_ASSETS (default ../shared/assets) holds real models and tokenizers for some tests; they say so and skip
@@ -19,8 +20,9 @@ for argument in "$@"; do
     case "$argument" in
         --sanitizers) sanitizers=yes ;;
         --peers) peers=yes ;;
+        --long) export FEDLLM_LONG=1 ;;
         --no-install) install=no ;;
-        --help | -h) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        --help | -h) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 0 ;;
         *) echo "tests/run.sh: unknown option '$argument'; see --help" >&2; exit 2 ;;
     esac
 done
