@@ -3,50 +3,22 @@
 #include <algorithm>
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/post.hpp>
-#include <cmath>
 #include <filesystem>
 #include <memory>
 #include <thread>
 
 #include "common/base/clock.hpp"
-#include "common/base/philox.hpp"
-#include "common/codec/codec.hpp"
 #include "common/config/value.hpp"
-#include "common/crypto/sha256.hpp"
-#include "common/formats/param_set_file.hpp"
 #include "tools/bench/bare_tls.hpp"
-#include "tools/bench/server_process.hpp"
-#include "tools/bench/site.hpp"
+#include "tools/bench/plain_job.hpp"
 
 namespace fedllm::tools::bench {
 namespace {
 
 namespace asio = net::asio;
 
-constexpr std::uint64_t kTensorElements = std::uint64_t{1} << 24;  // 64 MiB each: layers of a large model
-constexpr double kNorm = 4;                                        // of an update; the job clips at 10
-
-std::string job_yaml(const ExchangeOptions& options) {
-    const std::string clients = std::to_string(options.clients);
-    return "name: exchange\nbase_model: none\nmethod: full\nrounds: " + std::to_string(options.rounds) +
-           "\nclients_per_round: " + clients + "\nclients_minimum: " + clients +
-           "\nupdate: {codec: none}\ndownload: {codec: none}\ntrain: {local_steps: 1}\n";
-}
-
-Result<tensor::Manifest> manifest_of(std::uint64_t bytes) {
-    std::vector<tensor::TensorSpec> tensors;
-    for (std::uint64_t left = std::max<std::uint64_t>(bytes / sizeof(float), 1); left > 0;) {
-        const std::uint64_t elements = std::min(left, kTensorElements);
-        tensors.push_back({"bench.layers." + std::to_string(tensors.size()) + ".weight", {elements}});
-        left -= elements;
-    }
-    return tensor::Manifest::create(std::move(tensors));
-}
-
-Result<void> check_room(const ExchangeOptions& options) {
-    // The spool holds one update of each client; the initial version twice; each round a version and its
-    // export.
-    const std::uint64_t needed = options.bytes * (options.clients + 3 + 2 * std::uint64_t{options.rounds});
+Result<void> check_room(const ExchangeOptions& options, const PlainJob& job) {
+    const std::uint64_t needed = job.disk_bytes();
     std::error_code code;
     const auto space = std::filesystem::space(options.folder, code);
     if (code) return make_error(Errc::IoFailed, options.folder.string() + ": " + code.message());
@@ -56,37 +28,6 @@ Result<void> check_room(const ExchangeOptions& options) {
                                                  ", the exchange writes " +
                                                  config::print_byte_count({needed}) +
                                                  "; choose a smaller --bytes, or another --dir");
-}
-
-// Values of a plausible size, from a block that repeats: drawing gigabytes would take longer than moving
-// them.
-Result<ReadyUpdate> make_update(const Path& file, std::uint64_t elements) {
-    Rng rng(1, "bench/exchange");
-    const auto bound = static_cast<float>(kNorm * std::sqrt(3.0 / static_cast<double>(elements)));
-    std::vector<float> block(std::min<std::uint64_t>(elements, 1 << 20));
-    for (float& value : block) value = rng.uniform(-bound, bound);
-    std::vector<float> values(elements);
-    for (std::uint64_t at = 0; at < elements; at += block.size()) {
-        std::copy_n(block.begin(), std::min<std::uint64_t>(block.size(), elements - at), values.begin() + at);
-    }
-    FEDLLM_TRY(const auto encoded, codec::encode({}, {{{elements, 0}}, elements, 1}, values, 0));
-    values = {};
-    FEDLLM_TRY_VOID(write_file_atomically(file, encoded));
-    return ReadyUpdate{file, crypto::to_hex(crypto::sha256(encoded)), encoded.size()};
-}
-
-Result<void> submit(const ServerProcess& server, const ExchangeOptions& options,
-                    const tensor::Manifest& manifest) {
-    const Path file = server.folder() / "initial.safetensors";
-    FEDLLM_TRY_VOID(formats::write_param_set(file, tensor::ParamSet(manifest)));
-    {
-        FEDLLM_TRY(const MappedFile initial, MappedFile::open(file));
-        FEDLLM_TRY(const auto link, server.operator_link());
-        FEDLLM_TRY([[maybe_unused]] const JobId job, link->submit(job_yaml(options), initial.bytes()));
-    }
-    std::error_code ignored;
-    std::filesystem::remove(file, ignored);
-    return {};
 }
 
 // The clients, each on a thread of its own, as each has a machine of its own; and when each round began.
@@ -166,8 +107,8 @@ Result<Cost> bare_cost(const ServerProcess& server, const net::TlsContext& clien
 }  // namespace
 
 Result<ExchangeReport> run_exchange(const ExchangeOptions& options, const Say& say) {
-    FEDLLM_TRY_VOID(check_room(options));
-    FEDLLM_TRY(const tensor::Manifest manifest, manifest_of(options.bytes));
+    const PlainJob job{.bytes = options.bytes, .clients = options.clients, .rounds = options.rounds};
+    FEDLLM_TRY_VOID(check_room(options, job));
     FEDLLM_TRY(const ScratchFolder scratch, ScratchFolder::make(options.folder));
     FEDLLM_TRY(ServerProcess server, ServerProcess::make(scratch.path() / "hub"));
     server.config().threads = options.threads;
@@ -180,12 +121,12 @@ Result<ExchangeReport> run_exchange(const ExchangeOptions& options, const Say& s
         identities.push_back(std::move(context));
     }
     say("making the update");
-    FEDLLM_TRY(const ReadyUpdate update, make_update(scratch.path() / "update", manifest.elements()));
+    FEDLLM_TRY(const ReadyUpdate update, job.make_update(scratch.path() / "update"));
     say("timing one round's bytes over bare TLS");
     ExchangeReport report;
     FEDLLM_TRY(const Cost before, bare_cost(server, identities.front(), options));
     say("submitting the first version");
-    FEDLLM_TRY_VOID(submit(server, options, manifest));
+    FEDLLM_TRY([[maybe_unused]] const JobId id, job.submit(server));
     say(std::to_string(options.rounds) + " rounds");
     {
         const PeakWatch peak(server.process());

@@ -40,12 +40,15 @@ void Site::stop() {
 }
 
 awaitable<Result<void>> Site::run() {
+    Rng rng(reinterpret_cast<std::uintptr_t>(this), "bench/site");
+    net::Backoff backoff(options_.backoff);
     while (!stopping_) {
         // Named results: GCC 12 destroys a temporary across co_await twice.
         const Result<void> ended = co_await visit();
         if (stopping_) break;
         if (!ended && ended.error().code == Errc::PeerUntrusted) co_return ended;
-        const Result<void> slept = co_await net::sleep_for(std::chrono::milliseconds(20));
+        if (std::exchange(welcomed_, false)) backoff.reset();
+        const Result<void> slept = co_await net::sleep_for(backoff.next(rng));
         if (!slept) break;
     }
     co_return Result<void>{};
@@ -61,7 +64,7 @@ awaitable<Result<void>> Site::visit() {
     Result<void> result = greeted ? Result<void>{} : Result<void>(greeted.error());
     if (greeted && !stopping_) {
         connection_ = &connection;
-        connected_ = true;
+        connected_ = welcomed_ = true;
         group.spawn("sender", connection.send_all());
         result = co_await listen(connection);
         connected_ = false;

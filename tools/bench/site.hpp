@@ -5,6 +5,7 @@
 #include <string>
 
 #include "client/agent/connection.hpp"
+#include "common/net/backoff.hpp"
 #include "common/net/connect.hpp"
 #include "common/net/task_group.hpp"
 #include "common/protocol/chunker.hpp"
@@ -23,6 +24,7 @@ struct SiteOptions {
     ReadyUpdate update;
     bool download =
         true;  // fetches and hashes the whole version before it offers; else trusts what it would be
+    net::BackoffOptions backoff{};
     std::function<void(const protocol::Task&)> on_task;        // right when it arrives
     std::function<void(const protocol::Verdict&)> on_verdict;  // of an update or an evaluation
 };
@@ -53,6 +55,7 @@ private:
     std::optional<protocol::IncomingTransfer> download_;
     std::string last_refusal_;
     bool connected_ = false;
+    bool welcomed_ = false;  // since the last wait
     bool stopping_ = false;
 };
 
