@@ -54,9 +54,9 @@ Result<void> Engine::add_steps(const ActiveJob& job, protocol::Task& task) const
 
 void Engine::count_download(const ClientId& client, std::uint64_t bytes) {
     metrics_.bytes_moved(client, observe::Direction::Down, bytes);
-    const auto holder = holders_.find(client);
-    if (holder == holders_.end()) return;
-    if (ActiveJob* const job = find(holder->second)) job->live[client].bytes_down += bytes;
+    const JobId* const holder = schedule_.holder(client);
+    if (holder == nullptr) return;
+    if (ActiveJob* const job = find(*holder)) job->live[client].bytes_down += bytes;
 }
 
 net::awaitable<Result<SharedVersion>> Engine::version(std::string digest) {

@@ -111,11 +111,9 @@ Result<void> Engine::activate(const store::JobRow& row) {
     const JobId id = row.id;
     log::info((*active)->state.recovered ? "job resumed" : "job started",
               {{"job", id.get()}, {"name", row.name}, {"round", row.round.get()}});
+    schedule_.add(id, (*active)->spec.priority, (*active)->spec.base_model);
     jobs_.push_back(std::move(*active));
-    raise(id, round::Tick{});
-    for (const auto& [client, member] : registry_.members()) {
-        raise(id, round::ClientJoined{client, member.base_models});
-    }
+    raise(id, round::Tick{});  // and with it, who is there
     return {};
 }
 
@@ -148,61 +146,54 @@ Engine::ActiveJob* Engine::find(const JobId& id) const {
     return nullptr;
 }
 
-// Who is offered a free client first: the job whose latest round opened longest ago.
-std::vector<Engine::ActiveJob*> Engine::offer_order() const {
-    std::vector<ActiveJob*> order;
-    for (const auto& job : jobs_) order.push_back(job.get());
-    std::stable_sort(order.begin(), order.end(), [](const ActiveJob* left, const ActiveJob* right) {
-        return left->last_opened < right->last_opened;
-    });
-    return order;
-}
-
 // -------------------------------------------------------------------------------------------------------------
 // events and effects
 
+// Whoever waits for a client hears of it before anything else happens to it.
 void Engine::raise(const JobId& job, round::Event event) {
     events_.emplace_back(job, std::move(event));
     if (handling_) return;
     handling_ = true;
-    while (!events_.empty()) {
-        const auto [id, next] = std::move(events_.front());
-        events_.pop_front();
-        handle(id, next);
+    while (true) {
+        if (const auto tidings = schedule_.next()) {
+            if (tidings->free) {
+                handle(tidings->job, round::ClientFree{tidings->client});
+            } else {
+                handle(tidings->job, round::ClientBusy{tidings->client});
+            }
+        } else if (!events_.empty()) {
+            const auto [id, next] = std::move(events_.front());
+            events_.pop_front();
+            handle(id, next);
+        } else {
+            break;
+        }
     }
     handling_ = false;
 }
 
-// A client is offered to all jobs at once; for those that are told after one of them took it, it is busy.
-round::Event Engine::as_it_stands(const ActiveJob& job, round::Event event) const {
-    const bool offer = std::holds_alternative<round::ClientFree>(event) ||
-                       std::holds_alternative<round::ClientJoined>(event);
-    if (!offer) return event;
+// With its answer a client may be due to another job, which it is to be free for before its own asks it anew.
+void Engine::hand_over(const JobId& id, const round::Event& event) {
+    if (!round::is_answer(event)) return;
     const ClientId client = *round::client_of(event);
-    const auto holder = holders_.find(client);
-    if (holder == holders_.end() || holder->second == job.id || !can_train(client, job)) return event;
-    return round::ClientBusy{client};
+    const JobId* const holder = schedule_.holder(client);
+    if (holder == nullptr || *holder != id || schedule_.sees(id, client, true)) return;
+    schedule_.told({id, client, false});
+    handle(id, round::ClientBusy{client});
 }
 
-bool Engine::can_train(const ClientId& client, const ActiveJob& job) const {
-    const registry::Member* const member = registry_.find(client);
-    return member != nullptr && member->can_train(job.spec.base_model);
-}
-
-void Engine::handle(const JobId& id, round::Event event) {
+void Engine::handle(const JobId& id, const round::Event& event) {
+    hand_over(id, event);
     ActiveJob* const job = find(id);
     if (job == nullptr) return;
-    event = as_it_stands(*job, std::move(event));
     auto transition = round::step(std::move(job->state), event, clock_.now());
     job->state = std::move(transition.state);
     for (const round::Effect& effect : transition.effects) apply(*job, effect);
     if (const auto client = round::client_of(event)) free_client(*job, *client);
+    schedule_.update(id, round::gathers(job->state), job->last_opened);
     log_waiting(*job);
     if (!round::is_over(job->state)) return;
-    const auto freed = holders_;
-    for (const auto& [client, holder] : freed) {
-        if (holder == id) free_client(*job, client);
-    }
+    schedule_.remove(id);
     std::erase_if(jobs_, [&](const auto& entry) { return entry.get() == job; });
 }
 
@@ -212,7 +203,7 @@ void Engine::apply(ActiveJob& job, const round::Effect& effect) {
         ActiveJob& job;
         void operator()(const round::OpenRound& e) { engine.open_round(job, e); }
         void operator()(const round::AskClient& e) {
-            engine.hold_client(job, e.client);
+            engine.schedule_.take(job.id, e.client);
             engine.ask(job, e);
         }
         void operator()(const round::RecordPart& e) { engine.record(job, e); }
@@ -245,23 +236,9 @@ void Engine::apply(ActiveJob& job, const round::Effect& effect) {
     std::visit(Apply{*this, job}, effect);
 }
 
-// The other jobs hear of it before anything else, so that none of them asks the same client.
-void Engine::hold_client(ActiveJob& job, const ClientId& client) {
-    if (!holders_.try_emplace(client, job.id).second) return;
-    for (const auto& other : jobs_) {
-        if (other.get() == &job || !can_train(client, *other)) continue;
-        events_.emplace_front(other->id, round::ClientBusy{client});
-    }
-}
-
 // Once the job wants nothing more of its client, the others may have it.
-void Engine::free_client(ActiveJob& job, const ClientId& client) {
-    const auto holder = holders_.find(client);
-    if (holder == holders_.end() || holder->second != job.id || round::is_asked(job.state, client)) return;
-    holders_.erase(holder);
-    for (const ActiveJob* const other : offer_order()) {
-        if (other != &job && can_train(client, *other)) raise(*other, round::ClientFree{client});
-    }
+void Engine::free_client(const ActiveJob& job, const ClientId& client) {
+    if (!round::is_asked(job.state, client)) schedule_.release(job.id, client);
 }
 
 void Engine::open_round(ActiveJob& job, const round::OpenRound& effect) {
@@ -441,18 +418,23 @@ registry::SessionId Engine::join(const ClientId& client, const protocol::Hello& 
         links_.at(client)->end("a newer connection of this client took over");
     links_[client] = &link;
     // The job that asked it before goes on with it; then it is nobody else's to ask.
-    auto order = offer_order();
-    std::stable_partition(order.begin(), order.end(),
-                          [&](const ActiveJob* job) { return round::is_asked(job->state, client); });
-    for (const ActiveJob* const job : order) raise(*job, round::ClientJoined{client, base_models});
+    schedule_.join(client, base_models);
+    for (const auto& job : jobs_) {
+        if (round::is_asked(job->state, client)) schedule_.take(job->id, client);
+    }
+    for (const JobId& id : std::vector<JobId>(schedule_.order())) {
+        if (schedule_.can_train(id, client) && !schedule_.sees(id, client)) continue;  // told that it is busy
+        schedule_.told({id, client, true});
+        raise(id, round::ClientJoined{client, base_models});
+    }
     return session;
 }
 
 void Engine::leave(const ClientId& client, registry::SessionId session) {
     if (!registry_.leave(client, session, clock_.now())) return;
     links_.erase(client);
-    holders_.erase(client);
-    for (const auto& job : jobs_) raise(*job, round::ClientLeft{client});
+    schedule_.leave(client);
+    for (const JobId& id : std::vector<JobId>(schedule_.order())) raise(id, round::ClientLeft{client});
 }
 
 void Engine::on_progress(const ClientId& client, const protocol::Progress& progress) {
@@ -469,12 +451,13 @@ void Engine::on_progress(const ClientId& client, const protocol::Progress& progr
 
 // Its job needs to know it a few times per lease, not with every chunk.
 void Engine::heard_of(const ClientId& client) {
-    const auto holder = holders_.find(client);
-    ActiveJob* const job = holder != holders_.end() ? find(holder->second) : nullptr;
+    const JobId* const holder = schedule_.holder(client);
+    ActiveJob* const job = holder != nullptr ? find(*holder) : nullptr;
     if (job == nullptr) return;
-    Timestamp& heard = job->live[client].heard;
-    if (clock_.now() - heard < std::chrono::seconds(5)) return;
-    heard = clock_.now();
+    LivePart& live = job->live[client];
+    live.heard = clock_.now();
+    if (live.heard - live.reported < std::chrono::seconds(5)) return;
+    live.reported = live.heard;
     raise(job->id, round::SignOfLife{client});
 }
 

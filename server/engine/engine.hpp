@@ -27,6 +27,7 @@
 #include "server/observe/metrics.hpp"
 #include "server/registry/registry.hpp"
 #include "server/round/outlook.hpp"
+#include "server/round/schedule.hpp"
 #include "server/store/ledger.hpp"
 #include "server/store/state_directory.hpp"
 #include "server/store/versions.hpp"
@@ -48,7 +49,7 @@ using SharedVersion = std::shared_ptr<const MappedFile>;
 
 // Lifecycle: open, start, and stop before destruction.
 // Jobs run side by side, each with its own state machine. A client does one task at a time: while one job's
-// task holds it, the other jobs see it as busy; see offer_order() for who gets it next.
+// task holds it, the other jobs see it as busy; see round::Schedule for who gets it next.
 // Concurrency: everything on one strand; file and number work goes to the pool and comes back.
 // After a failure of the ledger `on_fatal` is called: the process should end, and start again from the disk.
 class Engine {
@@ -108,7 +109,9 @@ private:
         std::uint64_t bytes_up = 0;
         std::uint64_t bytes_down = 0;
         bool uploading = false;
-        Timestamp heard{};  // when its job was last told that it is alive
+        Timestamp asked{};     // when its task was first sent
+        Timestamp heard{};     // when it last said something about it
+        Timestamp reported{};  // when its job was last told that it is alive
     };
     struct ActiveJob {
         JobId id;
@@ -117,7 +120,8 @@ private:
         tensor::Manifest manifest;
         round::JobState state;
         std::string last_wait;  // what was last logged as waited for
-        std::string reason;     // the same in a word
+        std::optional<round::Reason> reason;
+        Timestamp reason_since{};
         std::map<ClientId, LivePart> live;
         std::optional<Timestamp> wake;
         Timestamp last_opened{};  // its latest round
@@ -140,17 +144,14 @@ private:
     net::awaitable<Result<void>> expire(JobId id, Sweep sweep);
     Result<std::vector<Path>> spent_files(const JobId& id, const std::set<RoundId>& rounds) const;
     ActiveJob* find(const JobId& id) const;  // null once it is over
-    std::vector<ActiveJob*> offer_order() const;
 
     // Events are taken one after another: what follows from one while it is handled waits for its end.
     void raise(const JobId& job, round::Event event);
     void raise(const ActiveJob& job, round::Event event) { raise(job.id, std::move(event)); }
-    void handle(const JobId& id, round::Event event);
-    round::Event as_it_stands(const ActiveJob& job, round::Event event) const;
-    bool can_train(const ClientId& client, const ActiveJob& job) const;
+    void hand_over(const JobId& id, const round::Event& event);
+    void handle(const JobId& id, const round::Event& event);
     void apply(ActiveJob& job, const round::Effect& effect);
-    void hold_client(ActiveJob& job, const ClientId& client);
-    void free_client(ActiveJob& job, const ClientId& client);
+    void free_client(const ActiveJob& job, const ClientId& client);
     void open_round(ActiveJob& job, const round::OpenRound& effect);
     void ask(ActiveJob& job, const round::AskClient& effect);
     Result<void> add_steps(const ActiveJob& job, protocol::Task& task) const;
@@ -163,12 +164,11 @@ private:
     net::awaitable<Result<void>> tick();
     std::optional<Timestamp> next_wake() const;
     void log_waiting(ActiveJob& job);
+    static Timestamp waits_since(const ActiveJob& job);
     Result<protocol::Because> why_job(const store::JobRow& row) const;
     Result<protocol::Because> why_round(const store::JobRow& row, RoundId round) const;
     Result<protocol::Because> why_client(const ClientId& client) const;
-    protocol::Because at_work(const ActiveJob& job, const registry::Member& member,
-                              const round::Expected& expected) const;
-    std::string idle_in(const ActiveJob& job, const registry::Member& member) const;
+    protocol::Because at_work(const ActiveJob& job, const registry::Member& member) const;
     protocol::Because idle(const registry::Member& member) const;
     Result<protocol::Because> away(const ClientId& client) const;
     bool hold(const Result<void>& done);  // false, and fatal, when the ledger failed
@@ -200,7 +200,7 @@ private:
     std::map<ClientId, Link*> links_;
     std::map<std::string, std::weak_ptr<const MappedFile>> version_cache_;
     std::vector<std::unique_ptr<ActiveJob>> jobs_;  // that are not over, in order of submission
-    std::map<ClientId, JobId> holders_;             // of connected clients: whose task they do
+    round::Schedule schedule_;                      // of connected clients: whose task they do
     std::deque<std::pair<JobId, round::Event>> events_;
     bool handling_ = false;
     Timestamp started_{};  // this process

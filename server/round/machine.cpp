@@ -34,10 +34,7 @@ public:
         state_.connected.erase(event.client);
         state_.busy.insert(event.client);
     }
-    void on(const ClientFree& event) {
-        state_.busy.erase(event.client);
-        state_.connected.insert(event.client);
-    }
+    void on(const ClientFree& event);
     void on(const SignOfLife& event);
     void on(const ClientDeclined& event) {
         settle({event.round, event.client}, PartState::Declined, store::PartStatus::Declined, event.reason,
@@ -157,6 +154,16 @@ void Step::on(const ClientLeft& event) {
     part.left = state_.worked;
     state_.parts.put(*key, part);
     watch(*key, part);
+}
+
+// It may have been asked before a pause during which another job had it.
+void Step::on(const ClientFree& event) {
+    state_.busy.erase(event.client);
+    state_.connected.insert(event.client);
+    const auto key = state_.parts.task_of(event.client);
+    if (!key || state_.paused || is_over(state_)) return;
+    on(SignOfLife{event.client});
+    ask(*key);
 }
 
 void Step::on(const SignOfLife& event) {
@@ -454,7 +461,12 @@ Transition step(JobState state, const Event& event, Timestamp now) {
 }
 
 bool is_asked(const JobState& state, const ClientId& client) {
-    return !is_over(state) && state.parts.task_of(client).has_value();
+    return !is_over(state) && !state.paused && state.parts.task_of(client).has_value();
+}
+
+bool is_answer(const Event& event) {
+    return std::holds_alternative<UploadAccepted>(event) || std::holds_alternative<UploadRefused>(event) ||
+           std::holds_alternative<ClientDeclined>(event) || std::holds_alternative<EvaluationArrived>(event);
 }
 
 std::optional<ClientId> client_of(const Event& event) {

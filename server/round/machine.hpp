@@ -244,6 +244,7 @@ bool withholds(const JobState& state);
 
 bool is_asked(const JobState& state, const ClientId& client);  // its answer is still wanted
 std::optional<ClientId> client_of(const Event& event);         // whom it is about
+bool is_answer(const Event& event);                            // to a task
 
 // The state after a restart. `rounds` are all of the job's, `parts` those of the rounds from first_needed()
 // on. Nobody is connected yet; follow it with a Tick, then with ClientJoined for whoever returns.
@@ -257,16 +258,10 @@ Duration time_taken(const JobState& state, RoundId round, const ClientId& client
 // How long the open round has been worked on.
 Duration round_time(const JobState& state, Timestamp now);
 
-// What a job waits for, since when, and what happens next. No full stops.
-struct Wait {
-    std::string_view reason;  // one word of a few, for metrics: "clients", "updates", "commit", "resume", ...
-    std::string what;         // "site-b and site-c to send updates of round 3 (1 of at least 2 is in)"
-    Duration since{};         // how long it has been waited
-    std::string next;         // "then round 3 closes"; empty when the job is over
-};
-Wait wait_of(const JobState& state, Timestamp now);
+// What is waited for: "site-b and site-c to send updates of round 3 (1 of at least 2 is in)".
+std::string awaited(const JobState& state, Timestamp now);
 
-// The same as one sentence, for `job show` and the log: "<what>, for 12 s; <next>".
+// One sentence, without full stop, for `job show`: what is waited for, since when, and what happens next.
 std::string waiting_for(const JobState& state, Timestamp now);
 
 }  // namespace fedllm::server::round

@@ -1,5 +1,7 @@
 #include <algorithm>
 
+#include "common/base/text.hpp"
+#include "server/round/outlook.hpp"
 #include "server/round/timing.hpp"
 
 namespace fedllm::server::round {
@@ -35,12 +37,6 @@ std::string round_name(std::uint32_t round) { return "round " + std::to_string(r
 
 std::string this_round(const JobState& state) { return round_name(state.round.get()); }
 
-// What comes after the open round.
-std::string opens_next(const JobState& state) {
-    const std::uint32_t next = state.round.get() + 1;
-    return next < state.rules.rounds ? round_name(next) + " opens" : "the final evaluation begins";
-}
-
 std::string those_asked(const JobState& state, Duration now) {
     std::vector<std::string> names;
     for (const auto& [key, part] : state.parts) {
@@ -71,21 +67,16 @@ std::string connected_names(const JobState& state) {
     return text;
 }
 
-Wait waiting(const JobState& state, Duration now) {
+std::string waiting(const JobState& state) {
     const std::size_t there = state.connected.size();
-    Wait wait{"clients", "", now - state.since, ""};
+    std::string text;
     if (there < state.rules.clients_minimum) {
-        wait.what = clients(state.rules.clients_minimum - there) + (there > 0 ? " more" : "");
-        wait.next = "then " + this_round(state) + " opens";
+        text = clients(state.rules.clients_minimum - there) + (there > 0 ? " more" : "");
     } else {
         const std::size_t most = std::max<std::size_t>(there, state.rules.clients_per_round);
-        wait.what = clients(most - there) + " more";
-        const Duration left = state.enough_since ? *state.enough_since + patience(state) - now : Duration{};
-        wait.next = this_round(state) + " opens in " + span(left) + " without";
-        wait.since = now - state.enough_since.value_or(state.since);
+        text = clients(most - there) + " more";
     }
-    wait.what += " with base model '" + state.rules.base_model + "' (" + connected_names(state) + ")";
-    return wait;
+    return text + " with base model '" + state.rules.base_model + "' (" + connected_names(state) + ")";
 }
 
 std::string tally(const JobState& state) {
@@ -100,44 +91,31 @@ std::string tally(const JobState& state) {
     return text;
 }
 
-Wait training(const JobState& state, Duration now) {
-    const std::size_t accepted = state.parts.count(PartState::Accepted);
+std::string training(const JobState& state, Duration now) {
     const std::size_t needed = state.rules.clients_minimum;
-    const std::size_t possible = accepted + state.parts.counted_on();
-    Wait wait{"updates", "", now - std::max(state.opened, state.last_accepted), ""};
+    const std::size_t possible = state.parts.count(PartState::Accepted) + state.parts.counted_on();
     const std::string asked = those_asked(state, now);
+    std::string text;
     if (!asked.empty()) {
-        wait.what = asked + " to send updates" +
-                    (state.rules.asynchronous ? " for version " + std::to_string(state.round.get() + 1)
-                                              : " of " + this_round(state));
+        text = asked + " to send updates" +
+               (state.rules.asynchronous ? " for version " + std::to_string(state.round.get() + 1)
+                                         : " of " + this_round(state));
     }
     if (possible < needed) {
-        wait.reason = "replacements";
-        wait.what += (asked.empty() ? "" : ", or ") + clients(needed - possible) + " more to take part in " +
-                     this_round(state);
+        text += (asked.empty() ? "" : ", or ") + clients(needed - possible) + " more to take part in " +
+                this_round(state);
     } else if (asked.empty()) {
-        wait.reason = "replacements";
-        wait.what = "more clients to fill the buffer (" + connected_names(state) + ")";
+        text = "more clients to fill the buffer, " + connected_names(state);
     }
-    wait.what += " (" + tally(state) + ")";
-    const auto limit = deadline(state);
-    wait.next = limit ? this_round(state) + " closes in " + span(*limit - now) + " without the missing"
-                      : "then " + this_round(state) + " closes";
-    return wait;
+    return text + " (" + tally(state) + ")";
 }
 
-Wait evaluation(const JobState& state, Duration now) {
-    Wait wait{"evaluation", those_asked(state, now), now - state.since, "then the job is finished"};
-    if (wait.what.empty()) {
-        wait.what = "clients to evaluate the final version (" + connected_names(state) + ")";
-    } else {
-        wait.what += " to evaluate the final version (" +
-                     std::to_string(state.parts.count(PartState::Evaluated)) + " answered)";
-    }
-    return wait;
+std::string evaluation(const JobState& state, Duration now) {
+    const std::string asked = those_asked(state, now);
+    if (asked.empty()) return "clients to evaluate the final version (" + connected_names(state) + ")";
+    return asked + " to evaluate the final version (" +
+           std::to_string(state.parts.count(PartState::Evaluated)) + " answered)";
 }
-
-Wait nothing(const std::string& why) { return {"nothing", "nothing: " + why, Duration{}, ""}; }
 
 }  // namespace
 
@@ -154,34 +132,29 @@ std::string_view name(Phase phase) {
     return "unknown";
 }
 
-Wait wait_of(const JobState& state, Timestamp now) {
+std::string awaited(const JobState& state, Timestamp now) {
+    if (state.paused && state.phase != Phase::Aggregating) {
+        return "somebody to resume the job, which was paused: " + state.paused->cause;
+    }
     const Duration time = working_time(state, now);
-    if (state.phase == Phase::Aggregating) {
-        return {"commit",
-                "the mean of " + std::to_string(state.parts.count(PartState::Accepted)) + " updates of " +
-                    this_round(state) + " to be written",
-                time - state.since, "then " + (state.paused ? "the job pauses" : opens_next(state))};
-    }
-    if (state.paused) {
-        return {"resume", "somebody to resume the job, which was paused: " + state.paused->cause,
-                now - state.paused->since, "then " + this_round(state) + " goes on"};
-    }
     switch (state.phase) {
-        case Phase::Waiting: return waiting(state, time);
+        case Phase::Waiting: return waiting(state);
         case Phase::Training: return training(state, time);
+        case Phase::Aggregating:
+            return "the mean of " + std::to_string(state.parts.count(PartState::Accepted)) + " updates of " +
+                   this_round(state) + " to be written";
         case Phase::FinalEvaluation: return evaluation(state, time);
-        case Phase::Finished: return nothing("the job is finished");
-        case Phase::Failed: return nothing("the job failed: " + state.cause);
-        case Phase::Stopped: return nothing("the job was stopped: " + state.cause);
-        case Phase::Aggregating: break;
+        case Phase::Finished: return "nothing: the job is finished";
+        case Phase::Failed: return "nothing: the job failed: " + state.cause;
+        case Phase::Stopped: return "nothing: the job was stopped: " + state.cause;
     }
-    return nothing("");
+    return "";
 }
 
 std::string waiting_for(const JobState& state, Timestamp now) {
-    const Wait wait = wait_of(state, now);
-    if (wait.next.empty()) return wait.what;
-    return wait.what + ", for " + span(wait.since) + "; " + wait.next;
+    if (is_over(state)) return awaited(state, now);
+    return awaited(state, now) + ", since " + format_utc(waiting_since(state), now) + "; then " +
+           what_follows(state, now);
 }
 
 }  // namespace fedllm::server::round
