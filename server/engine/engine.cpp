@@ -7,7 +7,6 @@
 
 #include "common/log/log.hpp"
 #include "common/net/offload.hpp"
-#include "server/engine/commit.hpp"
 
 namespace fedllm::server::engine {
 namespace {
@@ -18,28 +17,8 @@ unsigned threads_or_cores(unsigned threads) {
     return threads > 0 ? threads : std::max(1u, std::thread::hardware_concurrency());
 }
 
-double seconds(Duration duration) { return std::chrono::duration<double>(duration).count(); }
-
-store::VersionRow row_of(const NewVersion& made, const store::VersionRow& base, Timestamp now) {
-    store::VersionRow row{made.file.digest, base.job, RoundId(base.round.get() + 1), made.file.bytes, now};
-    if (made.step.bytes > 0) row.base_digest = base.digest;
-    row.encoded_digest = made.step.digest;
-    row.encoded_bytes = made.step.bytes;
-    row.residual_digest = made.residual.digest;
-    return row;
-}
-
-std::vector<store::PartRow> rows_of(const JobId& job, const std::vector<round::DroppedPart>& dropped) {
-    std::vector<store::PartRow> rows;
-    for (const auto& [key, reason] : dropped) {
-        store::PartRow& row = rows.emplace_back();
-        row.job = job;
-        row.round = key.round;
-        row.client = key.client;
-        row.task = store::task_id(job, key.round, key.client);
-        row.reason = reason;
-    }
-    return rows;
+bool is_alive(const store::JobRow& row) {
+    return row.status == store::JobStatus::Running || row.status == store::JobStatus::Paused;
 }
 
 }  // namespace
@@ -70,7 +49,10 @@ Engine::Engine(asio::any_io_executor strand, const EngineOptions& options, const
       versions_(std::move(versions)),
       spool_(std::move(spool)),
       tasks_(strand),
-      timer_(strand) {
+      timer_(strand),
+      changed_(strand),
+      upload_memory_(std::make_shared<ingest::UploadMemory>(options.upload_memory)),
+      self_(std::make_shared<Engine*>(this)) {
     if (!options.compute) pool_.emplace(threads_or_cores(options.threads));
     compute_ = options.compute ? *options.compute : pool_->get_executor();
 }
@@ -80,12 +62,15 @@ Engine::~Engine() = default;
 Result<void> Engine::start() {
     started_ = clock_.now();
     tasks_.spawn("ticks", tick(), [this] { timer_.cancel(); });
+    FEDLLM_TRY(const auto before, ledger_.jobs());
+    for (const store::JobRow& row : before) {
+        if (is_alive(row)) FEDLLM_TRY_VOID(check_newest(row));
+    }
     FEDLLM_TRY(const std::set<Path> counted, counted_updates());
     FEDLLM_TRY_VOID(spool_.prune(counted, ingest::Spool::Parts::Keep));
     FEDLLM_TRY(const auto rows, ledger_.jobs());
     for (const store::JobRow& row : rows) {
-        const bool alive = row.status == store::JobStatus::Running || row.status == store::JobStatus::Paused;
-        if (alive) FEDLLM_TRY_VOID(activate(row));
+        if (is_alive(row)) FEDLLM_TRY_VOID(activate(row));
     }
     for (const store::JobRow& row : rows) tasks_.spawn("retention", expire(row.id, Sweep::Everything));
     return {};
@@ -104,7 +89,9 @@ asio::awaitable<void> Engine::stop() {
 Result<void> Engine::activate(const store::JobRow& row) {
     auto active = load(row);
     if (!active) {
-        if (active.error().code == Errc::StoreFailed) return active.error();
+        // A disk that cannot be read now says nothing about the job.
+        const Errc code = active.error().code;
+        if (code == Errc::StoreFailed || code == Errc::IoFailed) return active.error();
         log::error("a job cannot be taken up", {{"job", row.id.get()}, {"reason", active.error().message}});
         return ledger_.finish_job(row.id, store::JobStatus::Failed, active.error().message);
     }
@@ -113,6 +100,8 @@ Result<void> Engine::activate(const store::JobRow& row) {
               {{"job", id.get()}, {"name", row.name}, {"round", row.round.get()}});
     schedule_.add(id, (*active)->spec.priority, (*active)->spec.base_model);
     jobs_.push_back(std::move(*active));
+    begin_sum(*jobs_.back());
+    tasks_.spawn("adapter", write_newest_adapter(id));
     raise(id, round::Tick{});  // and with it, who is there
     return {};
 }
@@ -122,8 +111,10 @@ Result<std::unique_ptr<Engine::ActiveJob>> Engine::load(const store::JobRow& row
     active->id = row.id;
     active->yaml = row.yaml;
     FEDLLM_TRY(active->spec, job::parse_job(row.yaml, "job " + row.id.get()));
-    FEDLLM_TRY(const tensor::ParamSet params, versions_.read(row.model_digest));
-    active->manifest = params.manifest();
+    FEDLLM_TRY(const store::VersionRow newest, ledger_.version(row.id, row.round));
+    FEDLLM_TRY(tensor::Manifest manifest, versions_.manifest(newest.digest));
+    active->shape = std::make_shared<const JobShape>(std::move(manifest));
+    FEDLLM_TRY(active->base, open_base(newest, versions_, active->shape->manifest));
     FEDLLM_TRY(const auto rounds, ledger_.rounds(row.id));
     const round::Rules rules = round::rules_of(row.id, active->spec);
     if (rounds.empty()) {
@@ -192,6 +183,7 @@ void Engine::handle(const JobId& id, const round::Event& event) {
     if (const auto client = round::client_of(event)) free_client(*job, *client);
     schedule_.update(id, round::gathers(job->state), job->last_opened);
     log_waiting(*job);
+    changed_.cancel();
     if (!round::is_over(job->state)) return;
     schedule_.remove(id);
     std::erase_if(jobs_, [&](const auto& entry) { return entry.get() == job; });
@@ -213,7 +205,8 @@ void Engine::apply(ActiveJob& job, const round::Effect& effect) {
             engine.free_client(job, e.client);
         }
         void operator()(const round::CloseRound& e) {
-            engine.tasks_.spawn("close round", engine.close_round(job.id, e));
+            engine.tasks_.spawn("close round", engine.close_round(job.id, e),
+                                [changed = &engine.changed_] { changed->cancel(); });
         }
         void operator()(const round::FinishJob& e) { engine.finish(job, e); }
         void operator()(const round::FailJob& e) { engine.fail(job, e); }
@@ -249,6 +242,7 @@ void Engine::open_round(ActiveJob& job, const round::OpenRound& effect) {
     row.opened = clock_.now();
     job.last_opened = row.opened;
     job.live.clear();
+    begin_sum(job);
     if (!hold(ledger_.open_round(row, effect.clients))) return;
     metrics_.round_opened(job.id, effect.round.get(), job.spec.rounds, effect.clients.size());
     log::info(effect.kind == round::TaskKind::Train ? "round opened" : "final evaluation opened",
@@ -290,62 +284,6 @@ void Engine::record(ActiveJob& job, const round::RecordEvaluation& effect) {
     row.eval_tokens = effect.tokens;
     row.bytes_down = job.live[effect.client].bytes_down;
     hold(ledger_.record_evaluation(row));
-}
-
-asio::awaitable<Result<void>> Engine::close_round(JobId id, round::CloseRound effect) {
-    const double started = monotonic_seconds();
-    const ActiveJob* job = find(id);
-    if (job == nullptr) co_return Result<void>{};
-    const job::JobSpec spec = job->spec;
-    FEDLLM_CO_TRY_VOID(ledger_.close_round(id, effect.round, rows_of(id, effect.dropped)));
-    FEDLLM_CO_TRY(const auto parts, ledger_.contributions(id, effect.round));
-    FEDLLM_CO_TRY(const store::VersionRow base, ledger_.version(id, effect.round));
-    std::vector<Contribution> contributions;
-    for (const store::PartRow& part : parts) {
-        if (part.status != store::PartStatus::Accepted) continue;
-        // A client may always send plain values; anything else that was accepted is in the job's codec.
-        const bool plain = part.codec == codec::name(codec::CodecId::None);
-        contributions.push_back({part.task, part.update_digest, part.bytes, part.weight,
-                                 plain ? codec::CodecId::None : spec.update.codec.id});
-    }
-    const auto build = [&]() -> Result<NewVersion> {
-        FEDLLM_TRY(auto version, compute_version(spec, base, contributions, versions_, spool_));
-        FEDLLM_TRY([[maybe_unused]] const Path folder,
-                   write_adapter(spec, id, effect.round.get() + 1, version.file.digest, versions_,
-                                 options_.state_directory));
-        return version;
-    };
-    const auto version = co_await net::offload(compute_, build);
-    job = find(id);
-    if (job == nullptr) co_return Result<void>{};
-    if (!version) {
-        raise(id, round::AggregationFailed{to_string(version.error())});
-        co_return version.error();
-    }
-    const Timestamp now = clock_.now();
-    const store::RoundResult result{now, eval_loss_of(parts), train_loss_of(parts)};
-    const store::VersionRow next = row_of(*version, base, now);
-    if (!hold(ledger_.commit_round(id, effect.round, result, next))) co_return Result<void>{};
-    FEDLLM_CO_TRY(const auto spent, spent_tasks(id, effect.round));
-    for (const TaskId& task : spent) {
-        if (auto gone = spool_.remove(task); !gone) log::warn("spool", {{"reason", gone.error().message}});
-    }
-    tasks_.spawn("retention", expire(id, Sweep::Recent));
-    metrics_.round_committed(id, seconds(round::round_time(job->state, now)), monotonic_seconds() - started,
-                             contributions.size());
-    if (!std::isnan(result.eval_loss)) metrics_.evaluated(id, result.eval_loss);
-    if (!std::isnan(result.train_loss)) metrics_.trained(id, result.train_loss);
-    const auto chain = ledger_.chain(id);
-    log::info("round committed", {{"job", id.get()},
-                                  {"round", effect.round.get()},
-                                  {"accepted", contributions.size()},
-                                  {"eval_loss", result.eval_loss},
-                                  {"train_loss", result.train_loss},
-                                  {"version", next.digest.substr(0, 12)},
-                                  {"step_bytes", next.encoded_bytes},
-                                  {"chain", chain ? *chain : ""}});
-    raise(id, round::RoundCommitted{effect.round, next.digest});
-    co_return Result<void>{};
 }
 
 void Engine::finish(const ActiveJob& job, const round::FinishJob& effect) {
@@ -455,9 +393,8 @@ void Engine::heard_of(const ClientId& client) {
     ActiveJob* const job = holder != nullptr ? find(*holder) : nullptr;
     if (job == nullptr) return;
     LivePart& live = job->live[client];
+    if (clock_.now() - live.heard < std::chrono::seconds(5)) return;
     live.heard = clock_.now();
-    if (live.heard - live.reported < std::chrono::seconds(5)) return;
-    live.reported = live.heard;
     raise(job->id, round::SignOfLife{client});
 }
 

@@ -62,9 +62,11 @@ void Engine::fill_summary(const store::JobRow& row, protocol::JobSummary& summar
     if (const auto chain = ledger_.chain(row.id)) summary.set_chain(*chain);
     const ActiveJob* const job = find(row.id);
     if (job == nullptr) return;
-    summary.set_waiting_for(round::waiting_for(job->state, clock_.now()));
-    summary.set_waiting_reason(std::string(round::name(round::reason_of(job->state))));
-    summary.set_waiting_since_ms(to_ms(waits_since(*job)));
+    const Timestamp now = clock_.now();
+    const round::Wait wait = round::wait_of(job->state, now);
+    summary.set_waiting_for(round::waiting_for(job->state, now));
+    summary.set_waiting_reason(std::string(wait.reason));
+    summary.set_waiting_since_ms(to_ms(now - wait.since));
 }
 
 Result<protocol::JobList> Engine::list_jobs() const {

@@ -10,8 +10,8 @@
 namespace fedllm::server::engine {
 namespace {
 
-constexpr Duration kSilence =
-    std::chrono::minutes(2);  // after which it is said when a client was last heard of
+constexpr Duration kSilence = std::chrono::minutes(1);  // after which it is said when one was last heard of
+constexpr std::string_view kNothing = "nothing";
 
 protocol::Because because(std::string sentence, std::string_view reason, Timestamp since) {
     protocol::Because answer;
@@ -29,30 +29,20 @@ std::string round_of(const JobId& job, RoundId round) {
 
 // ------------------------------------------------------------------------------------------------- the job
 
-Timestamp Engine::waits_since(const ActiveJob& job) {
-    return std::max(round::waiting_since(job.state), Timestamp{});
-}
-
 // A new reason is worth a line; the sentence under it changes with every client.
 void Engine::log_waiting(ActiveJob& job) {
-    const Timestamp now = clock_.now();
-    const round::Reason reason = round::reason_of(job.state);
-    std::string wait = round::awaited(job.state, now);
-    if (reason != job.reason) {
-        const std::string_view before = job.reason ? round::name(*job.reason) : "";
-        const bool over = reason == round::Reason::Nothing;
-        metrics_.job_waiting(job.id, before, over ? "" : round::name(reason));
-        job.reason = reason;
-        job.reason_since = now;
+    round::Wait wait = round::wait_of(job.state, clock_.now());
+    if (wait.reason != job.reason) {
+        const bool over = round::is_over(job.state);
+        metrics_.job_waiting(job.id, job.reason, over ? "" : wait.reason);
+        job.reason = wait.reason;
         if (over) return;
-        log::info("waiting", {{"job", job.id.get()},
-                              {"reason", round::name(reason)},
-                              {"for", wait},
-                              {"then", round::what_follows(job.state, now)}});
-    } else if (wait != job.last_wait) {
-        log::debug("waiting", {{"job", job.id.get()}, {"for", wait}});
+        log::info("waiting",
+                  {{"job", job.id.get()}, {"reason", wait.reason}, {"for", wait.what}, {"next", wait.next}});
+    } else if (wait.what != job.last_wait) {
+        log::debug("waiting", {{"job", job.id.get()}, {"for", wait.what}, {"next", wait.next}});
     }
-    job.last_wait = std::move(wait);
+    job.last_wait = std::move(wait.what);
 }
 
 Result<protocol::Because> Engine::why_job(const store::JobRow& row) const {
@@ -61,12 +51,14 @@ Result<protocol::Because> Engine::why_job(const store::JobRow& row) const {
     if (job == nullptr) {
         return because(row.id.get() + " waits for nothing: it is " + std::string(store::name(row.status)) +
                            ", " + row.detail,
-                       round::name(round::Reason::Nothing), row.created);
+                       kNothing, row.created);
     }
-    const Timestamp since = waits_since(*job);
-    return because(row.id.get() + " waits, since " + format_utc(since, now) + ", for " +
-                       round::awaited(job->state, now) + "; next: " + round::what_follows(job->state, now),
-                   round::name(round::reason_of(job->state)), since);
+    const round::Wait wait = round::wait_of(job->state, now);
+    std::string next = wait.next;
+    if (const auto closes = round::closes_at(job->state)) next += " (at " + format_utc(*closes, now) + ")";
+    return because(row.id.get() + " waits, since " + format_utc(now - wait.since, now) + ", for " +
+                       wait.what + "; " + next,
+                   wait.reason, now - wait.since);
 }
 
 Result<protocol::Because> Engine::why_round(const store::JobRow& row, RoundId round) const {
@@ -87,7 +79,7 @@ Result<protocol::Because> Engine::why_round(const store::JobRow& row, RoundId ro
         if (names.size() > protocol::kTextBytesMax / 2) names = std::to_string(counted.size()) + " clients";
         return because(what + " waits for nothing: it was committed at " + format_utc(*done.closed, now) +
                            (names.empty() ? "" : ", with the updates of " + names),
-                       round::name(round::Reason::Nothing), *done.closed);
+                       kNothing, *done.closed);
     }
     FEDLLM_TRY(auto answer, why_job(row));
     if (find(row.id) == nullptr) {
@@ -101,13 +93,12 @@ Result<protocol::Because> Engine::why_round(const store::JobRow& row, RoundId ro
 
 // ---------------------------------------------------------------------------------------------- the client
 
-protocol::Because Engine::at_work(const ActiveJob& job, const registry::Member& member) const {
+protocol::Because Engine::at_work(const ActiveJob& job, const registry::Member& member,
+                                  const round::Expected& expected) const {
     const Timestamp now = clock_.now();
     const auto entry = job.live.find(member.client);
     const LivePart live = entry == job.live.end() ? LivePart{} : entry->second;
-    const Timestamp since = live.asked == Timestamp{} ? member.since : live.asked;
-    const auto part = job.state.parts.task_of(member.client);
-    const std::string task = round_of(job.id, part ? part->round : job.state.round);
+    const std::string task = round_of(job.id, expected.round);
     std::string_view reason = "asked";
     std::string doing = " has its task for " + task + " and has not reported a step yet,";
     if (job.state.phase == round::Phase::FinalEvaluation) {
@@ -121,19 +112,37 @@ protocol::Because Engine::at_work(const ActiveJob& job, const registry::Member& 
         doing = " is at training step " + std::to_string(live.step) + " of " + std::to_string(live.steps) +
                 " of " + task;
     }
-    std::string text = member.client.get() + doing + " since " + format_utc(since, now);
+    std::string text = member.client.get() + doing + " since " + format_utc(expected.asked, now);
     if (live.heard != Timestamp{} && now - live.heard > kSilence) {
         text += " (last heard of at " + format_utc(live.heard, now) + ")";
     }
-    if (const auto expected = round::expected_by(job.state, member.client)) {
-        text += "; its answer is expected by " + format_utc(*expected, now);
-    }
+    if (expected.by) text += "; its update is expected by " + format_utc(*expected.by, now);
     if (const auto closes = round::closes_at(job.state)) {
-        text += "; if it does not come, the round closes at " + format_utc(*closes, now) + " without it";
+        text += "; if it does not come, " + round_of(job.id, job.state.round) + " closes at " +
+                format_utc(*closes, now) + " without it";
     } else {
-        text += "; the round does not close before enough have answered";
+        text += "; " + round_of(job.id, job.state.round) + " does not close before enough have answered";
     }
-    return because(std::move(text), reason, since);
+    return because(std::move(text), reason, expected.asked);
+}
+
+// What became of a connected client's part in a job that does not ask it now.
+std::string Engine::idle_in(const ActiveJob& job, const registry::Member& member) const {
+    if (!member.can_train(job.spec.base_model)) {
+        return job.id.get() + " trains base model '" + job.spec.base_model + "', which it does not offer";
+    }
+    if (job.state.paused) return job.id.get() + " is paused";
+    const auto* const part = job.state.parts.find({job.state.round, member.client});
+    const std::string task = round_of(job.id, job.state.round);
+    switch (part == nullptr ? round::PartState::Dropped : part->state) {
+        case round::PartState::Accepted: return "its update of " + task + " is in";
+        case round::PartState::Evaluated: return "it has evaluated the final version of " + job.id.get();
+        case round::PartState::Declined: return "it declined " + task;
+        case round::PartState::Refused: return "its update of " + task + " was refused";
+        default: break;
+    }
+    return job.id.get() + " does not ask it now, and waits for " +
+           round::waiting_for(job.state, clock_.now());
 }
 
 protocol::Because Engine::idle(const registry::Member& member) const {
@@ -141,22 +150,7 @@ protocol::Because Engine::idle(const registry::Member& member) const {
     std::string text =
         member.client.get() + " is connected since " + format_utc(member.since, now) + " and has no task";
     for (const auto& job : jobs_) {
-        text += "; ";
-        const round::Part* const part = job->state.parts.find({job->state.round, member.client});
-        if (!member.can_train(job->spec.base_model)) {
-            text +=
-                job->id.get() + " trains base model '" + job->spec.base_model + "', which it does not offer";
-        } else if (job->state.paused) {
-            text += job->id.get() + " is paused";
-        } else if (part != nullptr && part->state == round::PartState::Accepted) {
-            text += "its update of " + round_of(job->id, job->state.round) + " is in";
-        } else if (part != nullptr && part->state == round::PartState::Evaluated) {
-            text += "it has evaluated the final version of " + job->id.get();
-        } else if (part != nullptr) {
-            text += "it declined " + round_of(job->id, job->state.round) + ", or was refused";
-        } else {
-            text += job->id.get() + " has not asked it, and waits for " + round::awaited(job->state, now);
-        }
+        text += "; " + idle_in(*job, member);
         if (text.size() > protocol::kTextBytesMax / 2) break;
     }
     if (jobs_.empty()) text += "; no job is running";
@@ -176,16 +170,16 @@ Result<protocol::Because> Engine::away(const ClientId& client) const {
                        (left ? "" : ", when the server started");
     if (last) text += "; its last update came at " + format_utc(*last, now);
     for (const auto& job : jobs_) {
-        if (!round::is_asked(job->state, client)) continue;
+        const auto expected = round::expected_of(job->state, client);
+        if (!expected) continue;
         text += "; " + round_of(job->id, job->state.round);
-        const auto until = round::counted_on_until(job->state, client);
         if (const auto closes = round::closes_at(job->state)) {
             text += " closes at " + format_utc(*closes, now) + " without it if it does not come back";
-        } else if (until && *until > now) {
-            text += " counts on its return until " + format_utc(*until, now) +
-                    ", and then asks others in its place";
+        } else if (expected->counted_on_until) {
+            text += " counts on its return until " + format_utc(*expected->counted_on_until, now) +
+                    ", and then asks another in its place";
         } else {
-            text += " asks others in its place where it must, and takes its update if it comes back";
+            text += " asks another in its place where it can, and takes its update if it comes back";
         }
     }
     return because(std::move(text), "away", since);
@@ -194,9 +188,11 @@ Result<protocol::Because> Engine::away(const ClientId& client) const {
 Result<protocol::Because> Engine::why_client(const ClientId& client) const {
     const registry::Member* const member = registry_.find(client);
     if (member == nullptr) return away(client);
-    const JobId* const holder = schedule_.holder(client);
-    const ActiveJob* const job = holder == nullptr ? nullptr : find(*holder);
-    return job == nullptr ? idle(*member) : at_work(*job, *member);
+    for (const auto& job : jobs_) {
+        const auto expected = round::expected_of(job->state, client);
+        if (expected && !job->state.paused) return at_work(*job, *member, *expected);
+    }
+    return idle(*member);
 }
 
 Result<protocol::Because> Engine::why(const std::string& subject) const {

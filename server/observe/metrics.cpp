@@ -89,6 +89,16 @@ Metrics::Metrics()
                              .Name("fedllm_aggregate_seconds")
                              .Help("From the close of a round to its commit")
                              .Register(registry_)),
+      upload_memory_bytes_(BuildGauge()
+                               .Name("fedllm_upload_memory_bytes")
+                               .Help("Memory that uploads take now, of limits.upload_memory")
+                               .Register(registry_)
+                               .Add({})),
+      uploads_waiting_(BuildGauge()
+                           .Name("fedllm_uploads_waiting")
+                           .Help("Uploads that wait for their share of limits.upload_memory")
+                           .Register(registry_)
+                           .Add({})),
       resident_bytes_(BuildGauge()
                           .Name("fedllm_process_resident_bytes")
                           .Help("Memory of this process")
@@ -108,8 +118,8 @@ void Metrics::connection_opened(std::string_view role) {
 void Metrics::connection_closed(std::string_view role) {
     connections_.Add({{"role", std::string(role)}}).Decrement();
 }
-void Metrics::connection_refused(Errc reason) {
-    connections_refused_.Add({{"reason", std::string(name(reason))}}).Increment();
+void Metrics::connection_refused(std::string_view reason) {
+    connections_refused_.Add({{"reason", std::string(reason)}}).Increment();
 }
 void Metrics::message_refused(Errc reason) {
     messages_refused_.Add({{"reason", std::string(name(reason))}}).Increment();
@@ -138,6 +148,10 @@ void Metrics::bytes_moved(const ClientId& client, Direction direction, std::uint
 void Metrics::wire_moved(const ClientId& client, std::uint64_t up, std::uint64_t down) {
     wire_bytes_.Add({{"client", client.get()}, {"direction", "up"}}).Increment(static_cast<double>(up));
     wire_bytes_.Add({{"client", client.get()}, {"direction", "down"}}).Increment(static_cast<double>(down));
+}
+void Metrics::upload_memory(std::uint64_t bytes_in_use, std::size_t waiting) {
+    upload_memory_bytes_.Set(static_cast<double>(bytes_in_use));
+    uploads_waiting_.Set(static_cast<double>(waiting));
 }
 void Metrics::task_progress(const JobId& job, const ClientId& client, double fraction) {
     progress_.Add({{"job", job.get()}, {"client", client.get()}}).Set(fraction);

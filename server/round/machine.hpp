@@ -258,10 +258,16 @@ Duration time_taken(const JobState& state, RoundId round, const ClientId& client
 // How long the open round has been worked on.
 Duration round_time(const JobState& state, Timestamp now);
 
-// What is waited for: "site-b and site-c to send updates of round 3 (1 of at least 2 is in)".
-std::string awaited(const JobState& state, Timestamp now);
+// What a job waits for, since when, and what happens next. No full stops.
+struct Wait {
+    std::string_view reason;  // one word of a few, for metrics: "clients", "updates", "commit", "resume", ...
+    std::string what;         // "site-b and site-c to send updates of round 3 (1 of at least 2 is in)"
+    Duration since{};         // how long it has been waited
+    std::string next;         // "then round 3 closes"; empty when the job is over
+};
+Wait wait_of(const JobState& state, Timestamp now);
 
-// One sentence, without full stop, for `job show`: what is waited for, since when, and what happens next.
+// The same as one sentence, for `job show` and the log: "<what>, for 12 s; <next>".
 std::string waiting_for(const JobState& state, Timestamp now);
 
 }  // namespace fedllm::server::round

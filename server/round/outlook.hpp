@@ -1,40 +1,25 @@
-// Why a job waits, since when, and what will happen, for whoever asks: metrics, the log, `fedllm why`.
+// What is expected of the open round and of each client in it, in wall time, for whoever asks why.
 #pragma once
 
 #include <optional>
-#include <string>
-#include <string_view>
 
 #include "server/round/machine.hpp"
 
 namespace fedllm::server::round {
 
-// What waiting_for() says in a sentence, as one of few words: a metric's label.
-enum class Reason {
-    Clients,       // fewer are connected than a round needs
-    BusyClients,   // enough are, but other jobs have them
-    MoreClients,   // enough are there, and a few more may come
-    Updates,       // of those asked
-    Replacements,  // those asked cannot make up the minimum any more
-    Mean,          // the round is closed, its version is being computed
-    Evaluations,   // of the final version
-    Operator,      // paused
-    Nothing,       // the job is over
-};
-std::string_view name(Reason reason);
-Reason reason_of(const JobState& state);
-
-// As far as the state itself knows it; a change of reason may be later.
-Timestamp waiting_since(const JobState& state);
-
-// When the open round closes without those still missing; nothing before enough have answered.
+// When the open round closes without those still missing; nothing before enough have answered, or while
+// paused.
 std::optional<Timestamp> closes_at(const JobState& state);
-// When an asked client's answer is expected; nothing before it is known how long it takes.
-std::optional<Timestamp> expected_by(const JobState& state, const ClientId& client);
-// When an asked client that is away is no longer counted on.
-std::optional<Timestamp> counted_on_until(const JobState& state, const ClientId& client);
 
-// What happens next, as a clause: "round 3 opens as soon as they are there".
-std::string what_follows(const JobState& state, Timestamp now);
+// A client whose answer is still wanted.
+struct Expected {
+    RoundId round;  // of the version it started from
+    Timestamp asked{};
+    std::optional<Timestamp> by;  // when its answer is expected; nothing before it is known how long it takes
+    std::optional<Timestamp> left;  // since when it is away
+    std::optional<Timestamp>
+        counted_on_until;  // while it is away; nothing when it is not counted on any more
+};
+std::optional<Expected> expected_of(const JobState& state, const ClientId& client);
 
 }  // namespace fedllm::server::round

@@ -1,7 +1,5 @@
 #include <algorithm>
 
-#include "common/base/text.hpp"
-#include "server/round/outlook.hpp"
 #include "server/round/timing.hpp"
 
 namespace fedllm::server::round {
@@ -37,6 +35,12 @@ std::string round_name(std::uint32_t round) { return "round " + std::to_string(r
 
 std::string this_round(const JobState& state) { return round_name(state.round.get()); }
 
+// What comes after the open round.
+std::string opens_next(const JobState& state) {
+    const std::uint32_t next = state.round.get() + 1;
+    return next < state.rules.rounds ? round_name(next) + " opens" : "the final evaluation begins";
+}
+
 std::string those_asked(const JobState& state, Duration now) {
     std::vector<std::string> names;
     for (const auto& [key, part] : state.parts) {
@@ -67,16 +71,21 @@ std::string connected_names(const JobState& state) {
     return text;
 }
 
-std::string waiting(const JobState& state) {
+Wait waiting(const JobState& state, Duration now) {
     const std::size_t there = state.connected.size();
-    std::string text;
+    Wait wait{"clients", "", now - state.since, ""};
     if (there < state.rules.clients_minimum) {
-        text = clients(state.rules.clients_minimum - there) + (there > 0 ? " more" : "");
+        wait.what = clients(state.rules.clients_minimum - there) + (there > 0 ? " more" : "");
+        wait.next = "then " + this_round(state) + " opens";
     } else {
         const std::size_t most = std::max<std::size_t>(there, state.rules.clients_per_round);
-        text = clients(most - there) + " more";
+        wait.what = clients(most - there) + " more";
+        const Duration left = state.enough_since ? *state.enough_since + patience(state) - now : Duration{};
+        wait.next = this_round(state) + " opens in " + span(left) + " without";
+        wait.since = now - state.enough_since.value_or(state.since);
     }
-    return text + " with base model '" + state.rules.base_model + "' (" + connected_names(state) + ")";
+    wait.what += " with base model '" + state.rules.base_model + "' (" + connected_names(state) + ")";
+    return wait;
 }
 
 std::string tally(const JobState& state) {
@@ -91,31 +100,44 @@ std::string tally(const JobState& state) {
     return text;
 }
 
-std::string training(const JobState& state, Duration now) {
+Wait training(const JobState& state, Duration now) {
+    const std::size_t accepted = state.parts.count(PartState::Accepted);
     const std::size_t needed = state.rules.clients_minimum;
-    const std::size_t possible = state.parts.count(PartState::Accepted) + state.parts.counted_on();
+    const std::size_t possible = accepted + state.parts.counted_on();
+    Wait wait{"updates", "", now - std::max(state.opened, state.last_accepted), ""};
     const std::string asked = those_asked(state, now);
-    std::string text;
     if (!asked.empty()) {
-        text = asked + " to send updates" +
-               (state.rules.asynchronous ? " for version " + std::to_string(state.round.get() + 1)
-                                         : " of " + this_round(state));
+        wait.what = asked + " to send updates" +
+                    (state.rules.asynchronous ? " for version " + std::to_string(state.round.get() + 1)
+                                              : " of " + this_round(state));
     }
     if (possible < needed) {
-        text += (asked.empty() ? "" : ", or ") + clients(needed - possible) + " more to take part in " +
-                this_round(state);
+        wait.reason = "replacements";
+        wait.what += (asked.empty() ? "" : ", or ") + clients(needed - possible) + " more to take part in " +
+                     this_round(state);
     } else if (asked.empty()) {
-        text = "more clients to fill the buffer, " + connected_names(state);
+        wait.reason = "replacements";
+        wait.what = "more clients to fill the buffer (" + connected_names(state) + ")";
     }
-    return text + " (" + tally(state) + ")";
+    wait.what += " (" + tally(state) + ")";
+    const auto limit = deadline(state);
+    wait.next = limit ? this_round(state) + " closes in " + span(*limit - now) + " without the missing"
+                      : "then " + this_round(state) + " closes";
+    return wait;
 }
 
-std::string evaluation(const JobState& state, Duration now) {
-    const std::string asked = those_asked(state, now);
-    if (asked.empty()) return "clients to evaluate the final version (" + connected_names(state) + ")";
-    return asked + " to evaluate the final version (" +
-           std::to_string(state.parts.count(PartState::Evaluated)) + " answered)";
+Wait evaluation(const JobState& state, Duration now) {
+    Wait wait{"evaluation", those_asked(state, now), now - state.since, "then the job is finished"};
+    if (wait.what.empty()) {
+        wait.what = "clients to evaluate the final version (" + connected_names(state) + ")";
+    } else {
+        wait.what += " to evaluate the final version (" +
+                     std::to_string(state.parts.count(PartState::Evaluated)) + " answered)";
+    }
+    return wait;
 }
+
+Wait nothing(const std::string& why) { return {"nothing", "nothing: " + why, Duration{}, ""}; }
 
 }  // namespace
 
@@ -132,29 +154,34 @@ std::string_view name(Phase phase) {
     return "unknown";
 }
 
-std::string awaited(const JobState& state, Timestamp now) {
-    if (state.paused && state.phase != Phase::Aggregating) {
-        return "somebody to resume the job, which was paused: " + state.paused->cause;
-    }
+Wait wait_of(const JobState& state, Timestamp now) {
     const Duration time = working_time(state, now);
-    switch (state.phase) {
-        case Phase::Waiting: return waiting(state);
-        case Phase::Training: return training(state, time);
-        case Phase::Aggregating:
-            return "the mean of " + std::to_string(state.parts.count(PartState::Accepted)) + " updates of " +
-                   this_round(state) + " to be written";
-        case Phase::FinalEvaluation: return evaluation(state, time);
-        case Phase::Finished: return "nothing: the job is finished";
-        case Phase::Failed: return "nothing: the job failed: " + state.cause;
-        case Phase::Stopped: return "nothing: the job was stopped: " + state.cause;
+    if (state.phase == Phase::Aggregating) {
+        return {"commit",
+                "the mean of " + std::to_string(state.parts.count(PartState::Accepted)) + " updates of " +
+                    this_round(state) + " to be written",
+                time - state.since, "then " + (state.paused ? "the job pauses" : opens_next(state))};
     }
-    return "";
+    if (state.paused) {
+        return {"resume", "somebody to resume the job, which was paused: " + state.paused->cause,
+                now - state.paused->since, "then " + this_round(state) + " goes on"};
+    }
+    switch (state.phase) {
+        case Phase::Waiting: return waiting(state, time);
+        case Phase::Training: return training(state, time);
+        case Phase::FinalEvaluation: return evaluation(state, time);
+        case Phase::Finished: return nothing("the job is finished");
+        case Phase::Failed: return nothing("the job failed: " + state.cause);
+        case Phase::Stopped: return nothing("the job was stopped: " + state.cause);
+        case Phase::Aggregating: break;
+    }
+    return nothing("");
 }
 
 std::string waiting_for(const JobState& state, Timestamp now) {
-    if (is_over(state)) return awaited(state, now);
-    return awaited(state, now) + ", since " + format_utc(waiting_since(state), now) + "; then " +
-           what_follows(state, now);
+    const Wait wait = wait_of(state, now);
+    if (wait.next.empty()) return wait.what;
+    return wait.what + ", for " + span(wait.since) + "; " + wait.next;
 }
 
 }  // namespace fedllm::server::round

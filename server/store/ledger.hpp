@@ -50,6 +50,9 @@ public:
     // advanced to the next round.
     Result<void> commit_round(const JobId& job, RoundId round, const RoundResult& result,
                               const VersionRow& next);
+    // The job's newest version is not on the disk: it and the round that starts from it are forgotten, and the
+    // round that made it is closing again, with the same contributions. False: it is the initial version.
+    Result<bool> reopen_closed(const JobId& job);
     Result<std::vector<RoundRow>> rounds(const JobId& job) const;
     Result<std::string> chain(const JobId& job) const;  // its latest value; see chain.hpp
 

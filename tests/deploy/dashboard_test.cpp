@@ -24,7 +24,7 @@ std::set<std::string> names_served() {
     const JobId job("j1");
     const ClientId client("library");
     metrics.connection_opened("client");
-    metrics.connection_refused(Errc::PeerUntrusted);
+    metrics.connection_refused("peer_untrusted");
     metrics.message_refused(Errc::Malformed);
     metrics.update_accepted(job);
     metrics.update_refused(job, Errc::Malformed);

@@ -128,8 +128,8 @@ TEST(Why, SaysWhatIsWaitedForSinceWhenAndWhatHappensNext) {
     Federation federation;
     federation.start();
     TinyJob{.clients = 2, .minimum = 2, .rounds = 2}.submit(federation);
-    expect_parts(why(federation, "j1"), {"clients: j1 waits, since ", " UTC, for 2 clients",
-                                         "next: round 0 opens as soon as they are connected"});
+    expect_parts(why(federation, "j1"),
+                 {"clients: j1 waits, since ", " UTC, for 2 clients", "then round 0 opens"});
     EXPECT_TRUE(waits_for(federation, "clients"));
     EXPECT_TRUE(federation.log_has("waiting  job=j1 reason=clients"));
     expect_parts(why(federation, "j1/1"), {"clients: round 1 of j1 waits for those before it"});
@@ -141,7 +141,7 @@ TEST(Why, SaysWhatIsWaitedForSinceWhenAndWhatHappensNext) {
     Peer ash(federation.invite("ash")), birch(federation.invite("birch"));
     ASSERT_TRUE(loop.run(ash.connect(federation.port())));
     expect_parts(why(federation, "ash"),
-                 {"idle: ash is connected since ", "has no task; j1 has not asked it"});
+                 {"idle: ash is connected since ", "has no task; j1 does not ask it now"});
     ASSERT_TRUE(loop.run(birch.connect(federation.port())));
     const auto task = loop.run(task_of(ash));
     ASSERT_TRUE(task) << to_string(task.error());
@@ -165,8 +165,8 @@ TEST(Why, SaysWhatIsWaitedForSinceWhenAndWhatHappensNext) {
     expect_parts(said, {"away: birch is not connected since ", "round 0 of j1 counts on its return until "});
 
     ASSERT_TRUE(control(federation, JOB_ACTION_PAUSE, "a holiday"));
-    expect_parts(why(federation, "j1"), {"operator: j1 waits, since ", "a holiday"});
-    EXPECT_TRUE(waits_for(federation, "operator"));
+    expect_parts(why(federation, "j1"), {"resume: j1 waits, since ", "a holiday"});
+    EXPECT_TRUE(waits_for(federation, "resume"));
     ASSERT_TRUE(control(federation, JOB_ACTION_STOP, "enough of it"));
     expect_parts(why(federation, "j1"), {"nothing: j1 waits for nothing: it is stopped, enough of it"});
     EXPECT_EQ(federation.get("/metrics").find("fedllm_job_waiting{"), std::string::npos)

@@ -19,7 +19,8 @@ TEST(Async, WhoIsAtWorkGoesOnWhileVersionsAreMade) {
     Job job(buffered(3, 3, 1, 2));
     job.send(Tick{});
     EXPECT_EQ(job.phase(), Phase::Training) << "it waits for nobody";
-    EXPECT_EQ(job.waiting(), "1 client more to take part in round 0 (0 of 2 are in)");
+    EXPECT_EQ(job.waiting(),
+              "1 client more to take part in round 0 (0 of 2 are in), for 0 s; then round 0 closes");
     for (const char* name : {"a", "b", "c"}) {
         job.join(name);
         EXPECT_EQ(job.asked(), Names{name});
@@ -90,7 +91,10 @@ TEST(Async, ABufferThatNobodyFillsClosesAfterPatience) {
     job.join("a");
     job.tick_at(5'000);
     job.upload("a");
-    EXPECT_EQ(job.waiting(), "more clients to fill the buffer, connected: a (1 of 3 is in)");
+    EXPECT_EQ(
+        job.waiting(),
+        "more clients to fill the buffer (connected: a) (1 of 3 is in), for 0 s; round 0 closes in 10 s "
+        "without the missing");
     job.tick_at(14'999);
     EXPECT_EQ(job.phase(), Phase::Training);
     job.tick_at(15'000);

@@ -80,7 +80,10 @@ TEST(Learning, ClientIsLateByItsOwnUsualTime) {
     // Without a history c would have until 60 s.
     ASSERT_EQ(job.all<WakeAt>().size(), 1u);
     EXPECT_EQ(job.all<WakeAt>()[0].when, opened + Duration(40'000)) << "its 32 s and a quarter";
-    EXPECT_EQ(job.waiting(), "c to send updates of round 3 (2 of at least 2 are in)");
+    EXPECT_EQ(
+        job.waiting(),
+        "c to send updates of round 3 (2 of at least 2 are in), for 0 s; round 3 closes in 10 s without "
+        "the missing");
     job.advance(Duration(10'000));
     job.send(Tick{});
     EXPECT_EQ(job.phase(), Phase::Aggregating);
@@ -125,7 +128,10 @@ TEST(Lease, SilentClientIsReplacedAndItsUpdateStillTaken) {
     job.tick_at(60'000);
     EXPECT_EQ(job.asked(), Names{"c"});
     EXPECT_TRUE(job.all<Release>().empty()) << "it may still come";
-    EXPECT_EQ(job.waiting(), "a (silent for 60 s), b and c to send updates of round 0 (0 of 2 are in)");
+    EXPECT_EQ(
+        job.waiting(),
+        "a (silent for 60 s), b and c to send updates of round 0 (0 of 2 are in), for 60 s; then round 0 "
+        "closes");
     EXPECT_TRUE(job.upload("a"));
     EXPECT_TRUE(job.upload("b"));
     EXPECT_EQ(job.phase(), Phase::Aggregating);

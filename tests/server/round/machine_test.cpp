@@ -8,17 +8,20 @@ using Names = std::vector<std::string>;
 TEST(Round, OpensWhenAllAreThereAndGoesThroughToTheEnd) {
     Job job(rules(2, 2, 2));
     job.send(Tick{});
-    EXPECT_EQ(job.waiting(), "2 clients with base model 'tiny' (nobody is connected)");
+    EXPECT_EQ(job.waiting(),
+              "2 clients with base model 'tiny' (nobody is connected), for 0 s; then round 0 opens");
     job.join("b");
-    EXPECT_EQ(job.waiting(), "1 client more with base model 'tiny' (connected: b)");
+    EXPECT_EQ(job.waiting(),
+              "1 client more with base model 'tiny' (connected: b), for 0 s; then round 0 opens");
     job.join("a");
     EXPECT_EQ(job.asked(), (Names{"a", "b"}));
-    EXPECT_EQ(job.waiting(), "a and b to send updates of round 0 (0 of 2 are in)");
+    EXPECT_EQ(job.waiting(),
+              "a and b to send updates of round 0 (0 of 2 are in), for 0 s; then round 0 closes");
     EXPECT_TRUE(job.upload("b"));
-    EXPECT_EQ(job.waiting(), "a to send updates of round 0 (1 of 2 is in)");
+    EXPECT_EQ(job.waiting(), "a to send updates of round 0 (1 of 2 is in), for 0 s; then round 0 closes");
     EXPECT_TRUE(job.upload("a"));
     EXPECT_EQ(job.phase(), Phase::Aggregating);
-    EXPECT_EQ(job.waiting(), "the mean of 2 updates of round 0 to be written");
+    EXPECT_EQ(job.waiting(), "the mean of 2 updates of round 0 to be written, for 0 s; then round 1 opens");
     job.commit();
     EXPECT_EQ(job.asked(), (Names{"a", "b"})) << "the next round opens in the same step";
     EXPECT_EQ(job.all<OpenRound>()[0].model_digest, "d1");
@@ -30,7 +33,8 @@ TEST(Round, OpensWhenAllAreThereAndGoesThroughToTheEnd) {
     EXPECT_EQ(job.all<AskClient>()[0].kind, TaskKind::Evaluate);
     EXPECT_EQ(job.all<OpenRound>()[0].model_digest, "d2");
     job.send(EvaluationArrived{id("a"), RoundId(2), 5.0, 10});
-    EXPECT_EQ(job.waiting(), "b to evaluate the final version (1 answered)");
+    EXPECT_EQ(job.waiting(),
+              "b to evaluate the final version (1 answered), for 0 s; then the job is finished");
     job.send(EvaluationArrived{id("b"), RoundId(2), 6.0, 10});
     EXPECT_EQ(job.all<FinishJob>().size(), 1u);
     EXPECT_EQ(job.waiting(), "nothing: the job is finished");
@@ -52,7 +56,9 @@ TEST(Round, OpensWithFewerAfterPatience) {
     job.join("b");
     ASSERT_EQ(job.all<WakeAt>().size(), 1u);
     EXPECT_EQ(job.all<WakeAt>()[0].when, at(70'000));
-    EXPECT_EQ(job.waiting(), "1 client more with base model 'tiny' (connected: a and b)");
+    EXPECT_EQ(
+        job.waiting(),
+        "1 client more with base model 'tiny' (connected: a and b), for 0 s; round 0 opens in 10 s without");
     job.tick_at(69'999);
     EXPECT_EQ(job.phase(), Phase::Waiting);
     job.tick_at(70'000);
@@ -99,7 +105,10 @@ TEST(Round, WaitsForTheRestAsLongAgainAsTheKthTook) {
     job.tick_at(30'000);
     job.upload("b");
     EXPECT_EQ(job.phase(), Phase::Training);
-    EXPECT_EQ(job.waiting(), "c to send updates of round 0 (2 of at least 2 are in)");
+    EXPECT_EQ(
+        job.waiting(),
+        "c to send updates of round 0 (2 of at least 2 are in), for 0 s; round 0 closes in 30 s without "
+        "the missing");
     EXPECT_EQ(job.all<WakeAt>()[0].when, at(60'000));
     job.tick_at(59'999);
     EXPECT_EQ(job.phase(), Phase::Training);
@@ -141,7 +150,9 @@ TEST(Round, ReturningClientGetsItsTaskAgain) {
     job.join("b");
     job.leave("a");
     job.advance(Duration(3'000));
-    EXPECT_EQ(job.waiting(), "a (away for 3 s) and b to send updates of round 0 (0 of 2 are in)");
+    EXPECT_EQ(
+        job.waiting(),
+        "a (away for 3 s) and b to send updates of round 0 (0 of 2 are in), for 3 s; then round 0 closes");
     job.join("a");
     EXPECT_EQ(job.asked(), Names{"a"});
     job.upload("a");
@@ -190,7 +201,10 @@ TEST(Round, WaitsAndSaysWhyWhenNobodyIsLeftToAsk) {
     job.send(ClientDeclined{id("b"), RoundId(0), "policy_refused", ""});
     job.tick_at(3'600'000);
     EXPECT_EQ(job.phase(), Phase::Training);
-    EXPECT_EQ(job.waiting(), "2 clients more to take part in round 0 (0 of 2 are in, 1 declined, 1 refused)");
+    EXPECT_EQ(
+        job.waiting(),
+        "2 clients more to take part in round 0 (0 of 2 are in, 1 declined, 1 refused), for 60 min; then "
+        "round 0 closes");
     job.join("c");
     EXPECT_EQ(job.asked(), Names{"c"});
     job.join("b");  // started again, with another policy
@@ -251,7 +265,9 @@ TEST(Pause, ReleasesEverybodyKeepsWhatIsInAndGoesOn) {
     EXPECT_EQ(job.all<Release>().size(), 2u) << "b and c";
     EXPECT_TRUE(job.all<WakeAt>().empty());
     job.tick_at(20'000);
-    EXPECT_EQ(job.waiting(), "somebody to resume the job, which was paused: ops: maintenance");
+    EXPECT_EQ(
+        job.waiting(),
+        "somebody to resume the job, which was paused: ops: maintenance, for 10 s; then round 0 goes on");
     job.leave("c");
     job.join("b");
     EXPECT_TRUE(job.asked().empty()) << "no task goes out";

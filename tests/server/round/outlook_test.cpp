@@ -1,4 +1,4 @@
-// The reason, the moment and what follows, through the life of a job.
+// What is expected, and when, in wall time.
 #include "server/round/outlook.hpp"
 
 #include "tests/server/round/support.hpp"
@@ -6,79 +6,60 @@
 namespace fedllm::server::round {
 namespace {
 
-std::string_view reason(const Job& job) { return name(reason_of(job.state())); }
-std::string follows(const Job& job) { return what_follows(job.state(), job.now()); }
-
-TEST(Outlook, ThroughTheLifeOfAJob) {
-    Job job(rules(1, 3, 2));
-    job.tick_at(0);
-    EXPECT_EQ(reason(job), "clients");
-    EXPECT_EQ(follows(job), "round 0 opens as soon as they are connected");
-    job.join("ash");
-    job.join("birch");
-    EXPECT_EQ(reason(job), "more_clients");
-    EXPECT_EQ(waiting_since(job.state()), job.now());
-    job.advance(Duration(1000));
-    job.join("cedar");
-    EXPECT_EQ(reason(job), "updates");
-    EXPECT_EQ(waiting_since(job.state()), job.now());
+TEST(Outlook, ARoundClosesAtTheMomentThatIsSaid) {
+    Job job(rules(2, 3, 2));
+    EXPECT_FALSE(closes_at(job.state()));
+    for (const char* name : {"ash", "birch", "cedar"}) job.join(name);
+    ASSERT_EQ(job.phase(), Phase::Training);
     EXPECT_FALSE(closes_at(job.state())) << "not before enough are in";
-    EXPECT_EQ(follows(job), "round 0 closes when enough are in, and then the final version is evaluated");
-
-    EXPECT_EQ(
-        waiting_for(job.state(), job.now()),
-        "ash, birch and cedar to send updates of round 0 (0 of at least 2 are in), since 00:16:41 UTC; then "
-        "round 0 closes when enough are in, and then the final version is evaluated");
     job.advance(Duration(5000));
     job.upload("ash");
     job.upload("birch");
     const auto closes = closes_at(job.state());
     ASSERT_TRUE(closes);
-    EXPECT_GT(*closes, job.now());
-    EXPECT_NE(follows(job).find("without those who are still missing"), std::string::npos) << follows(job);
-
     job.send(PauseRequested{"a holiday"});
-    EXPECT_EQ(reason(job), "operator");
-    EXPECT_EQ(waiting_since(job.state()), job.now());
-    EXPECT_FALSE(closes_at(job.state()));
-    EXPECT_NE(follows(job).find("fedllm job resume j1"), std::string::npos);
+    EXPECT_FALSE(closes_at(job.state())) << "a pause has no end that is known";
     job.send(ResumeRequested{});
-    EXPECT_EQ(reason(job), "updates");
-
-    job.upload("cedar");
-    EXPECT_EQ(reason(job), "mean");
-    job.commit();
-    EXPECT_EQ(reason(job), "evaluations");
-    EXPECT_EQ(follows(job), "the job is finished");
-    job.send(StopRequested{"enough"});
-    EXPECT_EQ(reason(job), "nothing");
-    EXPECT_EQ(waiting_for(job.state(), job.now()), "nothing: the job was stopped: enough");
+    EXPECT_EQ(closes_at(job.state()), closes) << "resumed at once";
+    job.advance(*closes - job.now() - Duration(1));
+    job.send(Tick{});
+    EXPECT_EQ(job.phase(), Phase::Training);
+    job.advance(Duration(1));
+    job.send(Tick{});
+    EXPECT_EQ(job.phase(), Phase::Aggregating);
+    EXPECT_FALSE(closes_at(job.state()));
 }
 
-TEST(Outlook, ThoseWhoAreLostAreReplaced) {
-    Job job(rules(2, 2, 2));
+TEST(Outlook, AClientIsExpectedByItsUsualTimeAndCountedOnWhileAway) {
+    Job job(rules(9, 2, 2));
     job.join("ash");
     job.join("birch");
-    EXPECT_EQ(reason(job), "updates");
+    for (int round = 0; round < 4; ++round) {
+        const auto expected = expected_of(job.state(), id("ash"));
+        ASSERT_TRUE(expected);
+        EXPECT_EQ(expected->round, job.state().round);
+        EXPECT_EQ(expected->asked, job.now());
+        EXPECT_EQ(expected->by.has_value(), round >= 3) << "known after three rounds";
+        if (expected->by) {
+            EXPECT_GE(*expected->by, job.now() + Duration(60'000));
+            EXPECT_LE(*expected->by, job.now() + Duration(120'000));
+            break;
+        }
+        job.advance(Duration(60'000));
+        job.upload("ash");
+        EXPECT_FALSE(expected_of(job.state(), id("ash")));
+        job.upload("birch");
+        job.commit();
+    }
     job.leave("birch");
-    const auto until = counted_on_until(job.state(), id("birch"));
-    ASSERT_TRUE(until);
-    EXPECT_FALSE(counted_on_until(job.state(), id("ash")));
-    EXPECT_EQ(reason(job), "updates") << "it may come back";
-    job.advance(*until - job.now());
+    const auto away = expected_of(job.state(), id("birch"));
+    ASSERT_TRUE(away);
+    EXPECT_EQ(away->left, job.now());
+    ASSERT_TRUE(away->counted_on_until);
+    EXPECT_FALSE(expected_of(job.state(), id("ash"))->counted_on_until);
+    job.advance(*away->counted_on_until - job.now());
     job.send(Tick{});
-    EXPECT_EQ(reason(job), "replacements");
-    job.join("cedar");
-    EXPECT_EQ(reason(job), "updates");
-}
-
-TEST(Outlook, ClientsOfOtherJobsAreNamedAsSuch) {
-    Job job(rules(1, 2, 2));
-    job.join("ash");
-    job.send(ClientBusy{id("birch")});
-    EXPECT_EQ(reason(job), "busy_clients");
-    job.send(ClientFree{id("birch")});
-    EXPECT_EQ(reason(job), "updates");
+    EXPECT_FALSE(expected_of(job.state(), id("birch"))->counted_on_until) << "not counted on any more";
 }
 
 }  // namespace

@@ -103,7 +103,7 @@ public:
         for (const AskClient& ask : all<AskClient>()) names.push_back(ask.client.get());
         return names;
     }
-    std::string waiting() const { return awaited(state_, now_); }
+    std::string waiting() const { return waiting_for(state_, now_); }
 
     const JobState& state() const { return state_; }
     Phase phase() const { return state_.phase; }

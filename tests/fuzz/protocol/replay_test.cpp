@@ -1,11 +1,14 @@
 // The fuzz targets on valid seeds, and on thousands of seeds broken at random.
 #include <gtest/gtest.h>
 
+#include <utility>
+
 #include "common/base/philox.hpp"
 #include "common/protocol/frame.hpp"
 #include "common/protocol/messages.hpp"
 #include "tests/common/protocol/bytes.hpp"
-#include "tests/fuzz/targets.hpp"
+#include "tests/fuzz/corpus.hpp"
+#include "tests/fuzz/protocol/targets.hpp"
 
 namespace fedllm::protocol {
 namespace {
@@ -57,6 +60,17 @@ std::vector<std::vector<std::byte>> message_seeds() {
     return {encode(hello), encode(offer), encode(report), from_hex_text("3a 00"), {}};
 }
 
+TEST(FuzzReplay, Corpora) {
+    for (const auto& [name, target] :
+         {std::pair("frame", &fuzz::frame), std::pair("messages", &fuzz::messages),
+          std::pair("session", &fuzz::session)}) {
+        const auto seeds = fuzz::corpus(name);
+        EXPECT_FALSE(seeds.empty()) << name;
+        for (const std::string& seed : seeds)
+            target(reinterpret_cast<const std::uint8_t*>(seed.data()), seed.size());
+    }
+}
+
 TEST(FuzzReplay, Messages) { replay(&fuzz::messages, message_seeds()); }
 
 TEST(FuzzReplay, Frames) {
@@ -68,6 +82,16 @@ TEST(FuzzReplay, Frames) {
     two.insert(two.end(), seeds[0].begin(), seeds[0].end());
     seeds.push_back(two);
     replay(&fuzz::frame, seeds);
+}
+
+TEST(FuzzReplay, Sessions) {
+    std::vector<std::vector<std::byte>> seeds;
+    for (int first = 0; first < 256; first += 5) {
+        std::vector<std::byte> seed;
+        for (int i = 0; i < 40; ++i) seed.push_back(static_cast<std::byte>(first + 7 * i));
+        seeds.push_back(seed);
+    }
+    replay(&fuzz::session, seeds);
 }
 
 }  // namespace
