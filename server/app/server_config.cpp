@@ -52,6 +52,20 @@ config::Table<ServerConfig> limits_table() {
     };
 }
 
+config::Table<ServerConfig> retention_table() {
+    using C = ServerConfig;
+    return {
+        field<C>("retention.versions", [](auto& c) -> auto& { return c.retention.versions; },
+                 "the newest model versions of a job that stay, with their adapters and steps, besides the "
+                 "first; a client further back fetches a whole version",
+                 {.min = 2, .max = 1'000'000'000}),
+        field<C>("retention.updates", [](auto& c) -> auto& { return c.retention.updates; },
+                 "rounds whose updates stay on disk after their commit, so that `fedllm audit` can compute "
+                 "their means again",
+                 {.max = 1'000'000'000}),
+    };
+}
+
 config::Table<ServerConfig> make_table() {
     using C = ServerConfig;
     config::Table<C> table{
@@ -87,16 +101,9 @@ config::Table<ServerConfig> make_table() {
             "ledger, model versions, spooled uploads and adapters; a local disk, one server per folder"),
         field<C>("threads", [](auto& c) -> auto& { return c.threads; },
                  "threads that check and add updates; 0 means one per core", {.max = 1024}),
-        field<C>("retention.versions", [](auto& c) -> auto& { return c.retention.versions; },
-                 "the newest model versions of a job that stay, with their adapters and steps, besides the "
-                 "first; a client further back fetches a whole version",
-                 {.min = 2, .max = 1'000'000'000}),
-        field<C>("retention.updates", [](auto& c) -> auto& { return c.retention.updates; },
-                 "rounds whose updates stay on disk after their commit, so that `fedllm audit` can compute "
-                 "their means again",
-                 {.max = 1'000'000'000}),
     };
     config::append(table, limits_table());
+    config::append(table, retention_table());
     config::append(table, config::prefixed<C>(
                               "log", service::log_table(), [](auto& c) -> auto& { return c.log; }));
     return table;

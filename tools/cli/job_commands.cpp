@@ -280,8 +280,9 @@ constexpr Control kControls[] = {
     {"resume", protocol::JOB_ACTION_RESUME, "Go on where it was paused"},
     {"stop", protocol::JOB_ACTION_STOP, "End it for good; its versions stay"}};
 
-void add_controls(CLI::App& job, const std::shared_ptr<std::string>& hub,
-                  const std::shared_ptr<std::string>& id, Chosen& chosen) {
+void add_controls(CLI::App& job, Chosen& chosen) {
+    auto hub = std::make_shared<std::string>("hub");
+    auto id = std::make_shared<std::string>();
     auto cause = std::make_shared<std::string>();
     for (const Control& control_of : kControls) {
         auto* command = job.add_subcommand(control_of.verb, control_of.help);
@@ -325,7 +326,7 @@ void add_job(CLI::App& app, Chosen& chosen) {
     show_command->callback(
         [=, &chosen] { chosen.run = [=, &chosen] { return show(*text, *hub, *following, chosen.json); }; });
 
-    add_controls(*job, hub, text, chosen);
+    add_controls(*job, chosen);
     for (auto* command : {submit_command, list_command, show_command}) {
         command->add_option("--dir", *hub, "folder that 'fedllm init' made")->capture_default_str();
     }

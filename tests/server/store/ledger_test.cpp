@@ -174,7 +174,7 @@ TEST_F(LedgerTest, ARoundWhoseVersionIsGoneClosesAgain) {
     open_first_round();
     EXPECT_FALSE(*ledger().reopen_closed(job_)) << "nobody can compute the initial version";
     ASSERT_TRUE(ledger().accept(part(0, "site-a", "u1")));
-    ASSERT_TRUE(ledger().close_round(job_, RoundId(0)));
+    ASSERT_TRUE(ledger().close_round(job_, RoundId(0), {}));
     const auto closing = *ledger().rounds(job_);
     const auto parts = *ledger().parts(job_, RoundId(0));
     ASSERT_TRUE(ledger().commit_round(job_, RoundId(0), {at(2000), 1.5, 2.5}, version("d1", 1)));
