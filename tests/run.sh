@@ -6,6 +6,7 @@
 #   tests/run.sh --fuzz        then 60 s of each libFuzzer target (needs clang 16; tests/fuzz)
 #   tests/run.sh --peers       then compare with PyTorch, transformers, peft, bitsandbytes, tokenizers, llama.cpp and the
 #                              hub's client, from PyPI, in a virtual environment of gigabytes (tests/peers)
+#   tests/run.sh --long        the long forms too: 50 kills, real deadlines, 11,000 strangers (minutes)
 #   tests/run.sh --no-install  never touch packages
 #
 # FEDLLM_ASSETS (default ../shared/assets) holds real models and tokenizers for some tests; they say so and skip
@@ -22,6 +23,7 @@ for argument in "$@"; do
         --sanitizers) sanitizers=yes ;;
         --fuzz) fuzz=yes ;;
         --peers) peers=yes ;;
+        --long) export FEDLLM_LONG=1 ;;
         --no-install) install=no ;;
         --help | -h) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 0 ;;
         *) echo "tests/run.sh: unknown option '$argument'; see --help" >&2; exit 2 ;;

@@ -25,6 +25,8 @@ int main(int argc, char** argv) {
     tools::cli::add_invite(app, chosen);
     tools::cli::add_revoke(app, chosen);
     tools::cli::add_job(app, chosen);
+    tools::cli::add_why(app, chosen);
+    tools::cli::add_audit(app, chosen);
     tools::cli::add_export(app, chosen);
     tools::cli::add_train(app, chosen);
     tools::cli::add_eval(app, chosen);
@@ -32,6 +34,7 @@ int main(int argc, char** argv) {
     tools::cli::add_pull(app, chosen);
     tools::cli::add_check(app, chosen);
     tools::cli::add_tokenizer(app, chosen);
+    tools::cli::add_bench(app, chosen);
     tools::cli::add_config(app, chosen);
     CLI11_PARSE(app, argc, argv);
     if (auto done = chosen.run(); !done) {

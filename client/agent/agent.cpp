@@ -278,7 +278,7 @@ void Agent::send(protocol::ClientMessage message) {
 void Agent::carry_out(const Prepare& effect) {
     const Task& task = effect.task;
     updates_.drop_all_but(task.id);
-    updates_.residuals().forget_all_but(task.id);
+    updates_.residuals().settle_others(task.id, task.job_id, task.counted);
     if (task.kind == TaskKind::Train) {
         if (const auto claim = updates_.find(task.id)) return apply(UpdateFound{task.id, *claim});
     }

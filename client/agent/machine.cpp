@@ -25,6 +25,12 @@ std::string describe(const VerdictArrived& verdict) {
     return "refused by the server: " + verdict.reason + ": " + verdict.detail;
 }
 
+// The verdict about `earlier` was not heard; the next task says whether its update was counted.
+Fate fate_of(const Task& earlier, const Task& next) {
+    if (earlier.job_id != next.job_id) return Fate::Unknown;
+    return earlier.id == next.counted ? Fate::Counted : Fate::NotCounted;
+}
+
 }  // namespace
 
 Effects Machine::step(const Event& event) {
@@ -47,7 +53,7 @@ void Machine::on(const TaskArrived& event, Effects& out) {
         out.push_back(Say{"task " + task_->id.get() + " is still wanted; going on with it"});
         if (in<Settled>()) report(out);
     } else {
-        give_up(Fate::Unknown, out);
+        if (task_) give_up(fate_of(*task_, event.task), out);
         task_ = event.task;
         phase_ = Waiting{};
         fetched_again_ = false;
@@ -111,6 +117,10 @@ void Machine::on(const WorkFailed& event, Effects& out) {
     if (event.error.code == Errc::DigestMismatch && !std::exchange(fetched_again_, true)) {
         out.push_back(Say{"task " + event.id.get() + ": " + event.error.message + "; fetching it again"});
         phase_ = Waiting{};
+    } else if (event.error.code == Errc::IoFailed) {
+        // A disk that is full or failing says nothing about the task: we come back for it, as after any cut.
+        phase_ = Waiting{};
+        if (std::exchange(live_, false)) out.push_back(Disconnect{event.error});
     } else if (event.error.code != Errc::Cancelled || was_working) {
         settle(event.error, out);
     }

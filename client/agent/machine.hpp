@@ -43,6 +43,7 @@ struct Task {
     std::string model_digest;
     std::uint64_t model_bytes = 0;
     std::vector<VersionStep> steps;  // the last ones that lead to model_digest, oldest first
+    TaskId counted;                  // our newest one of this job whose update the server counted
     bool operator==(const Task&) const = default;
 };
 
@@ -93,7 +94,9 @@ struct Evaluated {
     TaskId id;
     update::Evaluation evaluation;
 };
-struct WorkFailed {  // Cancelled: it stopped as asked; DigestMismatch: the version is damaged and removed
+// Cancelled: it stopped as asked; DigestMismatch: the version is damaged and removed; IoFailed: our disk is
+// full or failing, the task may go better after a pause.
+struct WorkFailed {
     TaskId id;
     Error error;
 };
@@ -151,13 +154,14 @@ struct Upload {  // the update's bytes from `offset` on
     TaskId id;
     std::uint64_t offset = 0;
 };
-// What became of a finished update; Unknown: the server went on without our hearing its verdict.
+// What became of a finished update; Unknown: the server went on to another job without our hearing its
+// verdict.
 enum class Fate { Counted, NotCounted, Unknown };
 struct DropUpdate {
     TaskId id;
     Fate fate = Fate::NotCounted;
 };
-struct Disconnect {  // the server breaks the protocol
+struct Disconnect {  // the server breaks the protocol, or we cannot go on now
     Error error;
 };
 struct SendGoodbye {};

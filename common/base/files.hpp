@@ -34,11 +34,11 @@ Result<void> make_directories(const Path& path);
 class MappedFile {
 public:
     static Result<MappedFile> open(const Path& path);
+    explicit MappedFile(std::unique_ptr<Mapping> mapping) : mapping_(std::move(mapping)) {}
 
     std::span<const std::byte> bytes() const { return mapping_->bytes(); }
 
 private:
-    explicit MappedFile(std::unique_ptr<Mapping> mapping) : mapping_(std::move(mapping)) {}
 
     std::unique_ptr<Mapping> mapping_;
 };

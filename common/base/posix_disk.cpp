@@ -81,12 +81,15 @@ public:
         return {};
     }
 
+    void write_out(std::uint64_t offset, std::uint64_t bytes) override {
+        ::sync_file_range(fd_, static_cast<off_t>(offset), static_cast<off_t>(bytes), SYNC_FILE_RANGE_WRITE);
+    }
+
     Result<std::unique_ptr<Mapping>> map(Access access) const override {
         FEDLLM_TRY(const std::uint64_t bytes, size());
         if (bytes == 0) return std::unique_ptr<Mapping>(new PosixMapping(std::span<std::byte>()));
         const bool writes = access == Access::Write;
-        void* data = ::mmap(nullptr, bytes, writes ? PROT_READ | PROT_WRITE : PROT_READ,
-                            writes ? MAP_SHARED : MAP_PRIVATE, fd_, 0);
+        void* data = ::mmap(nullptr, bytes, writes ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd_, 0);
         if (data == MAP_FAILED) return io_error(path_, "mapping");
         return std::unique_ptr<Mapping>(new PosixMapping({static_cast<std::byte*>(data), bytes}));
     }

@@ -226,12 +226,12 @@ awaitable<Result<std::size_t>> TlsStream::write_some(std::span<const std::byte> 
 
 // Says close_notify, and waits for the peer's or for its end.
 awaitable<Result<void>> TlsStream::shutdown() {
-    for (;;) {
+    for (bool said = false;;) {
         if (closed_) co_return make_error(Errc::Cancelled, "the stream was closed");
         ERR_clear_error();
         const int returned = SSL_shutdown(native());
         if (returned == 1) co_return Result<void>{};
-        if (returned == 0) continue;  // said; the next call waits
+        if (returned == 0 && !std::exchange(said, true)) continue;  // the next call waits
         const Outcome outcome = outcome_of(returned);
         if (!outcome.wait) {
             const Error error = explain(outcome);

@@ -45,9 +45,10 @@ struct Limits {
 inline constexpr int kMessageNestingMax = 16;
 inline constexpr std::size_t kClientElementsMax =
     4096;  // fields and sub-messages counted over the whole message
-inline constexpr std::size_t kServerElementsMax = 1 << 18;          // a full frame of reports
-inline constexpr std::size_t kNameBytesMax = 128;                   // ids, names, states
-inline constexpr std::size_t kTextBytesMax = 4096;                  // reasons and details for people
+inline constexpr std::size_t kServerElementsMax = 1 << 18;  // a full frame of reports
+inline constexpr std::size_t kNameBytesMax = 128;           // ids, names, states
+inline constexpr std::size_t kTextBytesMax = 4096;          // reasons and details for people
+inline constexpr std::size_t kCauseBytesMax = 1024;         // of an operator: it goes into every report
 inline constexpr std::size_t kJobBytesMax = std::size_t{64} << 10;  // canonical YAML
 inline constexpr std::size_t kBaseModelsMax = 64;
 inline constexpr std::size_t kCodecsMax = 64;

@@ -59,9 +59,12 @@ Server::Server(const ServerConfig& config)
 
 Result<std::unique_ptr<Server>> Server::create(const ServerConfig& config) {
     std::unique_ptr<Server> server(new Server(config));
-    const engine::EngineOptions options{.state_directory = config.state_directory,
-                                        .upload_bytes_max = config.limits.upload_bytes_max.bytes,
-                                        .threads = config.threads};
+    const engine::EngineOptions options{
+        .state_directory = config.state_directory,
+        .upload_bytes_max = config.limits.upload_bytes_max.bytes,
+        .upload_memory = config.limits.upload_memory.bytes,
+        .threads = config.threads,
+        .retention = {.versions = config.retention.versions, .updates = config.retention.updates}};
     const auto on_fatal = [raw = server.get()](const Error& error) {
         if (!raw->fatal_) log::error("cannot go on", {{"reason", to_string(error)}});
         raw->fatal_ = error;

@@ -45,6 +45,10 @@ config::Table<ServerConfig> limits_table() {
                  "the longest message taken, tensors apart", {.min = 1 << 17, .max = 1 << 20}),
         field<C>("limits.upload_bytes_max", [](auto& c) -> auto& { return c.limits.upload_bytes_max; },
                  "the largest model version or update taken", {.min = 4096}),
+        field<C>("limits.upload_memory", [](auto& c) -> auto& { return c.limits.upload_memory; },
+                 "memory of all uploads together: further ones wait their turn, in order; one takes about a "
+                 "mebibyte",
+                 {.min = 1 << 20}),
     };
 }
 
@@ -83,6 +87,14 @@ config::Table<ServerConfig> make_table() {
             "ledger, model versions, spooled uploads and adapters; a local disk, one server per folder"),
         field<C>("threads", [](auto& c) -> auto& { return c.threads; },
                  "threads that check and add updates; 0 means one per core", {.max = 1024}),
+        field<C>("retention.versions", [](auto& c) -> auto& { return c.retention.versions; },
+                 "the newest model versions of a job that stay, with their adapters and steps, besides the "
+                 "first; a client further back fetches a whole version",
+                 {.min = 2, .max = 1'000'000'000}),
+        field<C>("retention.updates", [](auto& c) -> auto& { return c.retention.updates; },
+                 "rounds whose updates stay on disk after their commit, so that `fedllm audit` can compute "
+                 "their means again",
+                 {.max = 1'000'000'000}),
     };
     config::append(table, limits_table());
     config::append(table, config::prefixed<C>(

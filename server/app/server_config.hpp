@@ -39,7 +39,14 @@ struct LimitsConfig {
     Duration rate_window = std::chrono::seconds(30);
     config::ByteCount message_bytes_max{std::uint64_t{1} << 20};
     config::ByteCount upload_bytes_max{std::uint64_t{64} << 30};
+    config::ByteCount upload_memory{std::uint64_t{256} << 20};
     bool operator==(const LimitsConfig&) const = default;
+};
+
+struct RetentionConfig {
+    std::uint32_t versions = 10;
+    std::uint32_t updates = 0;
+    bool operator==(const RetentionConfig&) const = default;
 };
 
 struct ServerConfig {
@@ -49,6 +56,7 @@ struct ServerConfig {
     Path state_directory = "state";
     std::uint32_t threads = 0;
     LimitsConfig limits;
+    RetentionConfig retention;
     service::LogConfig log;
     bool operator==(const ServerConfig&) const = default;
 };

@@ -49,7 +49,7 @@ private:
     Outbox outbox_;
     registry::SessionId session_id_;
     bool joined_ = false;
-    std::unique_ptr<engine::Intake> intake_;
+    engine::UploadUnderWay intake_;
 };
 
 }  // namespace fedllm::server::edge

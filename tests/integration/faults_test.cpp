@@ -1,5 +1,5 @@
 // A client daemon and a server daemon with a line between them that fails: the job finishes, and hardly a
-// byte travels twice. With FEDLLM_LONG_TESTS=1 also what needs the real deadlines of minutes.
+// byte travels twice. With FEDLLM_LONG=1 also what needs the real deadlines of minutes.
 #include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
@@ -57,7 +57,7 @@ private:
 
 constexpr std::string_view kCanary = "kingfisher";  // in the site's texts, and in no log
 
-bool long_tests() { return std::getenv("FEDLLM_LONG_TESTS") != nullptr; }
+bool long_tests() { return std::getenv("FEDLLM_LONG") != nullptr; }
 
 // One site on the other side of the proxy; one round over the demo's base model.
 class OnALine {
@@ -222,7 +222,7 @@ TEST(Logs, TellNothingPrivate) {
 }
 
 TEST(FaultsLong, AConnectionThatOnlyTheClientBelievesIn) {
-    if (!long_tests()) GTEST_SKIP() << "takes the client's 30 s of patience: FEDLLM_LONG_TESTS=1";
+    if (!long_tests()) GTEST_SKIP() << "takes the client's 30 s of patience: FEDLLM_LONG=1";
     OnALine site(128, {.half_open_after = 3'000'000, .survivor = LineFaults::Survivor::Client});
     site.finish(150s);
     EXPECT_EQ(site.line().cuts(), 1);
@@ -230,7 +230,7 @@ TEST(FaultsLong, AConnectionThatOnlyTheClientBelievesIn) {
 }
 
 TEST(FaultsLong, ABlackHoleOfAMinute) {
-    if (!long_tests()) GTEST_SKIP() << "takes minutes: FEDLLM_LONG_TESTS=1";
+    if (!long_tests()) GTEST_SKIP() << "takes minutes: FEDLLM_LONG=1";
     OnALine site(128, {.bytes_per_second = 1'500'000});
     bool dark = false;
     site.finish(240s, [&] {

@@ -1,5 +1,5 @@
 // Strangers at the door in thousands, and members who try to be somebody else: the round goes on. The long
-// form, with FEDLLM_LONG_TESTS=1, holds 10,000 half-open connections and 1,000 slow handshakes for two
+// form, with FEDLLM_LONG=1, holds 10,000 half-open connections and 1,000 slow handshakes for two
 // minutes and prints how much longer a round takes.
 #include <sys/resource.h>
 
@@ -117,7 +117,7 @@ TEST(Strangers, AThousandAtTheDoorDoNotStopARound) {
 }
 
 TEST(StrangersLong, TenThousandForTwoMinutes) {
-    if (std::getenv("FEDLLM_LONG_TESTS") == nullptr) GTEST_SKIP() << "takes minutes: FEDLLM_LONG_TESTS=1";
+    if (std::getenv("FEDLLM_LONG") == nullptr) GTEST_SKIP() << "takes minutes: FEDLLM_LONG=1";
     if (!enough_descriptors(12'000)) GTEST_SKIP() << "needs 12,000 descriptors";
     Federation federation;
     federation.start();

@@ -121,6 +121,17 @@ TEST(Messages, OtherClientFields) {
     expect_refused(message, Errc::Malformed, "SubmitJob.job");
     message.mutable_show_job();
     expect_refused(message, Errc::Malformed, "ShowJob.job_id");
+    message.mutable_control_job()->set_job_id("j1");
+    expect_refused(message, Errc::Malformed, "ControlJob.action");
+    message.mutable_control_job()->set_action(static_cast<JobAction>(99));
+    expect_refused(message, Errc::Malformed, "ControlJob.action");
+    message.mutable_control_job()->set_action(JOB_ACTION_STOP);
+    message.mutable_control_job()->set_cause(std::string(kCauseBytesMax + 1, 'x'));
+    expect_refused(message, Errc::Malformed, "ControlJob.cause");
+    message.mutable_why();
+    expect_refused(message, Errc::Malformed, "Why.subject");
+    message.mutable_audit_job();
+    expect_refused(message, Errc::Malformed, "AuditJob.job_id");
 }
 
 TEST(Messages, ServerFields) {

@@ -1,6 +1,7 @@
 #include "tools/world/disk/inode.hpp"
 
 #include <algorithm>
+#include <utility>
 
 namespace fedllm::tools::world {
 namespace {
@@ -26,19 +27,43 @@ void Inode::resize(std::size_t size) {
     const bool moves = size > bytes->capacity() || size < bytes->size();
     // A map of the file as it was keeps its memory.
     if (moves && bytes.use_count() > 1) bytes = std::make_shared<std::vector<std::byte>>(*bytes);
+    if (size < bytes->size()) all_changed = true;
+    note_change(bytes->size(), size);
     bytes->resize(size);
+    doomed.erase(doomed.lower_bound((size + kSectorBytes - 1) / kSectorBytes), doomed.end());
+}
+
+void Inode::note_change(std::size_t first, std::size_t end) {
+    if (first >= end) return;
+    const bool none = changed_first >= changed_end;
+    changed_first = none ? first : std::min(changed_first, first);
+    changed_end = none ? end : std::max(changed_end, end);
 }
 
 void Inode::write(std::uint64_t offset, std::span<const std::byte> from) {
     if (bytes->size() < offset + from.size()) resize(offset + from.size());
     std::copy(from.begin(), from.end(), bytes->begin() + static_cast<std::ptrdiff_t>(offset));
+    if (from.empty()) return;
+    note_change(offset, offset + from.size());
+    // Written again, with the same bytes or others: the next sync() takes them.
+    doomed.erase(doomed.lower_bound(offset / kSectorBytes),
+                 doomed.upper_bound((offset + from.size() - 1) / kSectorBytes));
 }
 
 void Inode::sync() {
     if (doomed.empty()) {
-        durable = *bytes;
+        if (std::exchange(all_changed, false) || mapped) {
+            durable = *bytes;
+        } else if (changed_first < changed_end) {
+            const auto first = static_cast<std::ptrdiff_t>(changed_first);
+            const auto end = static_cast<std::ptrdiff_t>(changed_end);
+            durable.resize(bytes->size());
+            std::copy(bytes->begin() + first, bytes->begin() + end, durable.begin() + first);
+        }
+        changed_first = changed_end = 0;
         return;
     }
+    all_changed = true;
     for (std::size_t i = 0; i < sectors(); ++i) {
         const auto now = sector(*bytes, i);
         const auto lost = doomed.find(i);
@@ -50,6 +75,7 @@ void Inode::sync() {
 }
 
 void Inode::fail_to_sync(Rng& rng) {
+    all_changed = true;
     const bool looks_written = rng.below(2) == 0;
     std::vector<std::byte> after = durable;
     after.resize(bytes->size());

@@ -29,6 +29,11 @@ struct Inode {
     std::vector<std::byte> durable;
     std::map<std::size_t, std::vector<std::byte>>
         doomed;  // sectors as a failed sync left them: clean, not on disk
+    // What write() has changed since the last sync(), so that a long file's sync copies no more than that.
+    std::size_t changed_first = 0;
+    std::size_t changed_end = 0;
+    bool all_changed = true;  // or it is not known: the file is new, or a failure came between
+    bool mapped = false;      // to be written: anywhere, at any time
     const void* locked_by = nullptr;
 
     std::map<std::string, InodePtr> entries, durable_entries;  // Folder
@@ -46,6 +51,7 @@ struct Inode {
     std::vector<std::byte> torn(Rng& rng) const;
 
 private:
+    void note_change(std::size_t first, std::size_t end);
     std::span<const std::byte> sector(const std::vector<std::byte>& of, std::size_t index) const;
     std::size_t sectors() const;
 };

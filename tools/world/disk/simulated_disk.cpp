@@ -64,9 +64,10 @@ public:
             "syncing to disk", [&] { inode_->sync(); }, [&] { inode_->fail_to_sync(disk_.rng_); });
     }
 
-    Result<std::unique_ptr<Mapping>> map(Access) const override {
+    Result<std::unique_ptr<Mapping>> map(Access access) const override {
         FEDLLM_TRY([[maybe_unused]] const std::uint64_t bytes, size());
         FEDLLM_TRY_VOID(disk_.check_read(path_));
+        if (access == Access::Write) inode_->mapped = true;
         return std::unique_ptr<Mapping>(new SimulatedMapping(inode_->bytes));
     }
 
@@ -99,6 +100,11 @@ SimulatedDisk::SimulatedDisk(std::uint64_t seed) : rng_(seed, "disk"), driver_(*
 
 void SimulatedDisk::fail_at(std::uint64_t operation, Fault fault, std::uint64_t times) {
     for (std::uint64_t i = 0; i < times; ++i) script_[operation + i] = fault;
+}
+
+void SimulatedDisk::stop_faults() {
+    script_.clear();
+    rates_ = {};
 }
 
 std::optional<Fault> SimulatedDisk::next_fault() {

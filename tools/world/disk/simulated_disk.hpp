@@ -54,6 +54,7 @@ public:
         std::uint64_t crash = 0;
     };
     void set_rates(const Rates& rates) { rates_ = rates; }
+    void stop_faults();  // those that were ordered too
 
     enum class Unsynced { Drawn, Kept };  // Kept: the process dies and the system lives on
     void crash(Unsynced unsynced = Unsynced::Drawn);

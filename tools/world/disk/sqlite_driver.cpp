@@ -27,7 +27,8 @@ struct OpenFile : sqlite3_file {
     Path path;
     std::unique_ptr<DiskFile> file;
     bool remove_at_close;
-    bool folder_to_sync;  // a journal was made: its name must be on disk before its bytes are relied on
+    bool
+        folder_to_sync;  // a journal, made by us or by who died here: its name must be on disk with its bytes
 };
 
 OpenFile& of(sqlite3_file* file) { return *static_cast<OpenFile*>(file); }
@@ -112,11 +113,7 @@ int open_file(sqlite3_vfs* vfs, const char* name, sqlite3_file* into, int flags,
     const bool makes = (flags & SQLITE_OPEN_CREATE) != 0;
     Path path = name ? name : "";
     std::unique_ptr<DiskFile> file;
-    bool made = false;
     if (name) {
-        const auto found = disk.find(path);
-        if (!found) return SQLITE_CANTOPEN;
-        made = !*found;
         auto opened = disk.open(path, makes ? Disk::Open::Write : Disk::Open::Read);
         if (!opened) return SQLITE_CANTOPEN;
         file = std::move(*opened);
@@ -128,7 +125,7 @@ int open_file(sqlite3_vfs* vfs, const char* name, sqlite3_file* into, int flags,
     }
     constexpr int kJournals = SQLITE_OPEN_MAIN_JOURNAL | SQLITE_OPEN_SUPER_JOURNAL | SQLITE_OPEN_WAL;
     OpenFile* open = new (into)
-        OpenFile{{}, &disk, std::move(path), std::move(file), !name, made && (flags & kJournals) != 0};
+        OpenFile{{}, &disk, std::move(path), std::move(file), !name, makes && (flags & kJournals) != 0};
     open->pMethods = &kMethods;
     if (flags_out) *flags_out = flags;
     return SQLITE_OK;

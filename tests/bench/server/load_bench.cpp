@@ -1,0 +1,273 @@
+// A real server, in a process of its own, under many real TLS connections.
+//   load_bench memory [CLIENTS [PARTICIPANTS [MEGABYTES]]]   its memory by connection, idle and during a
+//   round load_bench close [CLIENTS [ROUNDS [MEGABYTES]]]          from a round's last byte to the next one's
+//   first load_bench thousand [CLIENTS [ROUNDS]]                   rounds of a tiny job, then a restart with
+//   all coming back
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+#include "common/base/clock.hpp"
+#include "tools/bench/plain_job.hpp"
+#include "tools/bench/stopwatch.hpp"
+
+namespace fedllm::bench {
+namespace {
+
+using namespace tools::bench;
+namespace asio = net::asio;
+
+constexpr double kKibibyte = 1024;
+
+// Any number of sites on this thread.
+class Sites {
+public:
+    // Makes certificates for `count`; they connect in add().
+    static Result<std::unique_ptr<Sites>> make(ServerProcess& server, std::size_t count) {
+        std::unique_ptr<Sites> sites(new Sites(server.port()));
+        for (std::size_t i = 0; i < count; ++i) {
+            FEDLLM_TRY(const auto files, server.invite("site-" + std::to_string(i + 1)));
+            FEDLLM_TRY(auto context, net::make_client_context(files));
+            sites->identities_.push_back(std::move(context));
+        }
+        return sites;
+    }
+
+    ~Sites() {
+        for (const auto& site : sites_) site->stop();
+        run_until([this] { return running_ == 0; }, 30);
+    }
+
+    // Lets sites come until `total` are connected.
+    bool connect(std::size_t total, const SiteOptions& options, double patience) {
+        while (sites_.size() < total) {
+            sites_.push_back(std::make_unique<Site>(identities_[sites_.size()], options));
+            ++running_;
+            asio::co_spawn(io_, net::as_optional(sites_.back()->run()),
+                           [this](std::exception_ptr thrown, std::optional<Result<void>> ended) {
+                               if (thrown) std::rethrow_exception(thrown);
+                               if (!*ended)
+                                   std::fprintf(stderr, "a site: %s\n", to_string(ended->error()).c_str());
+                               --running_;
+                           });
+        }
+        return run_until([&] { return connected() >= total; }, patience);
+    }
+    std::size_t connected() const {
+        return static_cast<std::size_t>(
+            std::count_if(sites_.begin(), sites_.end(), [](const auto& site) { return site->connected(); }));
+    }
+
+    template <class Done>
+    bool run_until(Done done, double patience) {
+        const double give_up = monotonic_seconds() + patience;
+        while (!done()) {
+            if (monotonic_seconds() > give_up) return false;
+            io_.restart();
+            io_.run_for(std::chrono::milliseconds(20));
+        }
+        return true;
+    }
+    void rest(double seconds) {
+        (void)run_until([] { return false; }, seconds);
+    }
+    SiteOptions options(ReadyUpdate update = {}) const {
+        SiteOptions options;
+        options.port = port_;
+        options.update = std::move(update);
+        return options;
+    }
+
+private:
+    explicit Sites(std::uint16_t port) : port_(port) {}
+
+    std::uint16_t port_;
+    asio::io_context io_{1};
+    std::vector<net::TlsContext> identities_;
+    std::vector<std::unique_ptr<Site>> sites_;
+    std::size_t running_ = 0;
+};
+
+struct Setting {
+    ScratchFolder scratch;
+    ServerProcess server;
+};
+
+Result<Setting> set_up() {
+    FEDLLM_TRY(ScratchFolder scratch, ScratchFolder::make("."));
+    FEDLLM_TRY(ServerProcess server, ServerProcess::make(scratch.path() / "hub"));
+    server.config().limits.connections_max = 20'000;
+    FEDLLM_TRY_VOID(server.start());
+    return Setting{std::move(scratch), std::move(server)};
+}
+
+Error missing(const char* what) { return make_error(Errc::Timeout, std::string(what) + " did not come"); }
+
+// ----------------------------------------------------------------------------------------------- memory
+
+double each_beyond_four(const Memory& now, const Memory& four, std::size_t clients) {
+    return static_cast<double>(now.resident - four.resident) / kKibibyte / static_cast<double>(clients - 4);
+}
+
+Result<void> idle_memory(std::size_t clients) {
+    FEDLLM_TRY(Setting setting, set_up());
+    FEDLLM_TRY(const auto sites, Sites::make(setting.server, clients));
+    std::optional<Memory> four;
+    for (const std::size_t count : {std::size_t{4}, std::size_t{100}, clients}) {
+        if (!sites->connect(count, sites->options(), 300)) return missing("all connections");
+        sites->rest(1);
+        const Memory now = memory_of(setting.server.process());
+        if (!four) four = now;
+        std::printf("%5zu connected, idle: %7.1f MiB resident", count,
+                    static_cast<double>(now.resident) / 0x1p20);
+        if (count > 4) std::printf(", %5.1f KiB each beyond the fourth", each_beyond_four(now, *four, count));
+        std::printf("\n");
+        std::fflush(stdout);
+    }
+    return {};
+}
+
+// The peak of one round with `clients` connected, of which `participants` take part.
+Result<Memory> round_memory(std::size_t clients, std::size_t participants, std::uint64_t bytes) {
+    FEDLLM_TRY(Setting setting, set_up());
+    FEDLLM_TRY(const auto sites, Sites::make(setting.server, clients));
+    const PlainJob job{.bytes = bytes, .clients = static_cast<std::uint32_t>(participants), .rounds = 1};
+    FEDLLM_TRY(const ReadyUpdate update, job.make_update(setting.scratch.path() / "update"));
+    bool over = false;
+    SiteOptions options = sites->options(update);
+    options.on_task = [&](const protocol::Task& task) {
+        over |= task.kind() == protocol::TASK_KIND_EVALUATE;
+    };
+    if (!sites->connect(clients, options, 300)) return missing("all connections");
+    FEDLLM_TRY([[maybe_unused]] const JobId id, job.submit(setting.server));
+    const PeakWatch peak(setting.server.process());
+    const Stopwatch watch;
+    if (!sites->run_until([&] { return over; }, 600)) return missing("the end of the round");
+    std::printf(
+        "%5zu connected, %zu of them send %.0f MB each: %7.1f MiB resident at the peak, %.1f MiB anonymous, "
+        "%.1f s\n",
+        clients, participants, static_cast<double>(bytes) / 1e6,
+        static_cast<double>(peak.resident()) / 0x1p20, static_cast<double>(peak.anonymous()) / 0x1p20,
+        watch.seconds());
+    std::fflush(stdout);
+    return Memory{.resident = peak.resident(), .resident_peak = 0, .anonymous = peak.anonymous()};
+}
+
+Result<void> memory(std::size_t clients, std::size_t participants, std::uint64_t bytes) {
+    FEDLLM_TRY_VOID(idle_memory(clients));
+    FEDLLM_TRY(const Memory four, round_memory(4, 4, bytes));
+    FEDLLM_TRY(const Memory many, round_memory(clients, participants, bytes));
+    std::printf("during the round: %.1f KiB of resident memory each beyond the fourth (goal 160)\n",
+                each_beyond_four(many, four, clients));
+    return {};
+}
+
+// ------------------------------------------------------------------------------------------------ close
+
+// Seen by the clients, so the way of the last bytes and of the first ones is in it: from the last chunk that
+// any of them has handed to its socket to the first word of the next round.
+Result<void> close(std::size_t clients, std::uint32_t rounds, std::uint64_t bytes) {
+    FEDLLM_TRY(Setting setting, set_up());
+    FEDLLM_TRY(const auto sites, Sites::make(setting.server, clients));
+    const PlainJob job{.bytes = bytes, .clients = static_cast<std::uint32_t>(clients), .rounds = rounds};
+    FEDLLM_TRY(const ReadyUpdate update, job.make_update(setting.scratch.path() / "update"));
+    std::uint32_t round = 0;
+    double last_verdict = 0;
+    std::vector<double> pauses;
+    bool over = false;
+    SiteOptions options = sites->options(update);
+    options.download = false;
+    options.on_verdict = [&](const protocol::Verdict&) { last_verdict = monotonic_seconds(); };
+    options.on_task = [&](const protocol::Task& task) {
+        if (task.round() != round) pauses.push_back(monotonic_seconds() - last_verdict);
+        round = task.round();
+        over |= task.kind() == protocol::TASK_KIND_EVALUATE;
+    };
+    if (!sites->connect(clients, options, 300)) return missing("all connections");
+    FEDLLM_TRY([[maybe_unused]] const JobId id, job.submit(setting.server));
+    if (!sites->run_until([&] { return over; }, 1200)) return missing("the end of the job");
+    std::sort(pauses.begin(), pauses.end());
+    std::printf(
+        "close of a round, %zu clients, %.0f MB: %.1f ms in the middle, %.1f ms at most of %zu, from the "
+        "last "
+        "Verdict to the next Task (the server's own count: fedllm_round_close_seconds)\n",
+        clients, static_cast<double>(bytes) / 1e6, 1e3 * pauses[pauses.size() / 2], 1e3 * pauses.back(),
+        pauses.size());
+    const std::string page = setting.server.metrics();
+    for (const char* name : {"fedllm_round_close_seconds", "fedllm_aggregate_seconds"}) {
+        for (std::size_t at = 0; (at = page.find(std::string("\n") + name, at)) != std::string::npos; ++at) {
+            std::printf("%s", page.substr(at, page.find('\n', at + 1) - at).c_str());
+        }
+    }
+    std::printf("\n");
+    return {};
+}
+
+// --------------------------------------------------------------------------------------------- thousand
+
+Result<void> thousand(std::size_t clients, std::uint32_t rounds) {
+    FEDLLM_TRY(Setting setting, set_up());
+    FEDLLM_TRY(const auto sites, Sites::make(setting.server, clients));
+    const PlainJob job{.bytes = 4096, .clients = static_cast<std::uint32_t>(clients), .rounds = rounds};
+    FEDLLM_TRY(const ReadyUpdate update, job.make_update(setting.scratch.path() / "update"));
+    bool over = false;
+    SiteOptions options = sites->options(update);
+    options.on_task = [&](const protocol::Task& task) {
+        over |= task.kind() == protocol::TASK_KIND_EVALUATE;
+    };
+    Stopwatch watch;
+    if (!sites->connect(clients, options, 300)) return missing("all connections");
+    std::printf("%zu connections made and greeted in %.1f s\n", clients, watch.seconds());
+    FEDLLM_TRY([[maybe_unused]] const JobId id, job.submit(setting.server));
+    watch = Stopwatch();
+    if (!sites->run_until([&] { return over; }, 600)) return missing("the end of the job");
+    std::printf("%u rounds of all %zu in %.1f s\n", rounds, clients, watch.seconds());
+    std::fflush(stdout);
+    setting.server.kill();
+    sites->rest(0.5);
+    watch = Stopwatch();
+    FEDLLM_TRY_VOID(setting.server.start());
+    const double serving = watch.seconds();
+    if (!sites->run_until([&] { return sites->connected() == clients; }, 300))
+        return missing("those who left");
+    std::printf("after kill -9: serving again in %.2f s, all %zu back in %.1f s\n", serving, clients,
+                watch.seconds());
+    return {};
+}
+
+std::uint64_t number(int argc, char** argv, int at, std::uint64_t otherwise) {
+    return argc > at ? std::strtoull(argv[at], nullptr, 10) : otherwise;
+}
+
+Result<void> run(int argc, char** argv) {
+    const std::string what = argc > 1 ? argv[1] : "";
+    if (what == "memory") {
+        return memory(number(argc, argv, 2, 1000), number(argc, argv, 3, 64),
+                      number(argc, argv, 4, 40) * 1'000'000);
+    }
+    if (what == "close") {
+        return close(number(argc, argv, 2, 100), static_cast<std::uint32_t>(number(argc, argv, 3, 10)),
+                     number(argc, argv, 4, 40) * 1'000'000);
+    }
+    if (what == "thousand") {
+        return thousand(number(argc, argv, 2, 1000), static_cast<std::uint32_t>(number(argc, argv, 3, 10)));
+    }
+    return make_error(Errc::InvalidArgument, "memory, close or thousand: see the top of load_bench.cpp");
+}
+
+}  // namespace
+}  // namespace fedllm::bench
+
+int main(int argc, char** argv) {
+    rlimit files{};
+    ::getrlimit(RLIMIT_NOFILE, &files);
+    files.rlim_cur = files.rlim_max;
+    ::setrlimit(RLIMIT_NOFILE, &files);
+    const auto done = fedllm::bench::run(argc, argv);
+    if (!done) std::fprintf(stderr, "load_bench: %s\n", to_string(done.error()).c_str());
+    return done ? 0 : 1;
+}
