@@ -20,7 +20,7 @@ namespace {
 // A line has little memory of its own: what it holds at a cut is lost.
 constexpr int kSocketBuffer = 64 << 10;
 constexpr std::size_t kPiece = 8 << 10;
-constexpr std::size_t kPiecesInFlight = 64;
+constexpr std::size_t kPiecesInFlight = 8;
 
 void reset(tcp::socket& socket) {
     boost::system::error_code ignored;

@@ -120,7 +120,7 @@ public:
         std::printf("update %.0f bytes counted, %.0f on the line: %.3f; %d connections, %d cuts\n", update,
                     sent, sent / update_bytes(), proxy_->connections(), proxy_->cuts());
         testing::Test::RecordProperty("sent_over_update", std::to_string(sent / update_bytes()));
-        EXPECT_LE(sent, ratio_max * update_bytes() + 64 * 1024.0 * proxy_->connections());
+        EXPECT_LE(sent, ratio_max * update_bytes() + 16 * 1024.0 * proxy_->connections());
     }
     // A f32 for each weight of A and B, of every projection of the demo's four layers.
     double update_bytes() const {
@@ -170,7 +170,7 @@ TEST(Faults, ASlowLineWithDelay) {
 // The server gives the connection up after a second of silence; when the line is back, the client goes on at
 // the byte.
 TEST(Faults, ABlackHoleLongerThanTheServersPatience) {
-    OnALine site(64, {.bytes_per_second = 1'000'000}, [](server::app::ServerConfig& config) {
+    OnALine site(128, {.bytes_per_second = 1'500'000}, [](server::app::ServerConfig& config) {
         config.limits.rate_window = 1s;
         config.limits.idle_timeout = 3s;
     });
@@ -199,7 +199,7 @@ TEST(Faults, ABlackHoleShorterThanThePatienceIsOnlyAWait) {
 
 // The server still believes in the old connection when the client is back under the same name.
 TEST(Faults, AConnectionThatOnlyTheServerBelievesIn) {
-    OnALine site(64, {.half_open_after = 1'500'000});
+    OnALine site(128, {.half_open_after = 3'000'000});
     site.finish(60s);
     EXPECT_EQ(site.line().cuts(), 1);
     EXPECT_EQ(site.line().connections(), 2);
@@ -223,7 +223,7 @@ TEST(Logs, TellNothingPrivate) {
 
 TEST(FaultsLong, AConnectionThatOnlyTheClientBelievesIn) {
     if (!long_tests()) GTEST_SKIP() << "takes the client's 30 s of patience: FEDLLM_LONG=1";
-    OnALine site(64, {.half_open_after = 1'500'000, .survivor = LineFaults::Survivor::Client});
+    OnALine site(128, {.half_open_after = 3'000'000, .survivor = LineFaults::Survivor::Client});
     site.finish(150s);
     EXPECT_EQ(site.line().cuts(), 1);
     site.expect_little_sent_twice();
@@ -231,7 +231,7 @@ TEST(FaultsLong, AConnectionThatOnlyTheClientBelievesIn) {
 
 TEST(FaultsLong, ABlackHoleOfAMinute) {
     if (!long_tests()) GTEST_SKIP() << "takes minutes: FEDLLM_LONG=1";
-    OnALine site(64, {.bytes_per_second = 1'000'000});
+    OnALine site(128, {.bytes_per_second = 1'500'000});
     bool dark = false;
     site.finish(240s, [&] {
         if (dark || site.line().taken_from_clients() < 500'000) return;
