@@ -3,9 +3,10 @@
 #
 #   tests/run.sh               the default suite (release build), then the CUDA operations on the CPU under ASan+UBSan
 #   tests/run.sh --sanitizers  the unit suites again under ASan+UBSan and under TSan (adds about half an hour)
+#   tests/run.sh --fuzz        then 60 s of each libFuzzer target (needs clang 16; tests/fuzz)
 #   tests/run.sh --peers       then compare with PyTorch, transformers, peft, bitsandbytes, tokenizers, llama.cpp and the
 #                              hub's client, from PyPI, in a virtual environment of gigabytes (tests/peers)
-#   tests/run.sh --long        random faults five times as often: 50 kills of each daemon (adds minutes)
+#   tests/run.sh --long        the long forms too: 50 kills, real deadlines, 11,000 strangers (minutes)
 #   tests/run.sh --no-install  never touch packages
 #
 # FEDLLM_ASSETS (default ../shared/assets) holds real models and tokenizers for some tests; they say so and skip
@@ -15,10 +16,12 @@ cd "$(dirname "$0")/.."
 
 install=yes
 sanitizers=no
+fuzz=no
 peers=no
 for argument in "$@"; do
     case "$argument" in
         --sanitizers) sanitizers=yes ;;
+        --fuzz) fuzz=yes ;;
         --peers) peers=yes ;;
         --long) export FEDLLM_LONG=1 ;;
         --no-install) install=no ;;
@@ -51,6 +54,10 @@ if [ "$sanitizers" = yes ]; then
     # The whole-system runs are about processes and time; the sanitizers watch the code beneath them.
     suite asan
     suite tsan
+fi
+if [ "$fuzz" = yes ]; then
+    [ "$install" = no ] || fedllm_install clang-16 libclang-rt-16-dev
+    tests/fuzz/run.sh 60
 fi
 if [ "$peers" = yes ]; then
     python=${FEDLLM_PEERS_PYTHON:-build/peers/bin/python}

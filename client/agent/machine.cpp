@@ -117,6 +117,10 @@ void Machine::on(const WorkFailed& event, Effects& out) {
     if (event.error.code == Errc::DigestMismatch && !std::exchange(fetched_again_, true)) {
         out.push_back(Say{"task " + event.id.get() + ": " + event.error.message + "; fetching it again"});
         phase_ = Waiting{};
+    } else if (event.error.code == Errc::IoFailed) {
+        // A disk that is full or failing says nothing about the task: we come back for it, as after any cut.
+        phase_ = Waiting{};
+        if (std::exchange(live_, false)) out.push_back(Disconnect{event.error});
     } else if (event.error.code != Errc::Cancelled || was_working) {
         settle(event.error, out);
     }

@@ -94,7 +94,9 @@ struct Evaluated {
     TaskId id;
     update::Evaluation evaluation;
 };
-struct WorkFailed {  // Cancelled: it stopped as asked; DigestMismatch: the version is damaged and removed
+// Cancelled: it stopped as asked; DigestMismatch: the version is damaged and removed; IoFailed: our disk is
+// full or failing, the task may go better after a pause.
+struct WorkFailed {
     TaskId id;
     Error error;
 };
@@ -159,7 +161,7 @@ struct DropUpdate {
     TaskId id;
     Fate fate = Fate::NotCounted;
 };
-struct Disconnect {  // the server breaks the protocol
+struct Disconnect {  // the server breaks the protocol, or we cannot go on now
     Error error;
 };
 struct SendGoodbye {};

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <charconv>
+#include <functional>
+#include <map>
 
 #include "client/update/file_name.hpp"
 #include "common/crypto/sha256.hpp"
@@ -56,16 +58,32 @@ std::vector<Path> ResidualStore::files(const std::string& prefix, const char* ex
 }
 
 std::optional<tensor::ParamSet> ResidualStore::load(const Key& key, const tensor::Manifest& manifest) const {
+    // One that is still staged for another round could not be forgotten.
+    for (const Path& staged : files("", kStaged)) {
+        const std::string stem = staged.stem().string();
+        const bool of_job = stem.find("." + job_prefix(key)) != std::string::npos;
+        if (of_job && round_in(stem) != key.round.get()) return std::nullopt;
+    }
+    // The newest: an older one is in it already, and is here only because its removal failed or was lost.
+    std::map<std::uint32_t, Path, std::greater<>> usable;
     for (const Path& path : files(job_prefix(key), kResidual)) {
         const auto round = round_in(path.stem().string());
         const bool fresh = round && *round < key.round.get() && key.round.get() - *round <= kRoundsMax;
         if (fresh) {
-            auto residual = formats::read_param_set(path);
-            if (residual && residual->manifest() == manifest) return std::move(*residual);
+            usable[*round] = path;
+        } else {
+            remove_file(path);
         }
-        remove_file(path);
     }
-    return std::nullopt;
+    std::optional<tensor::ParamSet> newest;
+    if (!usable.empty()) {
+        auto residual = formats::read_param_set(usable.begin()->second);
+        if (residual && residual->manifest() == manifest) newest = std::move(*residual);
+    }
+    for (const auto& [round, path] : usable) {
+        if (!newest || round != usable.begin()->first) remove_file(path);
+    }
+    return newest;
 }
 
 Result<void> ResidualStore::stage(const TaskId& task, const Key& key,
@@ -104,8 +122,12 @@ void ResidualStore::forget(const TaskId& task) const {
     const std::string owner = plain_file_name(task.get()) + ".";
     for (const Path& staged : files(owner, kStaged)) {
         const std::string name = staged.stem().string().substr(owner.size());
-        for (const Path& path : files(name.substr(0, name.rfind('-') + 1), kResidual)) remove_file(path);
-        remove_file(staged);
+        bool gone = true;
+        for (const Path& path : files(name.substr(0, name.rfind('-') + 1), kResidual)) {
+            gone &= disk().remove(path).has_value();
+        }
+        // While what is staged is there, the rest is known to be forgotten: it goes last, on the disk too.
+        if (gone && disk().sync_directory(folder_)) remove_file(staged);
     }
 }
 

@@ -36,7 +36,8 @@ public:
 
     // The residual for the update of key.round. Nothing when there is none, when it is damaged or does not
     // fit the manifest, when it is from this round or a later one, and when it is stale: more than kRoundsMax
-    // rounds old, so that it would pull towards where the model was. What cannot be used is removed.
+    // rounds old, so that it would pull towards where the model was. Of several the newest: it has the others
+    // in it, whose removal a crash undid. What cannot be used is removed.
     std::optional<tensor::ParamSet> load(const Key& key, const tensor::Manifest& manifest) const;
     static constexpr std::uint32_t kRoundsMax = 10;
 

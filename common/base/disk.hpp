@@ -1,7 +1,7 @@
 // The seam under every file that this project keeps: the system's files in production, simulated ones that
 // tear, fill up and crash in tools/world. Durable state goes through disk() and never past it.
 //
-// All errors are Results that name the file. From open(): NotFound for a file that was to be read,
+// All errors are Results that name the file. From opening: NotFound for a file that was to be read,
 // PermissionDenied; everything else is IoFailed. Where sync() failed, the bytes since the last one may be
 // lost whatever a later sync() says (Rebello et al., ATC 2020, "Can applications recover from fsync
 // failures?"): write them anew, or stop and start again from the disk.
@@ -56,6 +56,9 @@ public:
     // Growing takes the space now: a disk that is full says so here, and not while a map is written.
     virtual Result<void> resize(std::uint64_t bytes) = 0;
     virtual Result<void> sync() = 0;  // bytes and size; what maps have written too
+    // Begins to bring what was written there to the disk, so that a later sync() is short. It promises
+    // nothing.
+    virtual void write_out(std::uint64_t, std::uint64_t) {}
     virtual Result<std::unique_ptr<Mapping>> map(
         Access access) const = 0;  // the whole file, as long as it is now
     virtual Result<bool>

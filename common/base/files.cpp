@@ -5,9 +5,11 @@
 namespace fedllm {
 namespace {
 
+Path folder_of(const Path& path) { return path.has_parent_path() ? path.parent_path() : Path("."); }
+
 Result<void> rename_durably(const Path& temporary, const Path& path) {
     FEDLLM_TRY_VOID(disk().rename(temporary, path));
-    return disk().sync_directory(path.has_parent_path() ? path.parent_path() : Path("."));
+    return disk().sync_directory(folder_of(path));
 }
 
 }  // namespace
@@ -47,13 +49,16 @@ Result<void> commit_file(const Path& temporary, const Path& path) {
 
 Result<void> make_directories(const Path& path) {
     FEDLLM_TRY(const auto there, disk().find(path));
-    if (there && there->kind == Disk::Status::Kind::Directory) return {};
-    if (there)
+    if (there && there->kind != Disk::Status::Kind::Directory) {
         return make_error(Errc::IoFailed, path.string() + ": creating the folder: a file has its name");
-    if (path.has_parent_path() && path != path.parent_path()) {
-        FEDLLM_TRY_VOID(make_directories(path.parent_path()));
     }
-    return disk().make_directory(path);
+    const Path above = folder_of(path);
+    if (!there && above != path) FEDLLM_TRY_VOID(make_directories(above));
+    if (!there) FEDLLM_TRY_VOID(disk().make_directory(path));
+    // Also where it is there: an earlier attempt may have failed right here.
+    const auto synced = disk().sync_directory(above);
+    if (!synced && there && synced.error().code == Errc::PermissionDenied) return {};  // others made it
+    return synced;
 }
 
 Result<MappedFile> MappedFile::open(const Path& path) {

@@ -27,17 +27,18 @@ Result<void> write_file_atomically(const Path& path, std::string_view content,
 // directory.
 Result<void> commit_file(const Path& temporary, const Path& path);
 
+// With those above it that are missing. They are on the disk then, and not lost with all that is in them.
 Result<void> make_directories(const Path& path);
 
 // A read-only memory map of a whole file. Move-only; the span lives as long as the object, moves included.
 class MappedFile {
 public:
     static Result<MappedFile> open(const Path& path);
+    explicit MappedFile(std::unique_ptr<Mapping> mapping) : mapping_(std::move(mapping)) {}
 
     std::span<const std::byte> bytes() const { return mapping_->bytes(); }
 
 private:
-    explicit MappedFile(std::unique_ptr<Mapping> mapping) : mapping_(std::move(mapping)) {}
 
     std::unique_ptr<Mapping> mapping_;
 };

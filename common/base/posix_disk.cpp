@@ -81,12 +81,15 @@ public:
         return {};
     }
 
+    void write_out(std::uint64_t offset, std::uint64_t bytes) override {
+        ::sync_file_range(fd_, static_cast<off_t>(offset), static_cast<off_t>(bytes), SYNC_FILE_RANGE_WRITE);
+    }
+
     Result<std::unique_ptr<Mapping>> map(Access access) const override {
         FEDLLM_TRY(const std::uint64_t bytes, size());
         if (bytes == 0) return std::unique_ptr<Mapping>(new PosixMapping(std::span<std::byte>()));
         const bool writes = access == Access::Write;
-        void* data = ::mmap(nullptr, bytes, writes ? PROT_READ | PROT_WRITE : PROT_READ,
-                            writes ? MAP_SHARED : MAP_PRIVATE, fd_, 0);
+        void* data = ::mmap(nullptr, bytes, writes ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd_, 0);
         if (data == MAP_FAILED) return io_error(path_, "mapping");
         return std::unique_ptr<Mapping>(new PosixMapping({static_cast<std::byte*>(data), bytes}));
     }
@@ -108,9 +111,10 @@ Result<std::unique_ptr<DiskFile>> PosixDisk::open(const Path& path, Open how, Fi
     const int flags = how == Open::Read ? O_RDONLY : O_RDWR | O_CREAT | (how == Open::Replace ? O_TRUNC : 0);
     const int fd = ::open(path.c_str(), flags | O_CLOEXEC, mode == FileMode::Secret ? 0600 : 0644);
     if (fd < 0) {
-        Error error = io_error(path, how == Open::Read ? "opening" : "creating");
-        if (errno == EACCES || errno == EPERM) error.code = Errc::PermissionDenied;
-        if (errno == ENOENT && how == Open::Read) error.code = Errc::NotFound;
+        const int number = errno;
+        Error error = io_error(path, how == Open::Read ? "opening" : "creating", number);
+        if (number == EACCES || number == EPERM) error.code = Errc::PermissionDenied;
+        if (number == ENOENT && how == Open::Read) error.code = Errc::NotFound;
         return error;
     }
     return std::unique_ptr<DiskFile>(new PosixFile(path, fd));
@@ -170,7 +174,12 @@ Result<void> PosixDisk::remove(const Path& path) {
 
 Result<void> PosixDisk::sync_directory(const Path& folder) {
     const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0) return io_error(folder, "opening to sync");
+    if (fd < 0) {
+        const int number = errno;
+        Error error = io_error(folder, "opening to sync", number);
+        if (number == EACCES) error.code = Errc::PermissionDenied;
+        return error;
+    }
     return PosixFile(folder, fd).sync();
 }
 

@@ -92,6 +92,9 @@ private:
     std::unique_ptr<State> state_;
 };
 
+// What a Decoder may hold at once, in bytes.
+std::uint64_t decoder_bytes(CodecId codec, const Layout& layout);
+
 // A complete encoded update, say a mapped spool file, in order. ManifestMismatch where bytes are missing;
 // else as Decoder.
 Result<void> decode(CodecId codec, const Layout& layout, std::span<const std::byte> encoded,

@@ -221,6 +221,20 @@ bool Decoder::complete() const {
     return state_->part == Part::End;
 }
 
+std::uint64_t decoder_bytes(CodecId codec, const Layout& layout) {
+    constexpr std::uint64_t kTableBytes = std::uint64_t{17} << 10;  // of a group, for deadzone
+    const std::uint64_t runs = layout.runs.size() * sizeof(Layout::Run);
+    const std::uint64_t slice = kSliceValuesMax * sizeof(float);
+    const std::uint64_t segment = std::min(kSegmentValues, layout.elements);
+    switch (codec) {
+        case CodecId::None: return runs + slice;
+        case CodecId::TopK: return runs + slice + topk::segment_bytes(segment).most;
+        case CodecId::Deadzone:
+            return runs + slice + deadzone::segment_bytes(segment).most + kTableBytes * layout.groups;
+        default: return runs + slice + kSegmentHeadBytes + blocks::payload_bytes(codec, segment);
+    }
+}
+
 Result<void> decode(CodecId codec, const Layout& layout, std::span<const std::byte> encoded,
                     const Sink& sink) {
     Decoder decoder(codec, layout);

@@ -41,6 +41,12 @@ Digest Sha256::finish() {
     return digest;
 }
 
+Digest Sha256::so_far() const {
+    Sha256 copy;
+    FEDLLM_CHECK(EVP_MD_CTX_copy_ex(copy.context_.get(), context_.get()) == 1, "OpenSSL SHA-256");
+    return copy.finish();
+}
+
 Digest sha256(std::span<const std::byte> bytes) {
     Sha256 hash;
     hash.update(bytes);

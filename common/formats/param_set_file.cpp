@@ -1,6 +1,9 @@
 #include "common/formats/param_set_file.hpp"
 
 #include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -9,6 +12,8 @@
 
 namespace fedllm::formats {
 namespace {
+
+std::map<std::string, std::string> metadata() { return {{"format", "pt"}}; }
 
 Result<tensor::Manifest> manifest_of(const SafetensorsFile& file) {
     std::vector<tensor::TensorSpec> specs;
@@ -35,7 +40,17 @@ Result<void> write_param_set(const Path& path, const tensor::ParamSet& params) {
         tensors.push_back(
             {specs[i].name, tensor::DType::F32, specs[i].shape, std::as_bytes(params.tensor(i))});
     }
-    return write_safetensors(path, tensors, {{"format", "pt"}});
+    return write_safetensors(path, tensors, metadata());
+}
+
+Result<std::vector<std::byte>> param_set_header(const tensor::Manifest& manifest) {
+    std::vector<TensorToWrite> tensors;
+    tensors.reserve(manifest.tensors().size());
+    for (std::size_t i = 0; i < manifest.tensors().size(); ++i) {
+        const auto& spec = manifest.tensors()[i];
+        tensors.push_back({spec.name, tensor::DType::F32, spec.shape, {}});
+    }
+    return safetensors_header(tensors, metadata());
 }
 
 Result<tensor::ParamSet> read_param_set(const Path& path) {
@@ -53,6 +68,26 @@ Result<tensor::ParamSet> read_param_set(const Path& path) {
         }
     }
     return params;
+}
+
+Result<std::span<const float>> param_set_values(std::span<const std::byte> file,
+                                                const tensor::Manifest& manifest) {
+    std::uint64_t header = 0;
+    if (file.size() >= sizeof header) std::memcpy(&header, file.data(), sizeof header);
+    const std::uint64_t values = manifest.elements() * sizeof(float);
+    if (file.size() < sizeof header || header > file.size() - sizeof header ||
+        file.size() - sizeof header - header != values) {
+        return make_error(Errc::ManifestMismatch, "a model version of " + std::to_string(file.size()) +
+                                                      " bytes does not hold " +
+                                                      std::to_string(manifest.elements()) + " F32 values");
+    }
+    const std::byte* const first = file.data() + sizeof header + header;
+    if (reinterpret_cast<std::uintptr_t>(first) % alignof(float) != 0) {
+        return make_error(Errc::InvalidFile,
+                          "the safetensors header of the model version has " + std::to_string(header) +
+                              " bytes: its values lie askew; pad it with spaces to a multiple of 8");
+    }
+    return std::span(reinterpret_cast<const float*>(first), manifest.elements());
 }
 
 Result<tensor::Manifest> read_manifest(const Path& path) {

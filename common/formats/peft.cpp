@@ -215,26 +215,47 @@ Json config_json(const LoraSpec& spec, const Manifest& manifest, std::string_vie
 
 }  // namespace
 
-Result<void> write_peft_adapter(const Path& folder, const ParamSet& parameters, const LoraSpec& spec,
-                                std::string_view base_model_name) {
-    const auto& manifest = parameters.manifest();
+namespace {
+
+Result<void> check_writable(const Path& folder, const tensor::Manifest& manifest, const LoraSpec& spec) {
     if (auto checked = check_adapter(manifest.tensors(), spec); !checked) {
         return with_context(make_error(Errc::ManifestMismatch, checked.error().message), folder.string());
     }
     if (manifest.tensors().empty()) {
         return make_error(Errc::ManifestMismatch, folder.string() + ": an adapter without tensors");
     }
-    FEDLLM_TRY_VOID(make_directories(folder));
+    return make_directories(folder);
+}
+
+// The name may be any path on this machine: bytes that are not UTF-8 are replaced rather than refused.
+Result<void> write_config(const Path& folder, const tensor::Manifest& manifest, const LoraSpec& spec,
+                          std::string_view base_model_name) {
+    const Json config = config_json(spec, manifest, base_model_name);
+    return write_file_atomically(folder / kConfigName,
+                                 config.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+}
+
+}  // namespace
+
+Result<void> write_peft_adapter(const Path& folder, const ParamSet& parameters, const LoraSpec& spec,
+                                std::string_view base_model_name) {
+    const auto& manifest = parameters.manifest();
+    FEDLLM_TRY_VOID(check_writable(folder, manifest, spec));
     std::vector<TensorToWrite> tensors;
     for (std::size_t i = 0; i < manifest.tensors().size(); ++i) {
         const auto& tensor = manifest.tensors()[i];
         tensors.push_back({tensor.name, DType::F32, tensor.shape, std::as_bytes(parameters.tensor(i))});
     }
     FEDLLM_TRY_VOID(write_safetensors(folder / kWeightsName, tensors, {{"format", "pt"}}));
-    // The name may be any path on this machine: bytes that are not UTF-8 are replaced rather than refused.
-    const Json config = config_json(spec, manifest, base_model_name);
-    return write_file_atomically(folder / kConfigName,
-                                 config.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+    return write_config(folder, manifest, spec, base_model_name);
+}
+
+Result<void> write_peft_adapter(const Path& folder, const tensor::Manifest& manifest,
+                                std::span<const std::byte> weights, const LoraSpec& spec,
+                                std::string_view base_model_name) {
+    FEDLLM_TRY_VOID(check_writable(folder, manifest, spec));
+    FEDLLM_TRY_VOID(write_file_atomically(folder / kWeightsName, weights));
+    return write_config(folder, manifest, spec, base_model_name);
 }
 
 Result<LoadedAdapter> read_peft_adapter(const Path& folder) {

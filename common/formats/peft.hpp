@@ -2,6 +2,8 @@
 // adapter_model.safetensors.
 #pragma once
 
+#include <cstddef>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -24,6 +26,12 @@ struct LoadedAdapter {
 // atomically.
 Result<void> write_peft_adapter(const Path& folder, const tensor::ParamSet& parameters,
                                 const tensor::LoraSpec& spec, std::string_view base_model_name);
+
+// The same with the weights as the bytes of a safetensors file that holds them already, so that they need not
+// be read into memory.
+Result<void> write_peft_adapter(const Path& folder, const tensor::Manifest& manifest,
+                                std::span<const std::byte> weights, const tensor::LoraSpec& spec,
+                                std::string_view base_model_name);
 
 // Reads F32, F16 and BF16 adapters. Tensors come by layer number, then q, k, v, o, gate, up, down (others
 // after them by name), A before B, whatever their order in the file. "all-linear" becomes the names of the

@@ -92,6 +92,10 @@ struct TensorToWrite {
 Result<void> write_safetensors(const Path& path, std::span<const TensorToWrite> tensors,
                                const std::map<std::string, std::string>& metadata = {});
 
+// What write_safetensors begins the file with, its length included; the tensors' bytes are not looked at.
+Result<std::vector<std::byte>> safetensors_header(std::span<const TensorToWrite> tensors,
+                                                  const std::map<std::string, std::string>& metadata = {});
+
 // Any of F64, F32, F16, BF16 as floats (F64 is rounded); other types are Unsupported.
 Result<std::vector<float>> read_floats(const TensorInfo& tensor);
 // The same into a buffer of exactly tensor.elements().

@@ -12,12 +12,12 @@
 namespace fedllm::formats {
 namespace {
 
-Result<void> check_tensor(const TensorToWrite& tensor, std::set<std::string_view>& names) {
+// Bytes of a tensor that can be written: its shape and type.
+Result<std::uint64_t> size_of(const TensorToWrite& tensor) {
     const auto fail = [&](const std::string& what) {
         return make_error(Errc::InvalidArgument, "tensor " + in_quotes(tensor.name) + ": " + what);
     };
     if (tensor.name.empty() || tensor.name == "__metadata__") return fail("this name cannot be written");
-    if (!names.insert(tensor.name).second) return fail("listed twice");
     if (tensor.shape.size() > kRankMax) return fail("more than 8 dimensions");
     std::uint64_t size = tensor::size_of(tensor.dtype);
     for (const auto dimension : tensor.shape) {
@@ -26,11 +26,17 @@ Result<void> check_tensor(const TensorToWrite& tensor, std::set<std::string_view
         }
         size *= dimension;
     }
-    if (size != tensor.bytes.size()) {
-        return fail("has " + std::to_string(tensor.bytes.size()) + " bytes, its shape and type need " +
-                    std::to_string(size));
-    }
-    return {};
+    return size;
+}
+
+// In the order of their data: wide elements before narrow ones.
+std::vector<const TensorToWrite*> in_order(std::span<const TensorToWrite> tensors) {
+    std::vector<const TensorToWrite*> order;
+    for (const TensorToWrite& tensor : tensors) order.push_back(&tensor);
+    std::stable_sort(order.begin(), order.end(), [](const TensorToWrite* a, const TensorToWrite* b) {
+        return tensor::size_of(a->dtype) > tensor::size_of(b->dtype);
+    });
+    return order;
 }
 
 Result<std::string> metadata_entry(const std::map<std::string, std::string>& metadata) {
@@ -50,7 +56,12 @@ Result<std::string> build_header(std::span<const TensorToWrite* const> tensors,
     std::string header = "{";
     if (!meta.empty()) header.append("\"__metadata__\":{").append(meta).append("}");
     std::uint64_t offset = 0;
+    std::set<std::string_view> names;
     for (const TensorToWrite* tensor : tensors) {
+        FEDLLM_TRY(const std::uint64_t size, size_of(*tensor));
+        if (!names.insert(tensor->name).second) {
+            return make_error(Errc::InvalidArgument, "tensor " + in_quotes(tensor->name) + ": listed twice");
+        }
         FEDLLM_TRY(const std::string name, quote_json(tensor->name));
         header.append(header.size() > 1 ? "," : "").append(name).append(":{\"dtype\":\"");
         header += tensor::name(tensor->dtype);
@@ -60,7 +71,7 @@ Result<std::string> build_header(std::span<const TensorToWrite* const> tensors,
             header += std::to_string(tensor->shape[i]);
         }
         header += "],\"data_offsets\":[" + std::to_string(offset) + ",";
-        offset += tensor->bytes.size();
+        offset += size;
         header += std::to_string(offset) + "]}";
     }
     header += "}";
@@ -107,31 +118,36 @@ private:
 
 }  // namespace
 
+Result<std::vector<std::byte>> safetensors_header(std::span<const TensorToWrite> tensors,
+                                                  const std::map<std::string, std::string>& metadata) {
+    if (tensors.size() > kTensorsMax) {
+        return make_error(Errc::TooLarge, std::to_string(tensors.size()) + " tensors, at most " +
+                                              std::to_string(kTensorsMax) + " are written");
+    }
+    FEDLLM_TRY(const std::string header, build_header(in_order(tensors), metadata));
+    const std::uint64_t length = header.size();
+    const auto head = std::as_bytes(std::span(&length, 1)), text = std::as_bytes(std::span(header));
+    std::vector<std::byte> bytes(head.begin(), head.end());
+    bytes.insert(bytes.end(), text.begin(), text.end());
+    return bytes;
+}
+
 Result<void> write_safetensors(const Path& path, std::span<const TensorToWrite> tensors,
                                const std::map<std::string, std::string>& metadata) {
-    if (tensors.size() > kTensorsMax) {
-        return make_error(Errc::TooLarge, path.string() + ": " + std::to_string(tensors.size()) +
-                                              " tensors, at most " + std::to_string(kTensorsMax) +
-                                              " are written");
-    }
-    std::set<std::string_view> names;
-    std::vector<const TensorToWrite*> order;
-    for (const TensorToWrite& tensor : tensors) {
-        if (auto checked = check_tensor(tensor, names); !checked)
-            return with_context(checked.error(), path.string());
-        order.push_back(&tensor);
-    }
-    std::stable_sort(order.begin(), order.end(), [](const TensorToWrite* a, const TensorToWrite* b) {
-        return tensor::size_of(a->dtype) > tensor::size_of(b->dtype);
-    });
-    const auto header = build_header(order, metadata);
+    const auto header = safetensors_header(tensors, metadata);
     if (!header) return with_context(header.error(), path.string());
+    for (const TensorToWrite& tensor : tensors) {
+        FEDLLM_TRY(const std::uint64_t size, size_of(tensor));
+        if (size == tensor.bytes.size()) continue;
+        return make_error(Errc::InvalidArgument, path.string() + ": tensor " + in_quotes(tensor.name) +
+                                                     ": has " + std::to_string(tensor.bytes.size()) +
+                                                     " bytes, its shape and type need " +
+                                                     std::to_string(size));
+    }
 
     FEDLLM_TRY(Temporary file, Temporary::create(path));
-    const std::uint64_t length = header->size();
-    FEDLLM_TRY_VOID(file.append(std::as_bytes(std::span(&length, 1))));
-    FEDLLM_TRY_VOID(file.append(std::as_bytes(std::span(header->data(), length))));
-    for (const TensorToWrite* tensor : order) FEDLLM_TRY_VOID(file.append(tensor->bytes));
+    FEDLLM_TRY_VOID(file.append(*header));
+    for (const TensorToWrite* tensor : in_order(tensors)) FEDLLM_TRY_VOID(file.append(tensor->bytes));
     return file.commit(path);
 }
 

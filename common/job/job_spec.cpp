@@ -38,6 +38,33 @@ const Table<OptimizerSpec>& optimizer_table() {
     return table;
 }
 
+const Table<AggregationSpec>& aggregation_table() {
+    using C = AggregationSpec;
+    static const Table<C> table{
+        field<C>(
+            "mode", [](auto& c) -> auto& { return c.mode; },
+            "sync: rounds, in which everybody starts from the same version; async: every free client trains "
+            "from "
+            "the newest version, and each `buffer` updates make the next one (FedBuff)"),
+        field<C>("buffer", [](auto& c) -> auto& { return c.buffer; },
+                 "async: updates that make a version; between clients_minimum and clients_per_round",
+                 {.max = 100'000}),
+        field<C>(
+            "staleness_power", [](auto& c) -> auto& { return c.staleness_power; },
+            "async: an update that started s versions ago counts 1/(1+s)^power of its weight; 0: all alike",
+            {.min = 0, .max = 4}),
+        field<C>("staleness_max", [](auto& c) -> auto& { return c.staleness_max; },
+                 "async: an update that started more versions ago does not count; its client starts again",
+                 {.max = 1'000}),
+        field<C>(
+            "sum_bits", [](auto& c) -> auto& { return c.sum_bits; },
+            "integers of the exact sum, the server's memory per value: 64, or 32 where clip_norm x weights "
+            "is "
+            "small (at most 64 in all)"),
+    };
+    return table;
+}
+
 Table<JobSpec> make_table() {
     using C = JobSpec;
     Table<C> table{
@@ -75,10 +102,16 @@ Table<JobSpec> make_table() {
         field<C>(
             "lora.target_modules", [](auto& c) -> auto& { return c.lora.target_modules; },
             "the linear layers that get an adapter"),
+        field<C>(
+            "priority", [](auto& c) -> auto& { return c.priority; },
+            "of several jobs, the one with the higher number gets a free client; among equals, the one that "
+            "waited longest",
+            {.max = 1'000}),
         field<C>("rounds", [](auto& c) -> auto& { return c.rounds; }, "how many global versions to produce",
                  {.min = 1, .max = 1'000'000}),
         field<C>("clients_per_round", [](auto& c) -> auto& { return c.clients_per_round; },
-                 "N: clients asked in each round", {.min = 1, .max = 100'000}),
+                 "N: updates that count in each round; async: clients that train at once",
+                 {.min = 1, .max = 100'000}),
         field<C>("clients_minimum", [](auto& c) -> auto& { return c.clients_minimum; },
                  "K: updates that suffice to close a round when the others fall far behind or drop out",
                  {.min = 1, .max = 100'000}),
@@ -88,15 +121,16 @@ Table<JobSpec> make_table() {
             "weighting", [](auto& c) -> auto& { return c.weighting; }, "each client's weight in the mean"),
         field<C>("server_learning_rate", [](auto& c) -> auto& { return c.server_learning_rate; },
                  "the mean update is multiplied by this; 1 is FedAvg", {.min = 0, .max = 100}),
-        field<C>(
-            "aggregation.sum_bits", [](auto& c) -> auto& { return c.aggregation.sum_bits; },
-            "integers of the exact sum, the server's memory per value: 64, or 32 where clip_norm x weights "
-            "is "
-            "small (at most 64 in all)"),
-        field<C>("update.clip_norm", [](auto& c) -> auto& { return c.update.clip_norm; },
-                 "L2 bound of a whole update: clients scale down to it, the server refuses more",
-                 {.min = 1e-6, .max = 1e6}),
     };
+    config::append(table,
+                   config::prefixed<C>(
+                       "aggregation", aggregation_table(), [](auto& c) -> auto& { return c.aggregation; }));
+    config::append(
+        table, Table<C>{
+                   field<C>("update.clip_norm", [](auto& c) -> auto& { return c.update.clip_norm; },
+                            "L2 bound of a whole update: clients scale down to it, the server refuses more",
+                            {.min = 1e-6, .max = 1e6}),
+               });
     config::append(table, config::prefixed<C>(
                               "update", codec_table(), [](auto& c) -> auto& { return c.update.codec; }));
     config::append(
@@ -144,6 +178,34 @@ Error refused(const std::string& source, const std::string& key, const std::stri
     return make_error(Errc::InvalidConfig, source + ": " + key + ": " + what);
 }
 
+Result<void> check_aggregation(const JobSpec& job, const std::string& source) {
+    const AggregationSpec& aggregation = job.aggregation;
+    if (aggregation.mode == Mode::Sync) {
+        if (aggregation.buffer == 0) return {};
+        return refused(
+            source, "aggregation.buffer",
+            "is for aggregation.mode: async; a synchronous round counts clients_per_round updates");
+    }
+    if (aggregation.buffer == 0) {
+        return refused(source, "aggregation.buffer", "must be at least 1 with aggregation.mode: async");
+    }
+    if (aggregation.buffer > job.clients_per_round) {
+        return refused(
+            source, "aggregation.buffer",
+            "is larger than clients_per_round: a version would need more updates than train at once");
+    }
+    if (job.clients_minimum > aggregation.buffer) {
+        return refused(source, "clients_minimum",
+                       "is larger than aggregation.buffer: a version is made when the buffer is full");
+    }
+    if (job.update.segments > 1) {
+        return refused(source, "update.segments",
+                       "needs aggregation.mode: sync: a buffer mixes updates that carry different parts, and "
+                       "their mean would be too small");
+    }
+    return {};
+}
+
 Result<void> check_together(const JobSpec& job, const std::string& source) {
     if (job.name.empty()) return refused(source, "name", "must not be empty");
     if (job.base_model.empty()) return refused(source, "base_model", "must not be empty");
@@ -151,6 +213,7 @@ Result<void> check_together(const JobSpec& job, const std::string& source) {
         return refused(source, "clients_minimum",
                        "is larger than clients_per_round: the round could never close");
     }
+    FEDLLM_TRY_VOID(check_aggregation(job, source));
     if (job.method == Method::Lora && job.lora.target_modules.empty()) {
         return refused(source, "lora.target_modules", "is empty: there would be nothing to train");
     }
@@ -166,7 +229,8 @@ Result<void> check_together(const JobSpec& job, const std::string& source) {
     if (!sum_scale(job)) {
         const bool narrow = job.aggregation.sum_bits == tensor::SumBits::Bits32;
         return refused(source, narrow ? "aggregation.sum_bits" : "update.clip_norm",
-                       std::string("clip_norm x samples_max x clients_per_round is more than the exact ") +
+                       std::string("clip_norm x samples_max x clients_per_round (async: x buffer x 1024) is "
+                                   "more than the exact ") +
                            (narrow ? "32" : "64") +
                            "-bit sum can hold with enough precision; lower samples_max, or use " +
                            (narrow ? "weighting: uniform, or sum_bits: 64" : "weighting: uniform"));
@@ -221,7 +285,17 @@ std::string print_job(const JobSpec& job) { return config::print_yaml(job, job_t
 
 double weight_total_max(const JobSpec& job) {
     const double weight = job.weighting == Weighting::Samples ? static_cast<double>(job.samples_max) : 1.0;
-    return weight * job.clients_per_round;
+    return weight * static_cast<double>(staleness_weight(job.aggregation, 0)) * updates_per_version(job);
+}
+
+std::uint64_t staleness_weight(const AggregationSpec& aggregation, std::uint32_t staleness) {
+    if (aggregation.mode == Mode::Sync) return 1;
+    const double weight = 1024.0 / std::pow(1.0 + staleness, aggregation.staleness_power);
+    return std::max<std::uint64_t>(1, static_cast<std::uint64_t>(std::llround(weight)));
+}
+
+std::uint32_t updates_per_version(const JobSpec& job) {
+    return job.aggregation.mode == Mode::Sync ? job.clients_per_round : job.aggregation.buffer;
 }
 
 Result<tensor::FixedPoint> sum_scale(const JobSpec& job) {

@@ -52,14 +52,22 @@ struct UpdateSpec {
     bool operator==(const UpdateSpec&) const = default;
 };
 
-struct AggregationSpec {
-    tensor::SumBits sum_bits = tensor::SumBits::Bits64;  // of the exact sum: the server's memory per value
-    bool operator==(const AggregationSpec&) const = default;
-};
-
 struct DownloadSpec {
     codec::Spec codec{.id = codec::CodecId::Deadzone, .bits = 1.5};  // of the difference between two versions
     bool operator==(const DownloadSpec&) const = default;
+};
+
+enum class Mode { Sync, Async };
+
+// Async: FedBuff (Nguyen et al. 2022, arXiv 2106.06639). Every free client trains from the newest version,
+// and whenever `buffer` updates are in, the next version is made of them.
+struct AggregationSpec {
+    Mode mode = Mode::Sync;
+    std::uint32_t buffer = 0;          // async: updates per version
+    double staleness_power = 0.5;      // async: an update s versions old counts 1/(1+s)^power
+    std::uint32_t staleness_max = 16;  // async: an update that is more versions old does not count
+    tensor::SumBits sum_bits = tensor::SumBits::Bits64;  // of the exact sum: the server's memory per value
+    bool operator==(const AggregationSpec&) const = default;
 };
 
 struct JobSpec {
@@ -71,13 +79,14 @@ struct JobSpec {
     Method method = Method::Lora;
     tensor::LoraSpec lora{
         .target_modules = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}};
+    std::uint32_t priority = 0;  // of several jobs, the higher one gets a free client
     std::uint32_t rounds = 10;
-    std::uint32_t clients_per_round = 2;     // N: how many are asked
-    std::uint32_t clients_minimum = 2;       // K: how many suffice to close
+    std::uint32_t clients_per_round = 2;  // N: how many count; async: how many train at once
+    std::uint32_t clients_minimum = 2;    // K: how many suffice to close
+    AggregationSpec aggregation;
     std::uint64_t samples_max = 10'000'000;  // a client that claims more is refused
     Weighting weighting = Weighting::Samples;
     double server_learning_rate = 1.0;
-    AggregationSpec aggregation;
     UpdateSpec update;
     DownloadSpec download;
     TrainSpec train;
@@ -94,6 +103,13 @@ Result<JobSpec> parse_job(const std::string& yaml, const std::string& source);
 Result<JobSpec> load_job(const Path& path);
 std::string print_job(const JobSpec& job);  // canonical YAML: what is stored and sent
 
+// What an update's weight is multiplied by when it started `staleness` versions before the newest:
+// round(1024 / (1 + staleness)^power), at least 1; all ones in a synchronous job.
+std::uint64_t staleness_weight(const AggregationSpec& aggregation, std::uint32_t staleness);
+
+// How many updates a version is made of: clients_per_round, or the buffer.
+std::uint32_t updates_per_version(const JobSpec& job);
+
 // The most that the weights of a round's contributions can add up to: with the clip norm it fixes the scale
 // of the exact sum. parse_job() has refused the jobs that have none.
 double weight_total_max(const JobSpec& job);
@@ -108,6 +124,11 @@ template <>
 struct fedllm::config::EnumNames<fedllm::job::Method> {
     static constexpr std::array<std::pair<job::Method, std::string_view>, 2> rows{
         {{job::Method::Lora, "lora"}, {job::Method::Full, "full"}}};
+};
+template <>
+struct fedllm::config::EnumNames<fedllm::job::Mode> {
+    static constexpr std::array<std::pair<job::Mode, std::string_view>, 2> rows{
+        {{job::Mode::Sync, "sync"}, {job::Mode::Async, "async"}}};
 };
 template <>
 struct fedllm::config::EnumNames<fedllm::job::Weighting> {

@@ -151,10 +151,10 @@ Error TlsStream::explain(const Outcome& outcome) const {
 awaitable<void> TlsStream::linger() {
     error_code ignored;
     socket_.shutdown(asio::socket_base::shutdown_send, ignored);
-    Timer timer(socket_.get_executor(), kLinger);
-    timer.async_wait([this, alive = std::weak_ptr(context_)](const error_code& error) {
-        if (!error && !alive.expired()) socket_.cancel();
-    });
+    (void)co_await within(kLinger, read_scrap());
+}
+
+awaitable<Result<void>> TlsStream::read_scrap() {
     std::array<std::byte, 4096> scrap;
     for (std::size_t total = 0; total < 65536;) {
         const auto [ec, count] =
@@ -162,6 +162,7 @@ awaitable<void> TlsStream::linger() {
         if (ec) break;
         total += count;
     }
+    co_return Result<void>{};
 }
 
 // All that is there and fits.

@@ -36,10 +36,6 @@ struct Limits {
                                  << 10;  // per second, over rate_window, inside a frame, both ways:
     Duration rate_window = 30s;          // who sends or takes less is cut off
 
-    std::size_t unauthenticated_max = 256;  // connections still in their handshake, each 81 KiB
-    std::size_t unauthenticated_per_address = 16;
-    std::size_t connections_per_identity = 2;  // the old one may not have died yet
-    std::size_t connections_max = 20'000;
     std::size_t senders_waiting_max = 64;  // on one channel, for their turn to write
 
     bool operator==(const Limits&) const = default;
@@ -49,9 +45,10 @@ struct Limits {
 inline constexpr int kMessageNestingMax = 16;
 inline constexpr std::size_t kClientElementsMax =
     4096;  // fields and sub-messages counted over the whole message
-inline constexpr std::size_t kServerElementsMax = 1 << 18;          // a full frame of reports
-inline constexpr std::size_t kNameBytesMax = 128;                   // ids, names, states
-inline constexpr std::size_t kTextBytesMax = 4096;                  // reasons and details for people
+inline constexpr std::size_t kServerElementsMax = 1 << 18;  // a full frame of reports
+inline constexpr std::size_t kNameBytesMax = 128;           // ids, names, states
+inline constexpr std::size_t kTextBytesMax = 4096;          // reasons and details for people
+inline constexpr std::size_t kCauseBytesMax = 1024;         // of an operator: it goes into every report
 inline constexpr std::size_t kJobBytesMax = std::size_t{64} << 10;  // canonical YAML
 inline constexpr std::size_t kBaseModelsMax = 64;
 inline constexpr std::size_t kCodecsMax = 64;

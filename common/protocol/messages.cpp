@@ -50,6 +50,9 @@ std::string_view name(MessageKind kind) {
         case MessageKind::SubmitJob: return "SubmitJob";
         case MessageKind::ListJobs: return "ListJobs";
         case MessageKind::ShowJob: return "ShowJob";
+        case MessageKind::ControlJob: return "ControlJob";
+        case MessageKind::Why: return "Why";
+        case MessageKind::AuditJob: return "AuditJob";
         case MessageKind::Welcome: return "Welcome";
         case MessageKind::Task: return "Task";
         case MessageKind::Proceed: return "Proceed";
@@ -60,6 +63,9 @@ std::string_view name(MessageKind kind) {
         case MessageKind::JobReport: return "JobReport";
         case MessageKind::Refusal: return "Refusal";
         case MessageKind::Blob: return "Blob";
+        case MessageKind::JobControlled: return "JobControlled";
+        case MessageKind::Because: return "Because";
+        case MessageKind::AuditRows: return "AuditRows";
         case MessageKind::Ping: return "Ping";
         case MessageKind::Goodbye: return "Goodbye";
         case MessageKind::Chunk: return "Chunk";
@@ -80,6 +86,9 @@ MessageKind kind_of(const ClientMessage& message) {
         case ClientMessage::kSubmitJob: return MessageKind::SubmitJob;
         case ClientMessage::kListJobs: return MessageKind::ListJobs;
         case ClientMessage::kShowJob: return MessageKind::ShowJob;
+        case ClientMessage::kControlJob: return MessageKind::ControlJob;
+        case ClientMessage::kWhy: return MessageKind::Why;
+        case ClientMessage::kAuditJob: return MessageKind::AuditJob;
         case ClientMessage::BODY_NOT_SET: break;
     }
     FEDLLM_CHECK(false, "ClientMessage without a body");
@@ -100,6 +109,9 @@ MessageKind kind_of(const ServerMessage& message) {
         case ServerMessage::kJobReport: return MessageKind::JobReport;
         case ServerMessage::kRefusal: return MessageKind::Refusal;
         case ServerMessage::kBlob: return MessageKind::Blob;
+        case ServerMessage::kJobControlled: return MessageKind::JobControlled;
+        case ServerMessage::kBecause: return MessageKind::Because;
+        case ServerMessage::kAuditRows: return MessageKind::AuditRows;
         case ServerMessage::BODY_NOT_SET: break;
     }
     FEDLLM_CHECK(false, "ServerMessage without a body");

@@ -28,7 +28,10 @@ enum class MessageKind {
     Decline,
     SubmitJob,
     ListJobs,
-    ShowJob,  // to the server
+    ShowJob,
+    ControlJob,
+    Why,
+    AuditJob,  // to the server
     Welcome,
     Task,
     Proceed,
@@ -38,7 +41,10 @@ enum class MessageKind {
     JobList,
     JobReport,
     Refusal,
-    Blob,  // from the server
+    Blob,
+    JobControlled,
+    Because,
+    AuditRows,  // from the server
     Ping,
     Goodbye,
     Chunk,  // both

@@ -119,6 +119,9 @@ Result<Relevance> Session::operator_asks(const Move& move) {
         case MessageKind::SubmitJob:
         case MessageKind::ListJobs:
         case MessageKind::ShowJob:
+        case MessageKind::ControlJob:
+        case MessageKind::Why:
+        case MessageKind::AuditJob:
         case MessageKind::Fetch: break;
         default: return out_of_order(move);
     }
@@ -143,6 +146,15 @@ Result<Relevance> Session::server_answers(const Move& move) {
             break;
         case MessageKind::JobReport:
             if (!answers(MessageKind::ShowJob)) return out_of_order(move);
+            break;
+        case MessageKind::JobControlled:
+            if (!answers(MessageKind::ControlJob)) return out_of_order(move);
+            break;
+        case MessageKind::Because:
+            if (!answers(MessageKind::Why)) return out_of_order(move);
+            break;
+        case MessageKind::AuditRows:
+            if (!answers(MessageKind::AuditJob)) return out_of_order(move);
             break;
         case MessageKind::Blob:
             if (!answers(MessageKind::Fetch)) return out_of_order(move);

@@ -8,7 +8,8 @@
 //   Decline (client). download      Fetch of the open task, one at a time, then chunks until
 //   download_finished(). upload        Offer of the open task, once; Proceed; chunks until upload_finished();
 //   Verdict. evaluation    of the open task, once (tasks of kind evaluate); Verdict. operators     SubmitJob,
-//   ListJobs, ShowJob, Fetch: the next request after the answer to the last, and after its
+//   ListJobs, ShowJob, ControlJob, Why, AuditJob, Fetch: the next request after the answer to the last, and
+//   after its
 //                 chunks. SubmitJob is answered by Proceed, chunks, and then by JobAccepted or Refusal.
 //
 // An Offer for a task that is not open is Stale at the server and not an offence: the Verdict may have been

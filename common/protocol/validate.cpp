@@ -128,6 +128,18 @@ Result<void> check(const SubmitJob& m) {
 
 Result<void> check(const ShowJob& m) { return check_name("ShowJob.job_id", m.job_id()); }
 
+Result<void> check(const ControlJob& m) {
+    FEDLLM_TRY_VOID(check_name("ControlJob.job_id", m.job_id()));
+    if (m.action() == JOB_ACTION_UNSPECIFIED || !JobAction_IsValid(m.action())) {
+        return malformed("ControlJob.action", "unknown action " + std::to_string(m.action()));
+    }
+    return check_text("ControlJob.cause", m.cause(), kCauseBytesMax);
+}
+
+Result<void> check(const Why& m) { return check_name("Why.subject", m.subject()); }
+
+Result<void> check(const AuditJob& m) { return check_name("AuditJob.job_id", m.job_id()); }
+
 // --- server -> client
 
 Result<void> check(const Welcome& m) {
@@ -192,7 +204,39 @@ Result<void> check(const JobSummary& m) {
     FEDLLM_TRY_VOID(check_name_or_empty("JobSummary.name", m.name()));
     FEDLLM_TRY_VOID(check_name_or_empty("JobSummary.state", m.state()));
     if (!m.model_digest().empty()) FEDLLM_TRY_VOID(check_digest("JobSummary.model_digest", m.model_digest()));
+    FEDLLM_TRY_VOID(check_name_or_empty("JobSummary.waiting_reason", m.waiting_reason()));
+    FEDLLM_TRY_VOID(check_name_or_empty("JobSummary.chain", m.chain()));
+    FEDLLM_TRY_VOID(check_text("JobSummary.cause", m.cause()));
     return check_text("JobSummary.waiting_for", m.waiting_for());
+}
+
+Result<void> check(const JobControlled& m) { return check(m.summary()); }
+
+Result<void> check(const Because& m) {
+    FEDLLM_TRY_VOID(check_name_or_empty("Because.reason", m.reason()));
+    return check_text("Because.sentence", m.sentence());
+}
+
+Result<void> check(const AuditRound& m) {
+    FEDLLM_TRY_VOID(check_digest("AuditRound.base_digest", m.base_digest()));
+    FEDLLM_TRY_VOID(check_digest("AuditRound.next_digest", m.next_digest()));
+    FEDLLM_TRY_VOID(check_name("AuditRound.chain", m.chain()));
+    for (const auto& contribution : m.contributions()) {
+        FEDLLM_TRY_VOID(check_name("AuditContribution.client", contribution.client()));
+        FEDLLM_TRY_VOID(check_digest("AuditContribution.digest", contribution.digest()));
+        FEDLLM_TRY_VOID(check_name_or_empty("AuditContribution.codec", contribution.codec()));
+    }
+    return {};
+}
+
+Result<void> check(const AuditRows& m) {
+    FEDLLM_TRY_VOID(check_name("AuditRows.job_id", m.job_id()));
+    FEDLLM_TRY_VOID(check_text("AuditRows.job", m.job(), kJobBytesMax));
+    FEDLLM_TRY_VOID(check_digest("AuditRows.initial_digest", m.initial_digest()));
+    FEDLLM_TRY_VOID(check_digest("AuditRows.model_digest", m.model_digest()));
+    FEDLLM_TRY_VOID(check_name("AuditRows.chain", m.chain()));
+    for (const auto& round : m.rounds()) FEDLLM_TRY_VOID(check(round));
+    return {};
 }
 
 Result<void> check(const JobList& m) {
@@ -243,6 +287,9 @@ Result<void> validate(const ClientMessage& m) {
         case ClientMessage::kSubmitJob: return check(m.submit_job());
         case ClientMessage::kListJobs: return {};
         case ClientMessage::kShowJob: return check(m.show_job());
+        case ClientMessage::kControlJob: return check(m.control_job());
+        case ClientMessage::kWhy: return check(m.why());
+        case ClientMessage::kAuditJob: return check(m.audit_job());
         case ClientMessage::BODY_NOT_SET: break;
     }
     return malformed("ClientMessage.body", "not set, or of a kind that this version does not know");
@@ -262,6 +309,9 @@ Result<void> validate(const ServerMessage& m) {
         case ServerMessage::kJobReport: return check(m.job_report());
         case ServerMessage::kRefusal: return check(m.refusal());
         case ServerMessage::kBlob: return check(m.blob());
+        case ServerMessage::kJobControlled: return check(m.job_controlled());
+        case ServerMessage::kBecause: return check(m.because());
+        case ServerMessage::kAuditRows: return check(m.audit_rows());
         case ServerMessage::BODY_NOT_SET: break;
     }
     return malformed("ServerMessage.body", "not set, or of a kind that this version does not know");

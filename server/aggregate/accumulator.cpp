@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <type_traits>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "server/aggregate/accumulator.cpp"
@@ -64,6 +65,36 @@ void AddWeighted32(std::uint32_t* HWY_RESTRICT sums, const float* HWY_RESTRICT v
     for (; i < count; ++i) sums[i] += static_cast<std::uint32_t>(to_fixed(values[i], scale)) * weight;
 }
 
+// Converted, divided and rounded as IEEE says: the same bits in every vector width and without any.
+template <class Integer>
+void Divide(const Integer* sums, float* out, std::size_t count, double divisor) {
+    using Signed = std::make_signed_t<Integer>;
+    std::size_t i = 0;
+#if HWY_TARGET != HWY_SCALAR
+    const hn::ScalableTag<double> d;
+    const hn::Rebind<Signed, decltype(d)> di;
+    const hn::Rebind<float, decltype(d)> df;
+    const auto divisors = hn::Set(d, divisor);
+    for (; i + hn::Lanes(d) <= count; i += hn::Lanes(d)) {
+        const auto sum = hn::LoadU(di, reinterpret_cast<const Signed*>(sums + i));
+        if constexpr (sizeof(Signed) == 8) {
+            hn::StoreU(hn::DemoteTo(df, hn::Div(hn::ConvertTo(d, sum), divisors)), df, out + i);
+        } else {
+            hn::StoreU(hn::DemoteTo(df, hn::Div(hn::PromoteTo(d, sum), divisors)), df, out + i);
+        }
+    }
+#endif
+    for (; i < count; ++i) {
+        out[i] = static_cast<float>(static_cast<double>(static_cast<Signed>(sums[i])) / divisor);
+    }
+}
+void Divide64(const std::uint64_t* sums, float* out, std::size_t count, double divisor) {
+    Divide(sums, out, count, divisor);
+}
+void Divide32(const std::uint32_t* sums, float* out, std::size_t count, double divisor) {
+    Divide(sums, out, count, divisor);
+}
+
 }  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace fedllm::server::aggregate
@@ -75,6 +106,8 @@ namespace {
 
 HWY_EXPORT(AddWeighted64);
 HWY_EXPORT(AddWeighted32);
+HWY_EXPORT(Divide64);
+HWY_EXPORT(Divide32);
 
 // Zeroed by the system page by page as they are first touched, in huge pages where it has them: a fault for
 // every 4 KiB of the sum cost more than the additions.
@@ -104,14 +137,6 @@ public:
 private:
     std::atomic_flag& held_;
 };
-
-template <class Integer>
-void divide(const Integer* sum, std::span<float> out, double divisor) {
-    using Signed = std::make_signed_t<Integer>;
-    for (std::size_t i = 0; i < out.size(); ++i) {
-        out[i] = static_cast<float>(static_cast<double>(static_cast<Signed>(sum[i])) / divisor);
-    }
-}
 
 }  // namespace
 
@@ -156,9 +181,11 @@ void Accumulator::mean(std::uint64_t first_element, std::span<float> out, std::u
     FEDLLM_CHECK(first_element <= elements_ && out.size() <= elements_ - first_element);
     const double divisor = scale_.scale() * static_cast<double>(total_weight);
     if (bits_ == SumBits::Bits64) {
-        divide(static_cast<const std::uint64_t*>(sums_) + first_element, out, divisor);
+        HWY_DYNAMIC_DISPATCH(Divide64)
+        (static_cast<const std::uint64_t*>(sums_) + first_element, out.data(), out.size(), divisor);
     } else {
-        divide(static_cast<const std::uint32_t*>(sums_) + first_element, out, divisor);
+        HWY_DYNAMIC_DISPATCH(Divide32)
+        (static_cast<const std::uint32_t*>(sums_) + first_element, out.data(), out.size(), divisor);
     }
 }
 

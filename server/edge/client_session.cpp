@@ -78,6 +78,7 @@ awaitable<Result<void>> ClientSession::greet() {
 awaitable<Result<void>> ClientSession::listen() {
     while (!session_.over()) {
         FEDLLM_CO_TRY(const protocol::Frame frame, co_await channel_.receive(limits_.idle_deadline));
+        engine_.heard_of(peer_.name);
         if (frame.kind == protocol::FrameKind::Chunk) {
             FEDLLM_CO_TRY_VOID(co_await on_chunk(frame.offset, frame.bytes));
         } else {

@@ -1,64 +1,143 @@
 #include "server/engine/commit.hpp"
 
 #include <algorithm>
+#include <cstring>
 
-#include "common/codec/codec.hpp"
+#include "common/formats/param_set_file.hpp"
 #include "common/formats/peft.hpp"
-#include "common/tensor/fixed_point.hpp"
-#include "server/aggregate/accumulator.hpp"
 #include "server/aggregate/strategy.hpp"
 
 namespace fedllm::server::engine {
 namespace {
 
-constexpr std::uint64_t kSliceElements = std::uint64_t{1} << 16;  // averaged at a time: stays in the cache
+constexpr std::uint64_t kSliceElements = std::uint64_t{1} << 15;  // at a time: stays in the cache
 
-Result<void> add_update(const codec::Layout& layout, const Contribution& part, const ingest::Spool& spool,
-                        aggregate::Accumulator& sum) {
-    FEDLLM_TRY(const MappedFile update, spool.open_update(part.task, part.digest, part.bytes));
-    return codec::decode(
-        part.codec, layout, update.bytes(),
-        [&](std::uint64_t first, std::span<const float> values) { sum.add(first, values, part.weight); });
-}
+// The next version's file, from its first byte to its last, hashed on the way.
+class VersionStream {
+public:
+    static Result<std::unique_ptr<VersionStream>> create(const store::Versions& versions,
+                                                         const tensor::Manifest& manifest,
+                                                         const Elsewhere& elsewhere) {
+        FEDLLM_TRY(const std::vector<std::byte> header, formats::param_set_header(manifest));
+        FEDLLM_TRY(store::UnnamedFile file,
+                   versions.create(header.size() + manifest.elements() * sizeof(float)));
+        std::unique_ptr<VersionStream> stream(new VersionStream(std::move(file), elsewhere));
+        FEDLLM_TRY_VOID(stream->append(header));
+        return stream;
+    }
 
-// target += server_learning_rate * the contributions' mean.
-Result<void> add_mean(const job::JobSpec& job, const codec::Layout& layout,
-                      const std::vector<Contribution>& contributions, const ingest::Spool& spool,
-                      std::span<float> target) {
-    FEDLLM_TRY(const auto scale, tensor::FixedPoint::choose(tensor::bound_with_slack(job.update.clip_norm),
-                                                            job::weight_total_max(job)));
-    aggregate::Accumulator sum(layout.elements, scale);
-    std::uint64_t total_weight = 0;
-    for (const Contribution& part : contributions) {
-        if (auto added = add_update(layout, part, spool, sum); !added) {
-            return with_context(added.error(), "adding " + part.task.get());
+    // Room for the next values; as many as room() has are written at once, and the last.
+    std::span<float> room() { return std::span(slice_).subspan(filled_); }
+    Result<void> filled(std::size_t count) {
+        filled_ += count;
+        return filled_ == slice_.size() ? flush() : Result<void>{};
+    }
+    Result<void> values(std::span<const float> some) {
+        while (!some.empty()) {
+            const std::size_t count = std::min(some.size(), room().size());
+            std::copy_n(some.begin(), count, room().begin());
+            FEDLLM_TRY_VOID(filled(count));
+            some = some.subspan(count);
         }
-        total_weight += part.weight;
+        return {};
     }
-    std::vector<float> mean;
-    for (std::uint64_t first = 0; first < sum.elements(); first += kSliceElements) {
-        mean.resize(std::min(kSliceElements, sum.elements() - first));
-        sum.mean(first, mean, total_weight);
-        aggregate::fed_avg(target.subspan(first, mean.size()), mean, job.server_learning_rate);
+    Result<void> finish(const store::Versions& versions, NewVersion& next) {
+        FEDLLM_TRY_VOID(flush());
+        next.file = {crypto::to_hex(hash_.finish()), written_};
+        FEDLLM_TRY(MappedFile bytes, versions.publish(std::move(file_), next.file.digest));
+        next.version_bytes = std::make_shared<const MappedFile>(std::move(bytes));
+        next.paths.push_back(versions.path_of(next.file.digest));
+        return {};
     }
-    return {};
+
+private:
+    VersionStream(store::UnnamedFile file, const Elsewhere& elsewhere)
+        : file_(std::move(file)), hash_(file_.bytes(), elsewhere), slice_(kSliceElements) {}
+
+    Result<void> append(std::span<const std::byte> bytes) {
+        FEDLLM_TRY_VOID(file_.write(written_, bytes));
+        written_ += bytes.size();
+        hash_.extend(written_);
+        return {};
+    }
+    Result<void> flush() {
+        const std::size_t count = std::exchange(filled_, 0);
+        return append(std::as_bytes(std::span(slice_).first(count)));
+    }
+
+    store::UnnamedFile file_;
+    PrefixHash hash_;  // goes before the map that it reads
+    std::vector<float> slice_;
+    std::size_t filled_ = 0;
+    std::uint64_t written_ = 0;
+};
+
+// target += server_learning_rate * mean, for some elements.
+void add_mean(const job::JobSpec& job, const RoundSum& sum, std::uint64_t total_weight, std::uint64_t first,
+              std::span<float> target, std::vector<float>& mean) {
+    mean.resize(target.size());
+    sum.values().mean(first, mean, total_weight);
+    aggregate::fed_avg(target, mean, job.server_learning_rate);
 }
 
-// What the versions up to `base` have left out: zeros for the initial one.
-Result<std::vector<float>> read_residual(const store::VersionRow& base, std::uint64_t elements,
-                                         const store::Versions& versions) {
-    std::vector<float> residual(elements);
-    if (base.residual_digest.empty()) return residual;
-    FEDLLM_TRY(const MappedFile file, versions.map(store::Attachment::Residual, base.residual_digest));
-    const std::span<std::byte> out = std::as_writable_bytes(std::span(residual));
-    if (file.bytes().size() != out.size()) {
-        return make_error(Errc::ManifestMismatch, "the residual " + base.residual_digest + " has " +
-                                                      std::to_string(file.bytes().size()) +
-                                                      " bytes, the version's values " +
-                                                      std::to_string(out.size()));
+Result<NewVersion> whole_version(const job::JobSpec& job, const RoundSum& sum, std::span<const float> base,
+                                 const store::Versions& versions, const Elsewhere& elsewhere) {
+    NewVersion next;
+    FEDLLM_TRY(const auto stream, VersionStream::create(versions, sum.shape().manifest, elsewhere));
+    const std::uint64_t total_weight = sum.total_weight();
+    std::vector<float> mean;
+    for (std::uint64_t first = 0; first < base.size();) {
+        const std::span<float> slice =
+            stream->room().first(std::min<std::uint64_t>(stream->room().size(), base.size() - first));
+        std::copy_n(base.begin() + static_cast<std::ptrdiff_t>(first), slice.size(), slice.begin());
+        add_mean(job, sum, total_weight, first, slice, mean);
+        first += slice.size();
+        FEDLLM_TRY_VOID(stream->filled(slice.size()));
     }
-    std::copy(file.bytes().begin(), file.bytes().end(), out.begin());
-    return residual;
+    FEDLLM_TRY_VOID(stream->finish(versions, next));
+    return next;
+}
+
+// The step lies in a file of its own, mapped, and what encoding leaves of it is the residual: the same file.
+Result<NewVersion> coded_version(const job::JobSpec& job, const RoundSum& sum, const RoundBase& base,
+                                 std::span<const float> base_values, const store::Versions& versions,
+                                 const Elsewhere& elsewhere) {
+    NewVersion next;
+    FEDLLM_TRY(store::UnnamedFile residual, versions.create(base_values.size_bytes()));
+    const std::span step(reinterpret_cast<float*>(residual.bytes().data()), base_values.size());
+    if (base.residual) {
+        const auto before = base.residual->bytes();
+        std::memcpy(residual.bytes().data(), before.data(), before.size());
+    }
+    const std::uint64_t total_weight = sum.total_weight();
+    std::vector<float> mean;
+    for (std::uint64_t first = 0; first < step.size(); first += kSliceElements) {
+        const auto slice = step.subspan(first, std::min<std::uint64_t>(kSliceElements, step.size() - first));
+        add_mean(job, sum, total_weight, first, slice, mean);
+    }
+    FEDLLM_TRY(const auto stream, VersionStream::create(versions, sum.shape().manifest, elsewhere));
+    PrefixHash residual_hash(residual.bytes(), elsewhere);
+    Result<void> streamed;
+    FEDLLM_TRY(const auto encoded,
+               advance(job.download.codec, sum.shape().layout, base.row.round.get(), base_values, step,
+                       [&](std::uint64_t first, std::span<const float> values) {
+                           if (streamed) streamed = stream->values(values);
+                           residual_hash.extend((first + values.size()) * sizeof(float));
+                       }));
+    FEDLLM_TRY_VOID(streamed);
+    FEDLLM_TRY(store::UnnamedFile step_file, versions.create(encoded.size()));
+    FEDLLM_TRY_VOID(step_file.write(0, encoded));
+    next.step = {crypto::to_hex(crypto::sha256(encoded)), encoded.size()};
+    next.residual = {crypto::to_hex(residual_hash.finish()), residual.bytes().size()};
+    FEDLLM_TRY_VOID(stream->finish(versions, next));
+    using store::Attachment;
+    FEDLLM_TRY_VOID(versions.publish(Attachment::Step, std::move(step_file), next.step.digest));
+    FEDLLM_TRY(MappedFile left,
+               versions.publish(Attachment::Residual, std::move(residual), next.residual.digest));
+    next.residual_bytes = std::make_shared<const MappedFile>(std::move(left));
+    next.paths.push_back(versions.path_of(Attachment::Step, next.step.digest));
+    next.paths.push_back(versions.path_of(Attachment::Residual, next.residual.digest));
+    return next;
 }
 
 // `latest` is replaced by rename, so that a reader always finds a whole adapter behind it.
@@ -67,59 +146,74 @@ Result<void> point_latest_at(const Path& folder) {
     const Path temporary = folder.parent_path() / "latest.new";
     FEDLLM_TRY_VOID(disk().remove(temporary));
     FEDLLM_TRY_VOID(disk().link(folder.filename(), temporary));
-    return disk().rename(temporary, link);
+    FEDLLM_TRY_VOID(disk().rename(temporary, link));
+    return disk().sync_directory(folder.parent_path());  // before the ledger says that the round is over
 }
 
 }  // namespace
 
+Result<RoundBase> open_base(const store::VersionRow& row, const store::Versions& versions,
+                            const tensor::Manifest& manifest) {
+    RoundBase base{row, nullptr, nullptr};
+    FEDLLM_TRY(MappedFile version, versions.map(row.digest));
+    FEDLLM_TRY_VOID(formats::param_set_values(version.bytes(), manifest));
+    base.version = std::make_shared<const MappedFile>(std::move(version));
+    if (row.residual_digest.empty()) return base;
+    FEDLLM_TRY(MappedFile residual, versions.map(store::Attachment::Residual, row.residual_digest));
+    if (residual.bytes().size() != manifest.elements() * sizeof(float)) {
+        return make_error(Errc::ManifestMismatch, "the residual " + row.residual_digest + " has " +
+                                                      std::to_string(residual.bytes().size()) +
+                                                      " bytes, the version's values " +
+                                                      std::to_string(manifest.elements() * sizeof(float)));
+    }
+    base.residual = std::make_shared<const MappedFile>(std::move(residual));
+    return base;
+}
+
 Result<std::vector<std::byte>> advance(const codec::Spec& codec, const codec::Layout& layout,
-                                       std::uint64_t key, std::span<float> version, std::span<float> step) {
+                                       std::uint64_t key, std::span<const float> base, std::span<float> step,
+                                       const codec::Sink& version) {
     FEDLLM_TRY(auto encoded, codec::encode(codec::without_zeros(codec, step), layout, step, key));
+    std::vector<float> next(codec::kSliceValuesMax);
     FEDLLM_TRY_VOID(
         codec::decode(codec.id, layout, encoded, [&](std::uint64_t first, std::span<const float> decoded) {
+            const auto from = base.subspan(first, decoded.size());
+            const auto left = step.subspan(first, decoded.size());
             for (std::size_t i = 0; i < decoded.size(); ++i) {
-                const double exact = static_cast<double>(version[first + i]) + step[first + i];
-                version[first + i] += decoded[i];
-                step[first + i] = static_cast<float>(exact - version[first + i]);
+                const double exact = static_cast<double>(from[i]) + left[i];
+                next[i] = from[i] + decoded[i];
+                left[i] = static_cast<float>(exact - next[i]);
             }
+            version(first, std::span(next).first(decoded.size()));
         }));
     return encoded;
 }
 
-Result<NewVersion> compute_version(const job::JobSpec& job, const store::VersionRow& base,
-                                   const std::vector<Contribution>& contributions,
-                                   const store::Versions& versions, const ingest::Spool& spool) {
-    FEDLLM_TRY(tensor::ParamSet params, versions.read(base.digest));
-    const codec::Layout layout = codec::layout_of(params.manifest());
-    NewVersion next;
+Result<NewVersion> compute_version(const job::JobSpec& job, const RoundBase& base, const RoundSum& sum,
+                                   const store::Versions& versions, const Elsewhere& elsewhere) {
+    FEDLLM_TRY(const auto base_values,
+               formats::param_set_values(base.version->bytes(), sum.shape().manifest));
     if (job.download.codec.id == codec::CodecId::None) {
-        FEDLLM_TRY_VOID(add_mean(job, layout, contributions, spool, params.values()));
-    } else {
-        FEDLLM_TRY(std::vector<float> step, read_residual(base, layout.elements, versions));
-        FEDLLM_TRY_VOID(add_mean(job, layout, contributions, spool, step));
-        FEDLLM_TRY(const auto encoded,
-                   advance(job.download.codec, layout, base.round.get(), params.values(), step));
-        FEDLLM_TRY(next.step, versions.write(store::Attachment::Step, encoded));
-        FEDLLM_TRY(next.residual,
-                   versions.write(store::Attachment::Residual, std::as_bytes(std::span(step))));
+        return whole_version(job, sum, base_values, versions, elsewhere);
     }
-    FEDLLM_TRY(next.file, versions.write(params));
-    return next;
+    return coded_version(job, sum, base, base_values, versions, elsewhere);
+}
+
+Path adapter_folder(const Path& state_directory, const JobId& id, std::uint32_t rounds_done) {
+    char name[32];
+    std::snprintf(name, sizeof name, "round-%04u", rounds_done);
+    return state_directory / "adapters" / id.get() / name;
 }
 
 Result<Path> write_adapter(const job::JobSpec& job, const JobId& id, std::uint32_t rounds_done,
-                           const std::string& digest, const store::Versions& versions,
+                           const tensor::Manifest& manifest, std::span<const std::byte> version,
                            const Path& state_directory) {
-    char name[32];
-    std::snprintf(name, sizeof name, "round-%04u", rounds_done);
-    const Path folder = state_directory / "adapters" / id.get() / name;
+    const Path folder = adapter_folder(state_directory, id, rounds_done);
     FEDLLM_TRY_VOID(make_directories(folder));
-    FEDLLM_TRY(const tensor::ParamSet params, versions.read(digest));
     if (job.method == job::Method::Lora) {
-        FEDLLM_TRY_VOID(formats::write_peft_adapter(folder, params, job.lora, job.base_model));
+        FEDLLM_TRY_VOID(formats::write_peft_adapter(folder, manifest, version, job.lora, job.base_model));
     } else {
-        FEDLLM_TRY(const MappedFile version, versions.map(digest));
-        FEDLLM_TRY_VOID(write_file_atomically(folder / "model.safetensors", version.bytes()));
+        FEDLLM_TRY_VOID(write_file_atomically(folder / "model.safetensors", version));
     }
     FEDLLM_TRY_VOID(point_latest_at(folder));
     return folder;

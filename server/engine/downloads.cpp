@@ -23,7 +23,7 @@ void Engine::ask(ActiveJob& job, const round::AskClient& effect) {
     task.set_job_id(job.id.get());
     task.set_job(job.yaml);
     task.set_round(effect.round.get());
-    task.set_model_digest(effect.model_digest);
+    task.set_model_digest(version->digest);
     task.set_model_bytes(version->bytes);
     if (!hold(add_counted(effect, task))) return;
     const registry::Member* const member = registry_.find(effect.client);
@@ -54,6 +54,7 @@ Result<void> Engine::add_steps(const ActiveJob& job, protocol::Task& task) const
     FEDLLM_TRY(const auto latest, ledger_.latest_versions(job.id, protocol::kVersionStepsMax));
     std::size_t count = 0;
     for (std::uint64_t bytes = 0; count < latest.size() && !latest[count].base_digest.empty(); ++count) {
+        if (latest[count].removed) break;
         bytes += latest[count].encoded_bytes;
         if (bytes >= task.model_bytes()) break;
     }
@@ -70,9 +71,9 @@ Result<void> Engine::add_steps(const ActiveJob& job, protocol::Task& task) const
 
 void Engine::count_download(const ClientId& client, std::uint64_t bytes) {
     metrics_.bytes_moved(client, observe::Direction::Down, bytes);
-    const auto holder = holders_.find(client);
-    if (holder == holders_.end()) return;
-    if (ActiveJob* const job = find(holder->second)) job->live[client].bytes_down += bytes;
+    const JobId* const holder = schedule_.holder(client);
+    if (holder == nullptr) return;
+    if (ActiveJob* const job = find(*holder)) job->live[client].bytes_down += bytes;
 }
 
 net::awaitable<Result<SharedVersion>> Engine::version(std::string digest) {
@@ -81,6 +82,10 @@ net::awaitable<Result<SharedVersion>> Engine::version(std::string digest) {
     if (auto row = ledger_.version(digest); !step && !row) {
         version_cache_.erase(digest);
         co_return row.error();
+    } else if (!step && row->removed) {
+        co_return make_error(Errc::NotFound, "version " + digest.substr(0, 12) + " of job " + row->job.get() +
+                                                 " is not kept any more: retention.versions is " +
+                                                 std::to_string(options_.retention.versions));
     }
     auto mapped = co_await net::offload(compute_, [&] {
         return step ? versions_.map(store::Attachment::Step, digest) : versions_.map(digest);

@@ -7,7 +7,6 @@
 
 #include "common/log/log.hpp"
 #include "common/net/offload.hpp"
-#include "server/engine/commit.hpp"
 
 namespace fedllm::server::engine {
 namespace {
@@ -18,15 +17,8 @@ unsigned threads_or_cores(unsigned threads) {
     return threads > 0 ? threads : std::max(1u, std::thread::hardware_concurrency());
 }
 
-double seconds(Duration duration) { return std::chrono::duration<double>(duration).count(); }
-
-store::VersionRow row_of(const NewVersion& made, const store::VersionRow& base, Timestamp now) {
-    store::VersionRow row{made.file.digest, base.job, RoundId(base.round.get() + 1), made.file.bytes, now};
-    if (made.step.bytes > 0) row.base_digest = base.digest;
-    row.encoded_digest = made.step.digest;
-    row.encoded_bytes = made.step.bytes;
-    row.residual_digest = made.residual.digest;
-    return row;
+bool is_alive(const store::JobRow& row) {
+    return row.status == store::JobStatus::Running || row.status == store::JobStatus::Paused;
 }
 
 }  // namespace
@@ -57,7 +49,10 @@ Engine::Engine(asio::any_io_executor strand, const EngineOptions& options, const
       versions_(std::move(versions)),
       spool_(std::move(spool)),
       tasks_(strand),
-      timer_(strand) {
+      timer_(strand),
+      changed_(strand),
+      upload_memory_(std::make_shared<ingest::UploadMemory>(options.upload_memory)),
+      self_(std::make_shared<Engine*>(this)) {
     if (!options.compute) pool_.emplace(threads_or_cores(options.threads));
     compute_ = options.compute ? *options.compute : pool_->get_executor();
 }
@@ -65,14 +60,19 @@ Engine::Engine(asio::any_io_executor strand, const EngineOptions& options, const
 Engine::~Engine() = default;
 
 Result<void> Engine::start() {
+    started_ = clock_.now();
     tasks_.spawn("ticks", tick(), [this] { timer_.cancel(); });
+    FEDLLM_TRY(const auto before, ledger_.jobs());
+    for (const store::JobRow& row : before) {
+        if (is_alive(row)) FEDLLM_TRY_VOID(check_newest(row));
+    }
     FEDLLM_TRY(const std::set<Path> counted, counted_updates());
     FEDLLM_TRY_VOID(spool_.prune(counted, ingest::Spool::Parts::Keep));
     FEDLLM_TRY(const auto rows, ledger_.jobs());
     for (const store::JobRow& row : rows) {
-        const bool alive = row.status == store::JobStatus::Running || row.status == store::JobStatus::Paused;
-        if (alive) FEDLLM_TRY_VOID(activate(row));
+        if (is_alive(row)) FEDLLM_TRY_VOID(activate(row));
     }
+    for (const store::JobRow& row : rows) tasks_.spawn("retention", expire(row.id, Sweep::Everything));
     return {};
 }
 
@@ -84,37 +84,25 @@ asio::awaitable<void> Engine::stop() {
 // -------------------------------------------------------------------------------------------------------------
 // jobs
 
-// What the spool has to keep; uploads cut in the middle stay besides, to be resumed.
-Result<std::set<Path>> Engine::counted_updates() const {
-    std::set<Path> paths;
-    FEDLLM_TRY(const auto rows, ledger_.jobs());
-    for (const store::JobRow& row : rows) {
-        FEDLLM_TRY(const auto parts, ledger_.parts(row.id, row.round));
-        for (const store::PartRow& part : parts) {
-            if (part.status != store::PartStatus::Accepted) continue;
-            paths.insert(spool_.update_path(part.task, part.update_digest));
-        }
-    }
-    return paths;
-}
-
 // Takes a job up, or, where that cannot be (its file was damaged), ends it with the reason: it must not keep
 // the others from running.
 Result<void> Engine::activate(const store::JobRow& row) {
     auto active = load(row);
     if (!active) {
-        if (active.error().code == Errc::StoreFailed) return active.error();
+        // A disk that cannot be read now says nothing about the job.
+        const Errc code = active.error().code;
+        if (code == Errc::StoreFailed || code == Errc::IoFailed) return active.error();
         log::error("a job cannot be taken up", {{"job", row.id.get()}, {"reason", active.error().message}});
         return ledger_.finish_job(row.id, store::JobStatus::Failed, active.error().message);
     }
     const JobId id = row.id;
     log::info((*active)->state.recovered ? "job resumed" : "job started",
               {{"job", id.get()}, {"name", row.name}, {"round", row.round.get()}});
+    schedule_.add(id, (*active)->spec.priority, (*active)->spec.base_model);
     jobs_.push_back(std::move(*active));
-    raise(id, round::Tick{});
-    for (const auto& [client, member] : registry_.members()) {
-        raise(id, round::ClientJoined{client, member.base_models});
-    }
+    begin_sum(*jobs_.back());
+    tasks_.spawn("adapter", write_newest_adapter(id));
+    raise(id, round::Tick{});  // and with it, who is there
     return {};
 }
 
@@ -123,15 +111,21 @@ Result<std::unique_ptr<Engine::ActiveJob>> Engine::load(const store::JobRow& row
     active->id = row.id;
     active->yaml = row.yaml;
     FEDLLM_TRY(active->spec, job::parse_job(row.yaml, "job " + row.id.get()));
-    FEDLLM_TRY(const tensor::ParamSet params, versions_.read(row.model_digest));
-    active->manifest = params.manifest();
+    FEDLLM_TRY(const store::VersionRow newest, ledger_.version(row.id, row.round));
+    FEDLLM_TRY(tensor::Manifest manifest, versions_.manifest(newest.digest));
+    active->shape = std::make_shared<const JobShape>(std::move(manifest));
+    FEDLLM_TRY(active->base, open_base(newest, versions_, active->shape->manifest));
     FEDLLM_TRY(const auto rounds, ledger_.rounds(row.id));
     const round::Rules rules = round::rules_of(row.id, active->spec);
     if (rounds.empty()) {
         active->state = round::start(rules, row.model_digest);
         return active;
     }
-    FEDLLM_TRY(const auto parts, ledger_.parts(row.id, rounds.back().round));
+    std::vector<store::PartRow> parts;
+    for (std::uint32_t r = round::first_needed(rules, row.round).get(); r <= row.round.get(); ++r) {
+        FEDLLM_TRY(const auto of_round, ledger_.parts(row.id, RoundId(r)));
+        parts.insert(parts.end(), of_round.begin(), of_round.end());
+    }
     active->state = round::recover(rules, row, rounds, parts, clock_.now());
     return active;
 }
@@ -143,61 +137,55 @@ Engine::ActiveJob* Engine::find(const JobId& id) const {
     return nullptr;
 }
 
-// Who is offered a free client first: the job whose latest round opened longest ago.
-std::vector<Engine::ActiveJob*> Engine::offer_order() const {
-    std::vector<ActiveJob*> order;
-    for (const auto& job : jobs_) order.push_back(job.get());
-    std::stable_sort(order.begin(), order.end(), [](const ActiveJob* left, const ActiveJob* right) {
-        return left->last_opened < right->last_opened;
-    });
-    return order;
-}
-
 // -------------------------------------------------------------------------------------------------------------
 // events and effects
 
+// Whoever waits for a client hears of it before anything else happens to it.
 void Engine::raise(const JobId& job, round::Event event) {
     events_.emplace_back(job, std::move(event));
     if (handling_) return;
     handling_ = true;
-    while (!events_.empty()) {
-        const auto [id, next] = std::move(events_.front());
-        events_.pop_front();
-        handle(id, next);
+    while (true) {
+        if (const auto tidings = schedule_.next()) {
+            if (tidings->free) {
+                handle(tidings->job, round::ClientFree{tidings->client});
+            } else {
+                handle(tidings->job, round::ClientBusy{tidings->client});
+            }
+        } else if (!events_.empty()) {
+            const auto [id, next] = std::move(events_.front());
+            events_.pop_front();
+            handle(id, next);
+        } else {
+            break;
+        }
     }
     handling_ = false;
 }
 
-// A client is offered to all jobs at once; for those that are told after one of them took it, it is busy.
-round::Event Engine::as_it_stands(const ActiveJob& job, round::Event event) const {
-    const bool offer = std::holds_alternative<round::ClientFree>(event) ||
-                       std::holds_alternative<round::ClientJoined>(event);
-    if (!offer) return event;
+// With its answer a client may be due to another job, which it is to be free for before its own asks it anew.
+void Engine::hand_over(const JobId& id, const round::Event& event) {
+    if (!round::is_answer(event)) return;
     const ClientId client = *round::client_of(event);
-    const auto holder = holders_.find(client);
-    if (holder == holders_.end() || holder->second == job.id || !can_train(client, job)) return event;
-    return round::ClientBusy{client};
+    const JobId* const holder = schedule_.holder(client);
+    if (holder == nullptr || *holder != id || schedule_.sees(id, client, true)) return;
+    schedule_.told({id, client, false});
+    handle(id, round::ClientBusy{client});
 }
 
-bool Engine::can_train(const ClientId& client, const ActiveJob& job) const {
-    const registry::Member* const member = registry_.find(client);
-    return member != nullptr && member->can_train(job.spec.base_model);
-}
-
-void Engine::handle(const JobId& id, round::Event event) {
+void Engine::handle(const JobId& id, const round::Event& event) {
+    hand_over(id, event);
     ActiveJob* const job = find(id);
     if (job == nullptr) return;
-    event = as_it_stands(*job, std::move(event));
     auto transition = round::step(std::move(job->state), event, clock_.now());
     job->state = std::move(transition.state);
     for (const round::Effect& effect : transition.effects) apply(*job, effect);
     if (const auto client = round::client_of(event)) free_client(*job, *client);
+    schedule_.update(id, round::gathers(job->state), job->last_opened);
     log_waiting(*job);
+    changed_.cancel();
     if (!round::is_over(job->state)) return;
-    const auto freed = holders_;
-    for (const auto& [client, holder] : freed) {
-        if (holder == id) free_client(*job, client);
-    }
+    schedule_.remove(id);
     std::erase_if(jobs_, [&](const auto& entry) { return entry.get() == job; });
 }
 
@@ -207,7 +195,7 @@ void Engine::apply(ActiveJob& job, const round::Effect& effect) {
         ActiveJob& job;
         void operator()(const round::OpenRound& e) { engine.open_round(job, e); }
         void operator()(const round::AskClient& e) {
-            engine.hold_client(job, e.client);
+            engine.schedule_.take(job.id, e.client);
             engine.ask(job, e);
         }
         void operator()(const round::RecordPart& e) { engine.record(job, e); }
@@ -217,7 +205,8 @@ void Engine::apply(ActiveJob& job, const round::Effect& effect) {
             engine.free_client(job, e.client);
         }
         void operator()(const round::CloseRound& e) {
-            engine.tasks_.spawn("close round", engine.close_round(job.id, e));
+            engine.tasks_.spawn("close round", engine.close_round(job.id, e),
+                                [changed = &engine.changed_] { changed->cancel(); });
         }
         void operator()(const round::FinishJob& e) { engine.finish(job, e); }
         void operator()(const round::FailJob& e) { engine.fail(job, e); }
@@ -240,23 +229,9 @@ void Engine::apply(ActiveJob& job, const round::Effect& effect) {
     std::visit(Apply{*this, job}, effect);
 }
 
-// The other jobs hear of it before anything else, so that none of them asks the same client.
-void Engine::hold_client(ActiveJob& job, const ClientId& client) {
-    if (!holders_.try_emplace(client, job.id).second) return;
-    for (const auto& other : jobs_) {
-        if (other.get() == &job || !can_train(client, *other)) continue;
-        events_.emplace_front(other->id, round::ClientBusy{client});
-    }
-}
-
 // Once the job wants nothing more of its client, the others may have it.
-void Engine::free_client(ActiveJob& job, const ClientId& client) {
-    const auto holder = holders_.find(client);
-    if (holder == holders_.end() || holder->second != job.id || round::is_asked(job.state, client)) return;
-    holders_.erase(holder);
-    for (const ActiveJob* const other : offer_order()) {
-        if (other != &job && can_train(client, *other)) raise(*other, round::ClientFree{client});
-    }
+void Engine::free_client(const ActiveJob& job, const ClientId& client) {
+    if (!round::is_asked(job.state, client)) schedule_.release(job.id, client);
 }
 
 void Engine::open_round(ActiveJob& job, const round::OpenRound& effect) {
@@ -267,6 +242,7 @@ void Engine::open_round(ActiveJob& job, const round::OpenRound& effect) {
     row.opened = clock_.now();
     job.last_opened = row.opened;
     job.live.clear();
+    begin_sum(job);
     if (!hold(ledger_.open_round(row, effect.clients))) return;
     metrics_.round_opened(job.id, effect.round.get(), job.spec.rounds, effect.clients.size());
     log::info(effect.kind == round::TaskKind::Train ? "round opened" : "final evaluation opened",
@@ -310,61 +286,6 @@ void Engine::record(ActiveJob& job, const round::RecordEvaluation& effect) {
     hold(ledger_.record_evaluation(row));
 }
 
-asio::awaitable<Result<void>> Engine::close_round(JobId id, round::CloseRound effect) {
-    const double started = monotonic_seconds();
-    const ActiveJob* const job = find(id);
-    if (job == nullptr) co_return Result<void>{};
-    const job::JobSpec spec = job->spec;
-    const Timestamp opened = job->state.opened;
-    FEDLLM_CO_TRY_VOID(ledger_.close_round(id, effect.round));
-    FEDLLM_CO_TRY(const auto parts, ledger_.parts(id, effect.round));
-    FEDLLM_CO_TRY(const store::VersionRow base, ledger_.version(id, effect.round));
-    std::vector<Contribution> contributions;
-    for (const store::PartRow& part : parts) {
-        if (part.status != store::PartStatus::Accepted) continue;
-        // A client may always send plain values; anything else that was accepted is in the job's codec.
-        const bool plain = part.codec == codec::name(codec::CodecId::None);
-        contributions.push_back({part.task, part.update_digest, part.bytes, part.weight,
-                                 plain ? codec::CodecId::None : spec.update.codec.id});
-    }
-    const auto build = [&]() -> Result<NewVersion> {
-        FEDLLM_TRY(auto version, compute_version(spec, base, contributions, versions_, spool_));
-        FEDLLM_TRY([[maybe_unused]] const Path folder,
-                   write_adapter(spec, id, effect.round.get() + 1, version.file.digest, versions_,
-                                 options_.state_directory));
-        return version;
-    };
-    const auto version = co_await net::offload(compute_, build);
-    if (find(id) == nullptr) co_return Result<void>{};
-    if (!version) {
-        raise(id, round::AggregationFailed{to_string(version.error())});
-        co_return version.error();
-    }
-    const Timestamp now = clock_.now();
-    const store::RoundResult result{now, eval_loss_of(parts), train_loss_of(parts)};
-    const store::VersionRow next = row_of(*version, base, now);
-    if (!hold(ledger_.commit_round(id, effect.round, result, next))) co_return Result<void>{};
-    if (base.residual_digest != next.residual_digest) {  // nothing will start from it again
-        versions_.remove(store::Attachment::Residual, base.residual_digest);
-    }
-    for (const store::PartRow& part : parts) {  // also what dropped clients had begun to send
-        if (auto gone = spool_.remove(part.task); !gone)
-            log::warn("spool", {{"reason", gone.error().message}});
-    }
-    metrics_.round_committed(id, seconds(now - opened), monotonic_seconds() - started, contributions.size());
-    if (!std::isnan(result.eval_loss)) metrics_.evaluated(id, result.eval_loss);
-    if (!std::isnan(result.train_loss)) metrics_.trained(id, result.train_loss);
-    log::info("round committed", {{"job", id.get()},
-                                  {"round", effect.round.get()},
-                                  {"accepted", contributions.size()},
-                                  {"eval_loss", result.eval_loss},
-                                  {"train_loss", result.train_loss},
-                                  {"version", next.digest.substr(0, 12)},
-                                  {"step_bytes", next.encoded_bytes}});
-    raise(id, round::RoundCommitted{effect.round, next.digest});
-    co_return Result<void>{};
-}
-
 void Engine::finish(const ActiveJob& job, const round::FinishJob& effect) {
     const JobId& id = job.id;
     const auto parts = ledger_.parts(id, effect.round);
@@ -373,7 +294,8 @@ void Engine::finish(const ActiveJob& job, const round::FinishJob& effect) {
         return;
     }
     const store::RoundResult result{clock_.now(), eval_loss_of(*parts), store::kNoLoss};
-    if (!hold(ledger_.finish_job(id, store::JobStatus::Finished, "", result))) return;
+    const std::string cause = "all " + std::to_string(job.spec.rounds) + " rounds are done";
+    if (!hold(ledger_.finish_job(id, store::JobStatus::Finished, cause, result))) return;
     if (!std::isnan(result.eval_loss)) metrics_.evaluated(id, result.eval_loss);
     metrics_.job_ended(id, "finished");
     log::info("job finished", {{"job", id.get()},
@@ -411,14 +333,6 @@ asio::awaitable<Result<void>> Engine::tick() {
     co_return Result<void>{};
 }
 
-void Engine::log_waiting(ActiveJob& job) {
-    if (job.state.phase == round::Phase::Finished) return;
-    std::string wait = round::waiting_for(job.state, clock_.now());
-    if (wait == job.last_wait) return;
-    log::debug("waiting", {{"job", job.id.get()}, {"for", wait}});
-    job.last_wait = std::move(wait);
-}
-
 bool Engine::hold(const Result<void>& done) {
     if (!done) on_fatal_(done.error());
     return done.has_value();
@@ -442,18 +356,23 @@ registry::SessionId Engine::join(const ClientId& client, const protocol::Hello& 
         links_.at(client)->end("a newer connection of this client took over");
     links_[client] = &link;
     // The job that asked it before goes on with it; then it is nobody else's to ask.
-    auto order = offer_order();
-    std::stable_partition(order.begin(), order.end(),
-                          [&](const ActiveJob* job) { return round::is_asked(job->state, client); });
-    for (const ActiveJob* const job : order) raise(*job, round::ClientJoined{client, base_models});
+    schedule_.join(client, base_models);
+    for (const auto& job : jobs_) {
+        if (round::is_asked(job->state, client)) schedule_.take(job->id, client);
+    }
+    for (const JobId& id : std::vector<JobId>(schedule_.order())) {
+        if (schedule_.can_train(id, client) && !schedule_.sees(id, client)) continue;  // told that it is busy
+        schedule_.told({id, client, true});
+        raise(id, round::ClientJoined{client, base_models});
+    }
     return session;
 }
 
 void Engine::leave(const ClientId& client, registry::SessionId session) {
-    if (!registry_.leave(client, session)) return;
+    if (!registry_.leave(client, session, clock_.now())) return;
     links_.erase(client);
-    holders_.erase(client);
-    for (const auto& job : jobs_) raise(*job, round::ClientLeft{client});
+    schedule_.leave(client);
+    for (const JobId& id : std::vector<JobId>(schedule_.order())) raise(id, round::ClientLeft{client});
 }
 
 void Engine::on_progress(const ClientId& client, const protocol::Progress& progress) {
@@ -466,6 +385,17 @@ void Engine::on_progress(const ClientId& client, const protocol::Progress& progr
     live.loss = progress.loss();
     metrics_.task_progress(job->id, client,
                            live.steps > 0 ? static_cast<double>(live.step) / live.steps : 0.0);
+}
+
+// Its job needs to know it a few times per lease, not with every chunk.
+void Engine::heard_of(const ClientId& client) {
+    const JobId* const holder = schedule_.holder(client);
+    ActiveJob* const job = holder != nullptr ? find(*holder) : nullptr;
+    if (job == nullptr) return;
+    LivePart& live = job->live[client];
+    if (clock_.now() - live.heard < std::chrono::seconds(5)) return;
+    live.heard = clock_.now();
+    raise(job->id, round::SignOfLife{client});
 }
 
 void Engine::on_decline(const ClientId& client, const protocol::Decline& decline) {

@@ -21,11 +21,15 @@
 #include "common/net/awaitable.hpp"
 #include "common/net/identity.hpp"
 #include "common/net/task_group.hpp"
+#include "server/engine/commit.hpp"
 #include "server/engine/intake.hpp"
 #include "server/engine/link.hpp"
+#include "server/engine/retention.hpp"
+#include "server/ingest/upload_memory.hpp"
 #include "server/observe/metrics.hpp"
 #include "server/registry/registry.hpp"
-#include "server/round/machine.hpp"
+#include "server/round/outlook.hpp"
+#include "server/round/schedule.hpp"
 #include "server/store/ledger.hpp"
 #include "server/store/state_directory.hpp"
 #include "server/store/versions.hpp"
@@ -35,18 +39,25 @@ namespace fedllm::server::engine {
 struct EngineOptions {
     Path state_directory;
     std::uint64_t upload_bytes_max = std::uint64_t{64} << 30;
-    unsigned threads = 0;  // of the compute pool; 0: one per core
+    std::uint64_t upload_memory = std::uint64_t{256} << 20;  // of all uploads together
+    unsigned threads = 0;                                    // of the compute pool; 0: one per core
+    RetentionRules retention;
     // Where the pool's work runs instead, for simulated worlds.
     std::optional<net::asio::any_io_executor> compute{};
 };
 
-// Verified bytes of a version or a step. Who shares: every connection that is sending them, and the engine's
-// cache.
-using SharedVersion = std::shared_ptr<const MappedFile>;
+class Engine;
+
+// An upload in the hands of a connection. Let go of in any way, by a cut too, the engine takes it back.
+struct TakeBack {
+    std::weak_ptr<Engine*> engine;  // connections of a world that crashes may go after it
+    void operator()(Intake* intake) const;
+};
+using UploadUnderWay = std::unique_ptr<Intake, TakeBack>;
 
 // Lifecycle: open, start, and stop before destruction.
 // Jobs run side by side, each with its own state machine. A client does one task at a time: while one job's
-// task holds it, the other jobs see it as busy; see offer_order() for who gets it next.
+// task holds it, the other jobs see it as busy; see round::Schedule for who gets it next.
 // Concurrency: everything on one strand; file and number work goes to the pool and comes back.
 // After a failure of the ledger `on_fatal` is called: the process should end, and start again from the disk.
 class Engine {
@@ -66,16 +77,17 @@ public:
     registry::SessionId join(const ClientId& client, const protocol::Hello& hello, Link& link);
     void leave(const ClientId& client, registry::SessionId session);
     void on_progress(const ClientId& client, const protocol::Progress& progress);
+    void heard_of(const ClientId& client);  // any frame: it is alive
     void on_decline(const ClientId& client, const protocol::Decline& decline);
     void count_download(const ClientId& client, std::uint64_t bytes);
 
     // What ends in a Verdict posts it to `reply` before anything that follows from it, such as the next Task.
     void on_evaluation(const ClientId& client, const protocol::Evaluation& evaluation, Link& reply);
     // Take the update's bytes from held() on; nothing when the Verdict was given at once.
-    net::awaitable<std::unique_ptr<Intake>> on_offer(ClientId client, protocol::Offer offer, Link& reply);
+    net::awaitable<UploadUnderWay> on_offer(ClientId client, protocol::Offer offer, Link& reply);
     net::awaitable<Result<void>> take(Intake& intake, std::uint64_t offset, std::span<const std::byte> bytes);
-    net::awaitable<void> finish_upload(std::unique_ptr<Intake> intake, Link& reply);
-    net::awaitable<void> refuse_upload(std::unique_ptr<Intake> intake, Error error, Link& reply);
+    net::awaitable<void> finish_upload(UploadUnderWay intake, Link& reply);
+    net::awaitable<void> refuse_upload(UploadUnderWay intake, Error error, Link& reply);
 
     // A version's bytes, or a step's.
     net::awaitable<Result<SharedVersion>> version(std::string digest);
@@ -86,12 +98,19 @@ public:
     net::awaitable<Result<JobId>> submit(protocol::SubmitJob request, ingest::Upload initial);
     Result<protocol::JobList> list_jobs() const;
     Result<protocol::JobReport> report(const JobId& id) const;
+    // Pause, resume, stop. Asking twice is as once; Stale for a job that is over.
+    Result<protocol::JobSummary> control(const std::string& operator_name,
+                                         const protocol::ControlJob& request);
+    Result<protocol::AuditRows> audit_rows(const protocol::AuditJob& request) const;  // one page
+    // Of a job ("j1"), one of its rounds ("j1/3"), or a client. NotFound.
+    Result<protocol::Because> why(const std::string& subject) const;
 
     // For simulated worlds, which check what is there against what they saw.
     const store::Ledger& ledger() const { return ledger_; }
     const store::Versions& versions() const { return versions_; }
 
 private:
+    friend struct TakeBack;
     struct LivePart {  // what a client said about its work since it was asked
         std::uint32_t step = 0;
         std::uint32_t steps = 0;
@@ -99,14 +118,19 @@ private:
         std::uint64_t bytes_up = 0;
         std::uint64_t bytes_down = 0;
         bool uploading = false;
+        Timestamp heard{};  // when its job was last told that it is alive
     };
     struct ActiveJob {
         JobId id;
         job::JobSpec spec;
         std::string yaml;
-        tensor::Manifest manifest;
+        SharedShape shape;
         round::JobState state;
+        SharedSum sum;          // of the open round; null between rounds
+        RoundBase base;         // the newest version: what the open round starts from
+        bool durable = true;    // it is on the disk: before that nothing that starts from it is accepted
         std::string last_wait;  // what was last logged as waited for
+        std::string reason;     // the same in a word
         std::map<ClientId, LivePart> live;
         std::optional<Timestamp> wake;
         Timestamp last_opened{};  // its latest round
@@ -114,6 +138,12 @@ private:
     struct ParsedTask {
         JobId job;
         RoundId round;
+    };
+    // An upload as the control strand sees it; its calls run on the pool, one after another, on its line.
+    struct Upload {
+        net::asio::any_io_executor line;
+        Entry entry;  // where it is once the calls made so far have run
+        ingest::UploadMemory::Share memory;
     };
 
     Engine(net::asio::any_io_executor strand, const EngineOptions& options, const Clock& clock,
@@ -123,19 +153,20 @@ private:
 
     Result<void> activate(const store::JobRow& row);
     Result<std::unique_ptr<ActiveJob>> load(const store::JobRow& row) const;
-    Result<std::set<Path>> counted_updates() const;  // of the open rounds, in the spool
-    ActiveJob* find(const JobId& id) const;          // null once it is over
-    std::vector<ActiveJob*> offer_order() const;
+    Result<std::set<Path>> counted_updates() const;  // of the open rounds and those kept for audits
+    Result<std::vector<TaskId>> spent_tasks(const JobId& id, RoundId round) const;
+    enum class Sweep { Recent, Everything };
+    net::awaitable<Result<void>> expire(JobId id, Sweep sweep);
+    Result<std::vector<Path>> spent_files(const JobId& id, const std::set<RoundId>& rounds) const;
+    ActiveJob* find(const JobId& id) const;  // null once it is over
 
     // Events are taken one after another: what follows from one while it is handled waits for its end.
     void raise(const JobId& job, round::Event event);
     void raise(const ActiveJob& job, round::Event event) { raise(job.id, std::move(event)); }
-    void handle(const JobId& id, round::Event event);
-    round::Event as_it_stands(const ActiveJob& job, round::Event event) const;
-    bool can_train(const ClientId& client, const ActiveJob& job) const;
+    void hand_over(const JobId& id, const round::Event& event);
+    void handle(const JobId& id, const round::Event& event);
     void apply(ActiveJob& job, const round::Effect& effect);
-    void hold_client(ActiveJob& job, const ClientId& client);
-    void free_client(ActiveJob& job, const ClientId& client);
+    void free_client(const ActiveJob& job, const ClientId& client);
     void open_round(ActiveJob& job, const round::OpenRound& effect);
     void ask(ActiveJob& job, const round::AskClient& effect);
     Result<void> add_steps(const ActiveJob& job, protocol::Task& task) const;
@@ -145,17 +176,44 @@ private:
     void record(ActiveJob& job, const round::RecordEvaluation& effect);
     void finish(const ActiveJob& job, const round::FinishJob& effect);
     void fail(const ActiveJob& job, const round::FailJob& effect);
+    // Closing (closing.cpp).
+    Result<void> check_newest(const store::JobRow& row);
+    void begin_sum(ActiveJob& job);
+    void add_spooled(const SharedSum& sum, const std::vector<Contribution>& missing);
+    net::awaitable<Result<void>> add_spooled(SharedSum sum, Contribution one);
+    net::awaitable<Result<void>> withdraw(SharedSum sum, Intake& intake, net::asio::any_io_executor line);
+    net::awaitable<Result<SharedSum>> sum_of(ActiveJob& job, std::vector<Contribution> contributions);
     net::awaitable<Result<void>> close_round(JobId id, round::CloseRound effect);
+    net::awaitable<Result<void>> make_version(JobId id, round::CloseRound effect);
+    net::awaitable<Result<void>> settle_version(JobId id, RoundId round, std::vector<Path> paths);
+    net::awaitable<Result<void>> write_newest_adapter(JobId id);
+    // Until `holds`, which is looked at whenever changed_ is cancelled; false when the task is being stopped.
+    template <class Condition>
+    net::awaitable<bool> until(Condition holds);
     net::awaitable<Result<void>> tick();
     std::optional<Timestamp> next_wake() const;
     void log_waiting(ActiveJob& job);
+    Result<protocol::Because> why_job(const store::JobRow& row) const;
+    Result<protocol::Because> why_round(const store::JobRow& row, RoundId round) const;
+    Result<protocol::Because> why_client(const ClientId& client) const;
+    protocol::Because at_work(const ActiveJob& job, const registry::Member& member,
+                              const round::Expected& expected) const;
+    std::string idle_in(const ActiveJob& job, const registry::Member& member) const;
+    protocol::Because idle(const registry::Member& member) const;
+    Result<protocol::Because> away(const ClientId& client) const;
     bool hold(const Result<void>& done);  // false, and fatal, when the ledger failed
 
     Result<ParsedTask> parse_task(const ClientId& client, const std::string& task) const;
     static ingest::UpdateRules update_rules(const job::JobSpec& spec);
-    void accept(const Intake& intake, Link& reply);
-    std::optional<protocol::Verdict> judge_before_upload(const ClientId& client, const ParsedTask& parsed,
-                                                         const protocol::Offer& offer);
+    net::awaitable<bool> place(Intake& intake);
+    void accept(Intake& intake, Link& reply);
+    void take_back(Intake* intake);
+    net::awaitable<Result<void>> let_go(std::unique_ptr<Intake> intake);
+    Entry entry_for(const ActiveJob& job, const UploadTarget& target, const ingest::Claim& claim) const;
+    void count_upload_memory();
+    Result<std::optional<protocol::Verdict>> judge_before_upload(const UploadTarget& target,
+                                                                 const protocol::Offer& offer);
+    bool may_upload(const UploadTarget& target, const protocol::Offer& offer, Link& reply);
     void refuse(const UploadTarget& target, const Error& error, Link& reply);
     void put_off(const UploadTarget& target, const Error& error, Link& reply);
     void fill_summary(const store::JobRow& row, protocol::JobSummary& summary) const;
@@ -174,13 +232,31 @@ private:
     net::asio::any_io_executor compute_;
     net::TaskGroup tasks_;
     net::Timer timer_;
+    net::Timer changed_;  // never fires: cancelled when something that until() may wait for has changed
     registry::Registry registry_;
     std::map<ClientId, Link*> links_;
     std::map<std::string, std::weak_ptr<const MappedFile>> version_cache_;
     std::vector<std::unique_ptr<ActiveJob>> jobs_;  // that are not over, in order of submission
-    std::map<ClientId, JobId> holders_;             // of connected clients: whose task they do
+    round::Schedule schedule_;                      // of connected clients: whose task they do
+    // Shared with who waits for a share, and with uploads in the hands of connections: see TakeBack.
+    std::shared_ptr<ingest::UploadMemory> upload_memory_;
+    std::shared_ptr<Engine*> self_;
+    std::map<Intake*, Upload> uploads_;               // until their last call has run
+    std::vector<std::unique_ptr<Intake>> left_over_;  // let go of while stopping
     std::deque<std::pair<JobId, round::Event>> events_;
     bool handling_ = false;
+    Timestamp started_{};  // this process
 };
+
+template <class Condition>
+net::awaitable<bool> Engine::until(Condition holds) {
+    while (!holds()) {
+        if (tasks_.stopping()) co_return false;
+        [[maybe_unused]] auto [woken] = co_await changed_.async_wait(net::kNoThrow);
+        const auto state = co_await net::asio::this_coro::cancellation_state;
+        if (state.cancelled() != net::asio::cancellation_type::none) co_return false;
+    }
+    co_return true;
+}
 
 }  // namespace fedllm::server::engine

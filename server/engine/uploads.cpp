@@ -1,4 +1,6 @@
 // The engine's half about updates: Offer, bytes, verdict.
+#include <boost/asio/strand.hpp>
+
 #include "common/log/log.hpp"
 #include "common/net/offload.hpp"
 #include "server/engine/engine.hpp"
@@ -64,50 +66,67 @@ void Engine::on_evaluation(const ClientId& client, const protocol::Evaluation& e
 }
 
 // Everything that can be said before a byte is taken; nothing means: take them.
-std::optional<protocol::Verdict> Engine::judge_before_upload(const ClientId& client, const ParsedTask& parsed,
-                                                             const protocol::Offer& offer) {
-    const TaskId task(offer.task_id());
-    const auto part = ledger_.part(parsed.job, parsed.round, client);
-    if (!part) {
-        hold(part.error());
-        return refusal(task, part.error());
-    }
-    if (*part && (*part)->status == store::PartStatus::Accepted) {
-        if ((*part)->update_digest == offer.digest()) {
-            metrics_.update_repeated(parsed.job);
-            return outcome(task, protocol::OUTCOME_ALREADY_ACCEPTED);
+Result<std::optional<protocol::Verdict>> Engine::judge_before_upload(const UploadTarget& target,
+                                                                     const protocol::Offer& offer) {
+    FEDLLM_TRY(const auto part, ledger_.part(target.job, target.round, target.client));
+    if (part && part->status == store::PartStatus::Accepted) {
+        if (part->update_digest == offer.digest()) {
+            metrics_.update_repeated(target.job);
+            return std::optional(outcome(target.task, protocol::OUTCOME_ALREADY_ACCEPTED));
         }
         const Error again{Errc::Duplicate, "another update of this client is counted in this round already"};
-        metrics_.update_refused(parsed.job, again.code);
-        return refusal(task, again);
+        metrics_.update_refused(target.job, again.code);
+        return std::optional(refusal(target.task, again));
     }
-    const ActiveJob* const job = find(parsed.job);
-    if (job == nullptr) return refusal(task, {Errc::Stale, "the job is over"});
-    if (auto admitted = round::admits(job->state, parsed.round, client); !admitted) {
-        metrics_.update_refused(parsed.job, admitted.error().code);
-        return refusal(task, admitted.error());
+    const ActiveJob* const job = find(target.job);
+    if (job == nullptr) return std::optional(refusal(target.task, {Errc::Stale, "the job is over"}));
+    if (auto admitted = round::admits(job->state, target.round, target.client); !admitted) {
+        metrics_.update_refused(target.job, admitted.error().code);
+        return std::optional(refusal(target.task, admitted.error()));
     }
-    return std::nullopt;
+    return std::optional<protocol::Verdict>();
 }
 
-net::awaitable<std::unique_ptr<Intake>> Engine::on_offer(ClientId client, protocol::Offer offer,
-                                                         Link& reply) {
+// Otherwise it was answered: by a verdict, or, where the ledger failed, by none.
+bool Engine::may_upload(const UploadTarget& target, const protocol::Offer& offer, Link& reply) {
+    auto judged = judge_before_upload(target, offer);
+    if (!judged) {
+        hold(judged.error());
+        put_off(target, judged.error(), reply);
+        return false;
+    }
+    if (*judged) post(reply, std::move(**judged));
+    return !*judged;
+}
+
+// Where an update of this job goes now: nowhere while its round may not count it, or while no round is open.
+Entry Engine::entry_for(const ActiveJob& job, const UploadTarget& target, const ingest::Claim& claim) const {
+    const auto counted_in = round::admits(job.state, target.round, target.client);
+    if (!job.sum || !counted_in) return {};
+    const std::uint64_t weight = job.spec.weighting == job::Weighting::Samples ? claim.samples : 1;
+    const std::uint32_t staleness = counted_in->get() - target.round.get();
+    return {job.sum, weight * job::staleness_weight(job.spec.aggregation, staleness)};
+}
+
+net::awaitable<UploadUnderWay> Engine::on_offer(ClientId client, protocol::Offer offer, Link& reply) {
     const TaskId task(offer.task_id());
     const auto parsed = parse_task(client, task.get());
     if (!parsed) {
         post(reply, refusal(task, parsed.error()));
         co_return nullptr;
     }
-    if (auto judged = judge_before_upload(client, *parsed, offer)) {
-        post(reply, std::move(*judged));
-        co_return nullptr;
-    }
     const UploadTarget target{parsed->job, parsed->round, client, task};
+    const auto open = [&] {
+        const ActiveJob* const job = find(parsed->job);
+        return job == nullptr || !round::withholds(job->state);
+    };
+    if (!co_await until(open)) co_return nullptr;
+    if (!may_upload(target, offer, reply)) co_return nullptr;
     const ingest::Claim claim = claim_of(offer);
-    const ActiveJob* const job = find(parsed->job);
-    const tensor::Manifest manifest = job->manifest;  // copies: the job may end while the pool works
+    const ActiveJob* job = find(parsed->job);
+    const SharedShape shape = job->shape;
     const ingest::UpdateRules rules = update_rules(job->spec);
-    auto fine = ingest::check_claim(claim, rules, manifest);
+    auto fine = ingest::check_claim(claim, rules, shape->layout);
     if (fine && claim.bytes > options_.upload_bytes_max) {
         fine =
             make_error(Errc::TooLarge, std::to_string(claim.bytes) + " bytes exceed limits.upload_bytes_max");
@@ -116,41 +135,109 @@ net::awaitable<std::unique_ptr<Intake>> Engine::on_offer(ClientId client, protoc
         refuse(target, fine.error(), reply);
         co_return nullptr;
     }
-    auto intake = co_await net::offload(
-        compute_, [&] { return Intake::begin(spool_, manifest, rules, target, claim); });
-    if (!intake) {
-        put_off(target, intake.error(), reply);
+    const auto memory = upload_memory_;
+    Upload upload{net::asio::make_strand(compute_), {}, {}};
+    const std::uint64_t decoder = codec::decoder_bytes(*ingest::codec_of(claim, rules), shape->layout);
+    upload.memory =
+        memory->ask(protocol::FrameLimits{}.chunk_bytes_max + decoder, [engine = std::weak_ptr(self_)] {
+            if (const auto still = engine.lock()) (*still)->changed_.cancel();
+        });
+    count_upload_memory();
+    if (!co_await until([&] { return upload.memory.granted() && open(); })) co_return nullptr;
+    count_upload_memory();
+    if (!may_upload(target, offer, reply)) co_return nullptr;  // it may have waited long
+    job = find(parsed->job);
+    upload.entry = entry_for(*job, target, claim);
+    const SharedSum sum = upload.entry.sum;
+    if (sum) ++sum->pending;
+    auto begun = co_await net::offload(
+        upload.line, [&] { return Intake::begin(spool_, shape, rules, target, claim, upload.entry); });
+    if (begun) uploads_.emplace(begun->get(), std::move(upload));
+    UploadUnderWay intake(begun ? begun->release() : nullptr, {self_});
+    if (sum) {
+        ActiveJob* const now = find(parsed->job);
+        // A closing has looked for uploads to withdraw while this one was none yet.
+        if (intake && (now == nullptr || now->sum != sum)) {
+            uploads_.at(intake.get()).entry = {};
+            co_await net::offload(uploads_.at(intake.get()).line, [&] {
+                intake->withdraw();
+                return true;
+            });
+        }
+        --sum->pending;
+        changed_.cancel();
+    }
+    if (!begun) {
+        put_off(target, begun.error(), reply);
         co_return nullptr;
     }
     if (ActiveJob* const still = find(parsed->job)) still->live[client].uploading = true;
-    co_return std::move(*intake);
+    co_return intake;
 }
 
 net::awaitable<Result<void>> Engine::take(Intake& intake, std::uint64_t offset,
                                           std::span<const std::byte> bytes) {
     metrics_.bytes_moved(intake.target().client, observe::Direction::Up, bytes.size());
-    auto taken = co_await net::offload(compute_, [&] { return intake.take(offset, bytes); });
+    auto taken = co_await net::offload(uploads_.at(&intake).line, [&] { return intake.take(offset, bytes); });
     if (ActiveJob* const job = find(intake.target().job)) {
         job->live[intake.target().client].bytes_up = intake.held();
     }
     co_return taken;
 }
 
-net::awaitable<void> Engine::finish_upload(std::unique_ptr<Intake> intake, Link& reply) {
-    const auto settled = co_await net::offload(compute_, [&] { return intake->settle(); });
-    if (settled) {
+net::awaitable<void> Engine::finish_upload(UploadUnderWay intake, Link& reply) {
+    const auto too_late = [&] {
+        const ActiveJob* const job = find(intake->target().job);
+        if (job == nullptr) return true;
+        return !round::withholds(job->state) &&
+               !round::admits(job->state, intake->target().round, intake->target().client);
+    };
+    if (too_late()) co_return accept(*intake, reply);  // which says so
+    const auto settled =
+        co_await net::offload(uploads_.at(intake.get()).line, [&] { return intake->settle(); });
+    if (!settled && too_late()) {  // its file went with its round
+        accept(*intake, reply);
+    } else if (!settled) {
+        co_await refuse_upload(std::move(intake), settled.error(), reply);
+    } else if (co_await place(*intake)) {
         accept(*intake, reply);
     } else {
-        co_await refuse_upload(std::move(intake), settled.error(), reply);
+        put_off(intake->target(), {Errc::Cancelled, "it could not be added to the round's sum"}, reply);
     }
 }
 
-net::awaitable<void> Engine::refuse_upload(std::unique_ptr<Intake> intake, Error error, Link& reply) {
+// Until the update is in the sum of a round that counts it, and the version that this round starts from is on
+// the disk; or until no round will ever count it, which accept() says.
+net::awaitable<bool> Engine::place(Intake& intake) {
+    while (true) {
+        const auto settled = [&] {
+            const ActiveJob* const job = find(intake.target().job);
+            if (job == nullptr) return true;
+            if (round::withholds(job->state)) return false;
+            if (!round::admits(job->state, intake.target().round, intake.target().client)) return true;
+            return job->sum != nullptr && job->durable;
+        };
+        if (!co_await until(settled)) co_return false;
+        const ActiveJob* const job = find(intake.target().job);
+        if (job == nullptr) co_return true;
+        const Entry entry = entry_for(*job, intake.target(), intake.claim());
+        Upload& upload = uploads_.at(&intake);
+        if (!entry.sum || entry == upload.entry) co_return true;
+        upload.entry = entry;
+        ++entry.sum->pending;
+        const auto entered = co_await net::offload(upload.line, [&] { return intake.enter(entry); });
+        --entry.sum->pending;
+        changed_.cancel();
+        if (!entered) co_return false;
+    }
+}
+
+net::awaitable<void> Engine::refuse_upload(UploadUnderWay intake, Error error, Link& reply) {
     // A full disk of ours, or bytes of an earlier attempt that our disk has changed, say nothing about the
     // client.
     const bool our_fault =
         error.code == Errc::IoFailed || (error.code == Errc::DigestMismatch && intake->resumed());
-    co_await net::offload(compute_, [&] {
+    co_await net::offload(uploads_.at(intake.get()).line, [&] {
         intake->discard();
         return true;
     });
@@ -161,6 +248,43 @@ net::awaitable<void> Engine::refuse_upload(std::unique_ptr<Intake> intake, Error
     }
 }
 
+void TakeBack::operator()(Intake* intake) const {
+    if (const auto still = engine.lock()) {
+        (*still)->take_back(intake);
+    } else {
+        delete intake;
+    }
+}
+
+// Its last call may still run, and what of it is in a sum has to leave it: on its line, behind that call.
+void Engine::take_back(Intake* intake) {
+    std::unique_ptr<Intake> owned(intake);
+    if (tasks_.stopping()) {
+        left_over_.push_back(std::move(owned));
+    } else {
+        tasks_.spawn("let go", let_go(std::move(owned)));
+    }
+}
+
+net::awaitable<Result<void>> Engine::let_go(std::unique_ptr<Intake> intake) {
+    Upload& upload = uploads_.at(intake.get());
+    const SharedSum sum = std::exchange(upload.entry, {}).sum;
+    if (sum) ++sum->pending;
+    co_await net::offload(upload.line, [&] {
+        intake->withdraw();
+        return true;
+    });
+    if (sum) --sum->pending;
+    uploads_.erase(intake.get());
+    count_upload_memory();
+    changed_.cancel();
+    co_return Result<void>{};
+}
+
+void Engine::count_upload_memory() {
+    metrics_.upload_memory(upload_memory_->bytes_in_use(), upload_memory_->waiting());
+}
+
 // No verdict: the client comes back, as after any cut, and offers its update again.
 void Engine::put_off(const UploadTarget& target, const Error& error, Link& reply) {
     log::error("cannot take an update now; its client will offer it again",
@@ -168,16 +292,17 @@ void Engine::put_off(const UploadTarget& target, const Error& error, Link& reply
     reply.end("the server cannot take the update now; offer it again");
 }
 
-// The bytes are on disk. From here to the ledger's commit nothing suspends, so the round cannot close in
-// between.
-void Engine::accept(const Intake& intake, Link& reply) {
+// The bytes are on disk, and in the sum. From here to the ledger's commit nothing suspends, so the round
+// cannot close in between.
+void Engine::accept(Intake& intake, Link& reply) {
     const UploadTarget& target = intake.target();
     const ingest::Claim& claim = intake.claim();
     ActiveJob* const job = find(target.job);
     if (job == nullptr) {
         return post(reply, refusal(target.task, {Errc::Stale, "the job is over"}));
     }
-    if (auto admitted = round::admits(job->state, target.round, target.client); !admitted) {
+    const auto admitted = round::admits(job->state, target.round, target.client);
+    if (!admitted) {
         metrics_.update_refused(target.job, admitted.error().code);
         return post(reply, refusal(target.task, admitted.error()));
     }
@@ -187,7 +312,7 @@ void Engine::accept(const Intake& intake, Link& reply) {
     row.client = target.client;
     row.task = target.task;
     row.status = store::PartStatus::Accepted;
-    row.weight = job->spec.weighting == job::Weighting::Samples ? claim.samples : 1;
+    row.weight = uploads_.at(&intake).entry.weight;
     row.samples = claim.samples;
     row.tokens = claim.tokens;
     row.update_digest = claim.digest;
@@ -198,18 +323,29 @@ void Engine::accept(const Intake& intake, Link& reply) {
     row.eval_loss_sum = claim.eval_loss_sum;
     row.eval_tokens = claim.eval_tokens;
     row.codec = codec::name(intake.codec());
-    row.elements = job->manifest.elements();
+    row.elements = job->shape->manifest.elements();
     row.quantisation_error = claim.quantisation_error;
     row.residual_norm = claim.residual_norm;
-    row.counted = target.round;
+    row.counted = *admitted;
     row.accepted = clock_.now();
-    row.elapsed = *row.accepted - job->state.clock + job->state.worked;
-    if (auto counted = ledger_.accept(row); !counted) {
-        if (counted.error().code == Errc::StoreFailed) hold(counted.error());
-        return post(reply, refusal(target.task, counted.error()));
+    row.elapsed = round::time_taken(job->state, target.round, target.client, *row.accepted);
+    const auto counted = ledger_.accept(row);
+    if (!counted) {
+        if (counted.error().code != Errc::StoreFailed) {
+            return post(reply, refusal(target.task, counted.error()));
+        }
+        hold(counted.error());  // whether it is counted, the next process reads from the disk
+        return put_off(target, counted.error(), reply);
     }
+    if (*counted ==
+        store::Acceptance::AlreadyCounted) {  // by another connection, with its own bytes in the sum
+        return post(reply, outcome(target.task, protocol::OUTCOME_ALREADY_ACCEPTED));
+    }
+    job->sum->count(contribution_of(row, job->spec));
+    intake.keep();
+    uploads_.at(&intake).entry = {};
     metrics_.update_accepted(target.job);
-    const double bf16_bytes = 2.0 * static_cast<double>(job->manifest.elements());
+    const double bf16_bytes = 2.0 * static_cast<double>(job->shape->manifest.elements());
     metrics_.update_compressed(target.job, target.client, bf16_bytes / static_cast<double>(claim.bytes),
                                claim.quantisation_error, claim.residual_norm);
     log::info("update accepted", {{"client", target.client.get()},

@@ -8,6 +8,9 @@ namespace fedllm::server::ingest {
 namespace {
 
 constexpr std::size_t kPieceBytes = std::size_t{1} << 20;
+// Whole pieces of this size go to the disk while the others still arrive: what is left for the sync before
+// the verdict is at most one.
+constexpr std::uint64_t kWriteOutBytes = std::uint64_t{4} << 20;
 
 std::string task_part(const TaskId& task) {
     return crypto::to_hex(crypto::sha256(std::string_view(task.get()))).substr(0, 16);
@@ -19,15 +22,19 @@ Result<void> check_digest(std::string_view digest) {
     return make_error(Errc::Malformed, "the upload's digest is not 64 lower-case hexadecimal digits");
 }
 
-// Gives all bytes of a file to `each`, in order and in pieces.
-Result<void> read_all(const Path& path, const Replay& each) {
-    FEDLLM_TRY(const MappedFile file, MappedFile::open(path));
-    for (auto rest = file.bytes(); !rest.empty();) {
+Result<void> in_pieces(std::span<const std::byte> rest, const Replay& each) {
+    while (!rest.empty()) {
         const auto piece = rest.first(std::min(rest.size(), kPieceBytes));
         FEDLLM_TRY_VOID(each(piece));
         rest = rest.subspan(piece.size());
     }
     return {};
+}
+
+// Gives all bytes of a file to `each`, in order and in pieces.
+Result<void> read_all(const Path& path, const Replay& each) {
+    FEDLLM_TRY(const MappedFile file, MappedFile::open(path));
+    return in_pieces(file.bytes(), each);
 }
 
 // A complete update that hashes to its name; anything less counts as absent.
@@ -84,10 +91,32 @@ Result<void> Upload::append(std::span<const std::byte> bytes) {
                               std::to_string(bytes.size() - (bytes_total_ - held_)) + " more");
     }
     if (bytes.empty()) return {};
-    hash_.update(bytes);
     FEDLLM_TRY_VOID(file_->write(held_, bytes));
+    hash_.update(bytes);
     held_ += bytes.size();
+    if (held_ - written_out_ >= kWriteOutBytes) {
+        file_->write_out(written_out_, held_ - written_out_);
+        written_out_ = held_;
+    }
     return {};
+}
+
+Result<void> Upload::read_back(const Replay& each) const {
+    crypto::Sha256 hash;
+    const Replay both = [&](std::span<const std::byte> bytes) -> Result<void> {
+        hash.update(bytes);
+        return each(bytes);
+    };
+    if (file_) {
+        FEDLLM_TRY(const auto mapping, file_->map(DiskFile::Access::Read));
+        const auto bytes = mapping->bytes();
+        FEDLLM_TRY_VOID(in_pieces(bytes.first(std::min<std::size_t>(bytes.size(), held_)), both));
+    } else {
+        FEDLLM_TRY_VOID(read_all(path_, both));
+    }
+    if (hash.finish() == hash_.so_far()) return {};
+    return make_error(Errc::DigestMismatch,
+                      path_.string() + ": the disk gives back other bytes than it took");
 }
 
 Result<void> Upload::commit() {
@@ -95,7 +124,7 @@ Result<void> Upload::commit() {
         return make_error(Errc::OutOfOrder, path_.string() + ": holds " + std::to_string(held_) + " of " +
                                                 std::to_string(bytes_total_) + " bytes");
     }
-    const std::string actual = crypto::to_hex(hash_.finish());
+    const std::string actual = crypto::to_hex(hash_.so_far());
     if (actual != digest_) {
         FEDLLM_TRY_VOID(discard());
         return make_error(Errc::DigestMismatch,
@@ -173,9 +202,12 @@ Result<void> Spool::prune(const std::set<Path>& keep, Parts parts) const {
     });
 }
 
-Result<void> Spool::remove(const TaskId& task) const {
-    return remove_files(folder_, [prefix = task_part(task) + "-"](const Path& path) {
-        return path.filename().string().starts_with(prefix);
+Result<void> Spool::remove(std::span<const TaskId> tasks) const {
+    std::set<std::string> names;
+    for (const TaskId& task : tasks) names.insert(task_part(task));
+    return remove_files(folder_, [&](const Path& path) {
+        const std::string name = path.filename().string();
+        return names.contains(name.substr(0, name.find('-')));
     });
 }
 

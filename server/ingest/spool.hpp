@@ -40,6 +40,9 @@ public:
     const Path& final_path() const { return final_path_; }
 
     Result<void> append(std::span<const std::byte> bytes);  // TooLarge beyond bytes_total, IoFailed
+    // The bytes held, in order; also after commit and discard. DigestMismatch, at the end, when the disk
+    // gives back others than it took: after a failed sync it may.
+    Result<void> read_back(const Replay& each) const;
     // Syncs and renames. DigestMismatch (and the file is gone) when the bytes are not those announced.
     Result<void> commit();
     Result<void> discard();  // of the .part; a complete update stays
@@ -56,6 +59,7 @@ private:
     std::string digest_;
     std::uint64_t bytes_total_ = 0;
     std::uint64_t held_ = 0;
+    std::uint64_t written_out_ = 0;  // bytes that are on their way to the disk
     bool resumed_ = false;
     crypto::Sha256 hash_;
 };
@@ -63,6 +67,8 @@ private:
 class Spool {
 public:
     static Result<Spool> open(const Path& state_directory);
+    // Beside the server, for reading: creates nothing.
+    static Spool to_read(const Path& state_directory) { return Spool(state_directory / "spool"); }
 
     // Begins or resumes. Bytes of an earlier attempt are hashed again and given to `replay`; when they cannot
     // be those of this upload (longer than announced, or replay refuses them) they are deleted and the error
@@ -77,8 +83,8 @@ public:
     // Deletes every file of the spool but the .update files listed and the .part files when keep_parts.
     enum class Parts { Keep, Delete };
     Result<void> prune(const std::set<Path>& keep, Parts parts) const;
-    // Deletes a task's files, whatever their digest: its round is over.
-    Result<void> remove(const TaskId& task) const;
+    // Deletes the tasks' files, whatever their digest: their round is over.
+    Result<void> remove(std::span<const TaskId> tasks) const;
 
 private:
     explicit Spool(Path folder) : folder_(std::move(folder)) {}

@@ -60,18 +60,18 @@ Result<codec::CodecId> codec_of(const Claim& claim, const UpdateRules& rules) {
                                              std::string(codec::name(rules.codec)) + "' or 'none'");
 }
 
-Result<void> check_claim(const Claim& claim, const UpdateRules& rules, const tensor::Manifest& manifest) {
+Result<void> check_claim(const Claim& claim, const UpdateRules& rules, const codec::Layout& layout) {
     const auto digest = crypto::from_hex(claim.digest);
     if (!digest ||
         crypto::to_hex(*digest) != claim.digest) {  // one digest has one spelling, as it names a file
         return make_error(Errc::Malformed, "the update's digest is not 64 lower-case hexadecimal digits");
     }
     FEDLLM_TRY(const codec::CodecId codec, codec_of(claim, rules));
-    const codec::ByteRange range = codec::encoded_bytes(codec, codec::layout_of(manifest));
+    const codec::ByteRange range = codec::encoded_bytes(codec, layout);
     if (claim.bytes < range.least || claim.bytes > range.most) {
         return make_error(Errc::ManifestMismatch,
                           "an update of " + std::to_string(claim.bytes) +
-                              " bytes is offered, but the job's " + std::to_string(manifest.elements()) +
+                              " bytes is offered, but the job's " + std::to_string(layout.elements) +
                               " values in codec '" + std::string(codec::name(codec)) + "' make " +
                               std::to_string(range.least) + " to " + std::to_string(range.most));
     }
@@ -113,20 +113,20 @@ std::string describe_element(const tensor::Manifest& manifest, std::uint64_t ele
            std::to_string(element - manifest.offset(low));
 }
 
-UpdateValidator::UpdateValidator(const tensor::Manifest& manifest, codec::CodecId codec, double clip_norm)
-    : manifest_(manifest),
-      bound_(tensor::bound_with_slack(clip_norm)),
-      decoder_(codec, codec::layout_of(manifest)) {}
+UpdateValidator::UpdateValidator(const tensor::Manifest& manifest, const codec::Layout& layout,
+                                 codec::CodecId codec, double clip_norm)
+    : manifest_(manifest), bound_(tensor::bound_with_slack(clip_norm)), decoder_(codec, layout) {}
 
-Result<void> UpdateValidator::feed(std::span<const std::byte> bytes) {
-    const auto pushed = decoder_.push(
-        bytes, [this](std::uint64_t first, std::span<const float> values) { check(first, values); });
+Result<void> UpdateValidator::feed(std::span<const std::byte> bytes, const codec::Sink& good) {
+    const auto pushed = decoder_.push(bytes, [&](std::uint64_t first, std::span<const float> values) {
+        if (passes(first, values)) good(first, values);
+    });
     if (wrong_) return *wrong_;
     return pushed;
 }
 
-void UpdateValidator::check(std::uint64_t first_element, std::span<const float> values) {
-    if (wrong_) return;
+bool UpdateValidator::passes(std::uint64_t first_element, std::span<const float> values) {
+    if (wrong_) return false;
     const Scan found = scan(values, bound_);
     square_sum_ += found.square_sum;
     if (!found.within) {
@@ -137,6 +137,7 @@ void UpdateValidator::check(std::uint64_t first_element, std::span<const float> 
                                               describe_element(manifest_, first_element + values.size() - 1) +
                                               "; the job's clip_norm allows " + std::to_string(bound_));
     }
+    return !wrong_;
 }
 
 Error UpdateValidator::culprit(std::uint64_t first_element, std::span<const float> values) const {

@@ -42,23 +42,28 @@ Result<codec::CodecId> codec_of(const Claim& claim, const UpdateRules& rules);
 
 // ManifestMismatch (wrong size), SampleCountLie, NotFinite, Unsupported (codec), Malformed (digest or an
 // impossible number).
-Result<void> check_claim(const Claim& claim, const UpdateRules& rules, const tensor::Manifest& manifest);
+Result<void> check_claim(const Claim& claim, const UpdateRules& rules, const codec::Layout& layout);
 Result<void> check_evaluation(double loss_sum, std::uint64_t tokens);
 
 // Checks an update while it arrives. Feed it every byte in order. Lifecycle: one per upload, borrows the
 // manifest. After an error the update is refused for good.
 class UpdateValidator {
 public:
-    UpdateValidator(const tensor::Manifest& manifest, codec::CodecId codec, double clip_norm);
+    UpdateValidator(const tensor::Manifest& manifest, const codec::Layout& layout, codec::CodecId codec,
+                    double clip_norm);
 
-    // NotFinite or OutOfBounds naming the tensor; else the errors of codec::Decoder.
-    Result<void> feed(std::span<const std::byte> bytes);
+    // NotFinite or OutOfBounds naming the tensor; else the errors of codec::Decoder. `good` gets every value
+    // that passed, in order, up to the slice before the error.
+    Result<void> feed(std::span<const std::byte> bytes, const codec::Sink& good);
+    Result<void> feed(std::span<const std::byte> bytes) {
+        return feed(bytes, [](std::uint64_t, std::span<const float>) {});
+    }
 
     Result<void> finish() const;  // ManifestMismatch when bytes are missing
     double norm() const;          // L2 of what arrived so far
 
 private:
-    void check(std::uint64_t first_element, std::span<const float> values);
+    bool passes(std::uint64_t first_element, std::span<const float> values);
     Error culprit(std::uint64_t first_element, std::span<const float> values) const;
 
     const tensor::Manifest& manifest_;

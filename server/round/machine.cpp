@@ -23,7 +23,10 @@ std::vector<ClientId> draw(std::vector<ClientId> names, std::size_t count, std::
 // One step in the making: an on() per event writes down what is now known, advance() draws the conclusions.
 class Step {
 public:
-    Step(JobState state, Timestamp now) : state_(std::move(state)), now_(now) {}
+    Step(JobState state, Timestamp now) : state_(std::move(state)) {
+        state_.worked = working_time(state_, now);
+        state_.clock = now;
+    }
 
     void on(const ClientJoined& event);
     void on(const ClientLeft& event);
@@ -31,24 +34,20 @@ public:
         state_.connected.erase(event.client);
         state_.busy.insert(event.client);
     }
-    void on(const ClientFree& event) {
-        state_.busy.erase(event.client);
-        state_.connected.insert(event.client);
-    }
+    void on(const ClientFree& event);
+    void on(const SignOfLife& event);
     void on(const ClientDeclined& event) {
-        settle(event.client, event.round, PartState::Declined, store::PartStatus::Declined, event.reason,
+        settle({event.round, event.client}, PartState::Declined, store::PartStatus::Declined, event.reason,
                event.detail);
     }
     void on(const UploadAccepted& event);
     void on(const UploadRefused& event) {
-        settle(event.client, event.round, PartState::Refused, store::PartStatus::Refused, event.reason,
+        settle({event.round, event.client}, PartState::Refused, store::PartStatus::Refused, event.reason,
                event.detail);
     }
     void on(const EvaluationArrived& event);
     void on(const RoundCommitted& event);
-    void on(const AggregationFailed& event) {
-        if (state_.phase == Phase::Aggregating) fail(event.cause);
-    }
+    void on(const AggregationFailed& event);
     void on(const Tick&) {}
     void on(const PauseRequested& event);
     void on(const ResumeRequested& event);
@@ -58,41 +57,65 @@ public:
     Transition finish() &&;
 
 private:
-    bool is_asking() const {
-        return state_.phase == Phase::Training || state_.phase == Phase::FinalEvaluation;
+    bool asynchronous() const { return state_.rules.asynchronous; }
+    bool is_last_round() const { return state_.round.get() + 1 >= state_.rules.rounds; }
+    TaskKind kind() const {
+        return state_.phase == Phase::FinalEvaluation ? TaskKind::Evaluate : TaskKind::Train;
     }
-    TaskKind kind() const { return state_.phase == Phase::Training ? TaskKind::Train : TaskKind::Evaluate; }
-    Part* asked_part(const ClientId& client, RoundId round);
+    std::optional<Part> asked_part(const PartKey& key) const;
+    std::vector<PartKey> all_asked() const;
     std::vector<ClientId> unasked() const;
     std::string purpose(const std::string& what) const {
         return what + "/" + std::to_string(state_.round.get());
     }
 
-    void settle(const ClientId& client, RoundId round, PartState state, store::PartStatus status,
-                const std::string& reason, const std::string& detail);
+    void enter(Phase phase);
+    void answered(const PartKey& key, Part part, PartState state);
+    void settle(const PartKey& key, PartState state, store::PartStatus status, const std::string& reason,
+                const std::string& detail);
+    void watch(const PartKey& key, const Part& part);
+    void notice_the_missing();
     void open_when_enough();
     void open(Phase phase, const std::vector<ClientId>& clients);
-    void ask(const ClientId& client);
+    void ask(const PartKey& key) { effects_.emplace_back(AskClient{key.client, key.round, kind()}); }
     void ask_late(const ClientId& client);
-    void replace_the_lost();
+    void keep_all_busy();
+    void replace_the_missing();
     void close();
+    void drop_the_stale();
     void finish_evaluation();
-    void release_the_asked(const std::string& reason);
-    void fail(const std::string& cause);
+    void release(const PartKey& key, const std::string& reason);
+    void release_all(const std::string& reason);
 
     JobState state_;
-    Timestamp now_;
     std::vector<Effect> effects_;
 };
 
-// ---------------------------------------------------------------------------------------------- what is
-// known
+// ---------------------------------------------------------------------------------------- what is known
 
-// The part of a client whose answer is still wanted; null otherwise.
-Part* Step::asked_part(const ClientId& client, RoundId round) {
-    if (!is_asking() || round != state_.round) return nullptr;
-    const auto part = state_.parts.find(client);
-    return part != state_.parts.end() && part->second.state == PartState::Asked ? &part->second : nullptr;
+// A part whose answer is still wanted.
+std::optional<Part> Step::asked_part(const PartKey& key) const {
+    const Part* const part = state_.parts.find(key);
+    if (part == nullptr || part->state != PartState::Asked || is_over(state_)) return std::nullopt;
+    return *part;
+}
+
+std::vector<PartKey> Step::all_asked() const {
+    std::vector<PartKey> keys;
+    for (const auto& [key, part] : state_.parts) {
+        if (part.state == PartState::Asked) keys.push_back(key);
+    }
+    return keys;
+}
+
+void Step::enter(Phase phase) {
+    state_.phase = phase;
+    state_.since = state_.worked;
+}
+
+// Who is asked has to be looked at again when it would be missing.
+void Step::watch(const PartKey& key, const Part& part) {
+    state_.next_look = std::min(state_.next_look, missing_from(state_, key.client, part));
 }
 
 void Step::on(const ClientJoined& event) {
@@ -103,92 +126,142 @@ void Step::on(const ClientJoined& event) {
     }
     state_.busy.erase(event.client);
     state_.connected.insert(event.client);
-    const auto part = state_.parts.find(event.client);
-    if (!is_asking() || part == state_.parts.end()) return;
-    if (part->second.state == PartState::Declined) {
-        state_.parts.erase(part);  // it was started again, perhaps with another policy: it may be asked again
-    } else if (part->second.state == PartState::Asked) {
-        part->second.left.reset();
-        if (!state_.paused) ask(event.client);
+    if (is_over(state_)) return;
+    if (const auto key = state_.parts.task_of(event.client)) {
+        Part part = *state_.parts.find(*key);
+        if (part.left && !state_.recovered) state_.history.returned(event.client, state_.worked - *part.left);
+        part.left.reset();
+        part.alive = state_.worked;
+        part.missing = false;
+        state_.parts.put(*key, part);
+        watch(*key, part);
+        if (!state_.paused) ask(*key);
+        return;
     }
+    // It was started again, perhaps with another policy: it may be asked again.
+    const Part* const part = state_.parts.find({state_.round, event.client});
+    if (part != nullptr && part->state == PartState::Declined)
+        state_.parts.erase({state_.round, event.client});
 }
 
 void Step::on(const ClientLeft& event) {
     state_.connected.erase(event.client);
     state_.busy.erase(event.client);
-    if (Part* part = asked_part(event.client, state_.round); part && !part->left) part->left = now_;
+    const auto key = state_.parts.task_of(event.client);
+    if (!key) return;
+    Part part = *state_.parts.find(*key);
+    if (part.left) return;
+    part.left = state_.worked;
+    state_.parts.put(*key, part);
+    watch(*key, part);
 }
 
-void Step::settle(const ClientId& client, RoundId round, PartState state, store::PartStatus status,
-                  const std::string& reason, const std::string& detail) {
-    Part* part = asked_part(client, round);
+// It may have been asked before a pause during which another job had it.
+void Step::on(const ClientFree& event) {
+    state_.busy.erase(event.client);
+    state_.connected.insert(event.client);
+    const auto key = state_.parts.task_of(event.client);
+    if (!key || state_.paused || is_over(state_)) return;
+    on(SignOfLife{event.client});
+    ask(*key);
+}
+
+void Step::on(const SignOfLife& event) {
+    const auto key = state_.parts.task_of(event.client);
+    if (!key || !state_.connected.contains(event.client)) return;
+    Part part = *state_.parts.find(*key);
+    part.alive = state_.worked;
+    part.missing = false;
+    state_.parts.put(*key, part);
+    watch(*key, part);
+}
+
+void Step::answered(const PartKey& key, Part part, PartState state) {
+    part.state = state;
+    part.settled = state_.worked;
+    part.left.reset();
+    part.missing = false;
+    state_.parts.put(key, part);
+}
+
+void Step::settle(const PartKey& key, PartState state, store::PartStatus status, const std::string& reason,
+                  const std::string& detail) {
+    const auto part = asked_part(key);
     if (!part) return;
-    *part = Part{.state = state, .settled = now_, .left = {}};
-    effects_.emplace_back(RecordPart{client, round, status, reason, detail});
+    answered(key, *part, state);
+    if (key.round != state_.round)
+        state_.parts.erase(key);  // an older version's: it keeps nobody from the newest
+    effects_.emplace_back(RecordPart{key.client, key.round, status, reason, detail});
 }
 
 void Step::on(const UploadAccepted& event) {
-    Part* part = asked_part(event.client, event.round);
-    if (part && state_.phase == Phase::Training) {
-        *part = Part{.state = PartState::Accepted, .settled = now_, .left = {}};
-    }
+    const PartKey key{event.round, event.client};
+    const auto part = asked_part(key);
+    if (!part || state_.phase != Phase::Training) return;
+    answered(key, *part, PartState::Accepted);
+    state_.last_accepted = state_.worked;
+    if (!asynchronous()) state_.history.accepted(event.round, event.client, state_.worked - part->asked);
 }
 
 void Step::on(const EvaluationArrived& event) {
-    Part* part = asked_part(event.client, event.round);
+    const PartKey key{event.round, event.client};
+    const auto part = asked_part(key);
     if (!part || state_.phase != Phase::FinalEvaluation) return;
-    *part = Part{.state = PartState::Evaluated, .settled = now_, .left = {}};
+    answered(key, *part, PartState::Evaluated);
     effects_.emplace_back(RecordEvaluation{event.client, event.round, event.loss_sum, event.tokens});
 }
 
 void Step::on(const RoundCommitted& event) {
     if (state_.phase != Phase::Aggregating || event.round != state_.round) return;
-    state_.last_round = elapsed_at(state_, now_);
+    state_.last_round = state_.worked - state_.opened;
     state_.round = RoundId(state_.round.get() + 1);
     state_.model_digest = event.digest;
-    state_.parts.clear();
+    Parts at_work;
+    for (const auto& [key, part] : state_.parts) {
+        if (part.state == PartState::Asked) at_work.put(key, part);
+    }
+    state_.parts = std::move(at_work);
     state_.enough_since.reset();
-    state_.recovered = false;
-    state_.phase = Phase::Waiting;
+    state_.recovered.reset();
+    enter(Phase::Waiting);
+}
+
+void Step::on(const AggregationFailed& event) {
+    if (state_.phase != Phase::Aggregating) return;
+    release_all("the job failed");
+    enter(Phase::Failed);
+    state_.paused.reset();
+    state_.cause = event.cause;
+    effects_.emplace_back(FailJob{event.cause});
 }
 
 void Step::on(const PauseRequested& event) {
     if (is_over(state_) || state_.paused) return;
     effects_.emplace_back(PauseJob{event.cause});
-    release_the_asked("the job was paused: " + event.cause);
-    state_.paused = Pause{now_, event.cause};
+    release_all("the job was paused: " + event.cause);
+    state_.paused = Pause{state_.clock, event.cause};
 }
 
-// The clocks go on from where the pause stopped them; who is away has its patience anew.
 void Step::on(const ResumeRequested&) {
     if (!state_.paused) return;
-    state_.worked = elapsed_at(state_, now_);
-    state_.clock = now_;
     state_.paused.reset();
     state_.enough_since.reset();
     effects_.emplace_back(ResumeJob{});
-    if (!is_asking()) return;
-    for (auto& [client, part] : state_.parts) {
-        if (part.state != PartState::Asked) continue;
-        if (state_.connected.contains(client)) {
-            ask(client);
-        } else {
-            part.left = now_;
-        }
+    for (const PartKey& key : all_asked()) {
+        if (state_.connected.contains(key.client)) ask(key);
     }
 }
 
 void Step::on(const StopRequested& event) {
     if (is_over(state_)) return;
-    release_the_asked(event.cause);
-    state_.phase = Phase::Stopped;
+    release_all(event.cause);
+    enter(Phase::Stopped);
     state_.paused.reset();
     state_.cause = event.cause;
     effects_.emplace_back(StopJob{event.cause});
 }
 
-// ------------------------------------------------------------------------------------------------
-// conclusions
+// ------------------------------------------------------------------------------------------ conclusions
 
 void Step::advance() {
     if (state_.closing) close();
@@ -200,116 +273,178 @@ void Step::advance() {
             open_when_enough();
         }
     }
+    if (state_.worked >= state_.next_look) notice_the_missing();
     if (state_.phase == Phase::Training) {
-        replace_the_lost();
-        if (may_close(state_, now_)) close();
+        if (!asynchronous()) {
+            replace_the_missing();
+        } else if (state_.parts.count(PartState::Accepted) < goal(state_.rules)) {
+            keep_all_busy();
+        }
+        if (may_close(state_)) close();
     }
     if (state_.phase == Phase::FinalEvaluation) {
         for (const ClientId& client : unasked()) ask_late(client);
-        if (may_finish(state_, now_)) finish_evaluation();
+        if (may_finish(state_)) finish_evaluation();
     }
 }
 
 Transition Step::finish() && {
-    if (const auto when = next_wake(state_, now_)) effects_.emplace_back(WakeAt{*when});
+    if (const auto when = next_wake(state_)) effects_.emplace_back(WakeAt{moment_of(state_, *when)});
     return {std::move(state_), std::move(effects_)};
 }
 
+void Step::notice_the_missing() {
+    state_.next_look = Duration::max();
+    for (const PartKey& key : all_asked()) {
+        Part part = *state_.parts.find(key);
+        if (part.missing) continue;
+        if (state_.worked < missing_from(state_, key.client, part)) {
+            watch(key, part);
+        } else {
+            part.missing = true;
+            state_.parts.put(key, part);
+        }
+    }
+}
+
+// An asynchronous round needs nobody to open: those asked for older versions may be all it takes.
 void Step::open_when_enough() {
+    if (asynchronous()) {
+        drop_the_stale();
+        return open(Phase::Training, {});
+    }
     const std::size_t there = state_.connected.size();
     if (there < state_.rules.clients_minimum) {
         state_.enough_since.reset();
         return;
     }
-    if (!state_.enough_since) state_.enough_since = now_;
-    const bool waited = now_ >= *state_.enough_since + patience(state_);
+    if (!state_.enough_since) state_.enough_since = state_.worked;
+    const bool waited = state_.worked >= *state_.enough_since + patience(state_);
     if (there < state_.rules.clients_per_round && !waited) return;
-    open(Phase::Training, draw({state_.connected.begin(), state_.connected.end()},
-                               state_.rules.clients_per_round, state_.rules.seed, purpose("select")));
+    open(Phase::Training,
+         draw({state_.connected.begin(), state_.connected.end()},
+              state_.history.to_ask(state_.rules.clients_per_round), state_.rules.seed, purpose("select")));
 }
 
 void Step::open(Phase phase, const std::vector<ClientId>& clients) {
-    if (phase == Phase::Training) state_.recovered = false;
-    state_.phase = phase;
-    state_.opened = now_;
-    state_.clock = now_;
-    state_.worked = Duration{};
+    enter(phase);
+    state_.opened = state_.worked;
     state_.enough_since.reset();
-    for (const ClientId& client : clients) state_.parts[client] = Part{};
+    if (phase == Phase::Training) state_.recovered.reset();
     effects_.emplace_back(OpenRound{state_.round, kind(), clients, state_.model_digest});
-    for (const ClientId& client : clients) ask(client);
-}
-
-void Step::ask(const ClientId& client) {
-    effects_.emplace_back(AskClient{client, state_.round, kind(), state_.model_digest});
+    for (const ClientId& client : clients) {
+        const PartKey key{state_.round, client};
+        const Part part{.asked = state_.worked, .alive = state_.worked, .left = {}};
+        state_.parts.put(key, part);
+        watch(key, part);
+        ask(key);
+    }
 }
 
 // Asked after the round was opened: the ledger does not know of it yet.
 void Step::ask_late(const ClientId& client) {
-    state_.parts[client] = Part{};
+    const PartKey key{state_.round, client};
+    const Part part{.asked = state_.worked, .alive = state_.worked, .left = {}};
+    state_.parts.put(key, part);
+    watch(key, part);
     effects_.emplace_back(RecordPart{client, state_.round, store::PartStatus::Asked, "", ""});
-    ask(client);
+    ask(key);
 }
 
+// Who is free, and has no part in the open round yet.
 std::vector<ClientId> Step::unasked() const {
     std::vector<ClientId> clients;
     for (const ClientId& client : state_.connected) {
-        if (!state_.parts.contains(client)) clients.push_back(client);
+        if (!state_.parts.find({state_.round, client}) && !state_.parts.task_of(client))
+            clients.push_back(client);
     }
     return clients;
 }
 
-void Step::replace_the_lost() {
-    const std::size_t needed = state_.rules.clients_minimum;
-    const std::size_t possible = count(state_, PartState::Accepted) + count_expected(state_, now_);
-    if (possible >= needed) return;
+void Step::keep_all_busy() {
+    const std::size_t at_work = state_.parts.counted_on(), most = state_.rules.clients_per_round;
+    if (at_work >= most) return;
+    const std::string purpose_now = purpose("select") + "/" + std::to_string(state_.parts.size());
+    for (const ClientId& client : draw(unasked(), most - at_work, state_.rules.seed, purpose_now)) {
+        ask_late(client);
+    }
+}
+
+void Step::replace_the_missing() {
+    const std::size_t accepted = state_.parts.count(PartState::Accepted);
+    const std::size_t possible = accepted + state_.parts.counted_on();
+    const std::size_t wanted = state_.rules.clients_per_round;
+    if (accepted >= state_.rules.clients_minimum || possible >= wanted) return;
     const std::string purpose_now = purpose("replace") + "/" + std::to_string(state_.parts.size());
-    for (const ClientId& client : draw(unasked(), needed - possible, state_.rules.seed, purpose_now)) {
+    for (const ClientId& client : draw(unasked(), wanted - possible, state_.rules.seed, purpose_now)) {
         ask_late(client);
     }
 }
 
 void Step::close() {
-    CloseRound close{state_.round, {}};
-    for (const auto& [client, part] : state_.parts) {
-        if (part.state == PartState::Accepted) close.accepted.push_back(client);
+    CloseRound close{state_.round, {}, {}};
+    std::size_t gave_nothing = 0;
+    for (const auto& [key, part] : state_.parts) {
+        if (part.state == PartState::Accepted) close.accepted.push_back(key);
+        gave_nothing += part.state == PartState::Refused || part.state == PartState::Declined || part.missing;
+    }
+    if (!asynchronous()) state_.history.closed(state_.round, state_.parts.size(), gave_nothing);
+    if (!asynchronous() || is_last_round()) {
+        for (const PartKey& key : all_asked()) {
+            Part part = *state_.parts.find(key);
+            close.dropped.push_back({key, std::string(part.missing ? kLost : kLate)});
+            release(key, "round " + std::to_string(state_.round.get()) + " closed without this update");
+            answered(key, part, PartState::Dropped);
+        }
     }
     effects_.emplace_back(std::move(close));
-    release_the_asked("round " + std::to_string(state_.round.get()) + " closed without this update");
-    state_.phase = Phase::Aggregating;
+    enter(Phase::Aggregating);
     state_.closing = false;
 }
 
-void Step::finish_evaluation() {
-    release_the_asked("the job is finished");
-    effects_.emplace_back(FinishJob{state_.round});
-    state_.phase = Phase::Finished;
-}
-
-void Step::release_the_asked(const std::string& reason) {
-    if (!is_asking() || state_.paused) return;
-    for (const auto& [client, part] : state_.parts) {
-        if (part.state == PartState::Asked && state_.connected.contains(client)) {
-            effects_.emplace_back(Release{client, state_.round, reason});
-        }
+// Work that could not count any more ends here; who did it is free for the newest version.
+void Step::drop_the_stale() {
+    for (const PartKey& key : all_asked()) {
+        if (state_.round.get() - key.round.get() <= state_.rules.staleness_max) continue;
+        release(key, "the model has moved on too far from round " + std::to_string(key.round.get()));
+        effects_.emplace_back(
+            RecordPart{key.client, key.round, store::PartStatus::Dropped, std::string(kTooStale), ""});
+        state_.parts.erase(key);
     }
 }
 
-void Step::fail(const std::string& cause) {
-    state_.phase = Phase::Failed;
-    state_.paused.reset();
-    state_.cause = cause;
-    effects_.emplace_back(FailJob{cause});
+void Step::finish_evaluation() {
+    release_all("the job is finished");
+    effects_.emplace_back(FinishJob{state_.round});
+    enter(Phase::Finished);
+}
+
+void Step::release(const PartKey& key, const std::string& reason) {
+    if (state_.paused || !state_.connected.contains(key.client)) return;
+    effects_.emplace_back(Release{key.client, key.round, reason});
+}
+
+void Step::release_all(const std::string& reason) {
+    for (const PartKey& key : all_asked()) release(key, reason);
 }
 
 }  // namespace
 
-// --------------------------------------------------------------------------------------------------
-// interface
+// ------------------------------------------------------------------------------------------- interface
 
 Rules rules_of(const JobId& job, const job::JobSpec& spec) {
-    return {job, spec.base_model, spec.seed, spec.rounds, spec.clients_per_round, spec.clients_minimum};
+    return {.job = job,
+            .base_model = spec.base_model,
+            .seed = spec.seed,
+            .rounds = spec.rounds,
+            .clients_per_round = spec.clients_per_round,
+            .clients_minimum = spec.clients_minimum,
+            .asynchronous = spec.aggregation.mode == job::Mode::Async,
+            .buffer = spec.aggregation.buffer,
+            .staleness_max = spec.aggregation.staleness_max};
 }
+
+std::size_t goal(const Rules& rules) { return rules.asynchronous ? rules.buffer : rules.clients_per_round; }
 
 JobState start(const Rules& rules, const std::string& model_digest) {
     JobState state;
@@ -326,9 +461,12 @@ Transition step(JobState state, const Event& event, Timestamp now) {
 }
 
 bool is_asked(const JobState& state, const ClientId& client) {
-    if (state.phase != Phase::Training && state.phase != Phase::FinalEvaluation) return false;
-    const auto part = state.parts.find(client);
-    return part != state.parts.end() && part->second.state == PartState::Asked;
+    return !is_over(state) && !state.paused && state.parts.task_of(client).has_value();
+}
+
+bool is_answer(const Event& event) {
+    return std::holds_alternative<UploadAccepted>(event) || std::holds_alternative<UploadRefused>(event) ||
+           std::holds_alternative<ClientDeclined>(event) || std::holds_alternative<EvaluationArrived>(event);
 }
 
 std::optional<ClientId> client_of(const Event& event) {
@@ -340,24 +478,37 @@ std::optional<ClientId> client_of(const Event& event) {
         event);
 }
 
-Result<void> admits(const JobState& state, RoundId round, const ClientId& client) {
+bool withholds(const JobState& state) {
+    if (!state.rules.asynchronous || is_over(state) || state.phase == Phase::FinalEvaluation) return false;
+    return state.phase != Phase::Training || state.parts.count(PartState::Accepted) >= goal(state.rules);
+}
+
+Result<RoundId> admits(const JobState& state, RoundId round, const ClientId& client) {
     const std::string what = "round " + std::to_string(round.get()) + " of job " + state.rules.job.get();
-    if (round != state.round) {
+    const Part* const part = state.parts.find({round, client});
+    if (part != nullptr && part->state == PartState::Accepted) {
+        return make_error(Errc::Duplicate, what + ": an update of " + client.get() + " is counted already");
+    }
+    if (!state.rules.asynchronous && round != state.round) {
         return make_error(Errc::Stale,
                           what + " is not open; the job is at round " + std::to_string(state.round.get()));
     }
-    const auto part = state.parts.find(client);
-    if (part != state.parts.end() && part->second.state == PartState::Accepted) {
-        return make_error(Errc::Duplicate, what + ": an update of " + client.get() + " is counted already");
-    }
+    const bool asked = part != nullptr && part->state == PartState::Asked;
     if (state.phase != Phase::Training) return make_error(Errc::Stale, what + " takes no more updates");
-    if (count(state, PartState::Accepted) >= state.rules.clients_per_round) {
+    if (state.parts.count(PartState::Accepted) >= goal(state.rules)) {
         return make_error(Errc::Stale, what + " has all updates that it counts");  // a pause keeps it open
     }
-    if (part == state.parts.end() || part->second.state != PartState::Asked) {
+    if (!asked) {
         return make_error(Errc::Stale, what + ": no update of " + client.get() + " is expected");
     }
-    return {};
+    return state.round;
+}
+
+Duration round_time(const JobState& state, Timestamp now) { return working_time(state, now) - state.opened; }
+
+Duration time_taken(const JobState& state, RoundId round, const ClientId& client, Timestamp now) {
+    const Part* const part = state.parts.find({round, client});
+    return part != nullptr ? working_time(state, now) - part->asked : Duration{};
 }
 
 }  // namespace fedllm::server::round

@@ -10,6 +10,68 @@ using namespace std::chrono_literals;
 
 constexpr Duration kPatienceMin = 10s;
 constexpr Duration kGraceMin = 2s;
+constexpr Duration kBlink = 2s;   // a cut connection is mostly back by then
+constexpr Duration kLease = 60s;  // two heartbeats of a healthy connection
+constexpr int kSlowest = 4;       // nobody is waited for longer than so many times the K-th's time
+
+// The K-th of the answers, in the order in which they came.
+std::optional<Duration> answer(const JobState& state, PartState wanted, std::size_t number) {
+    if (number == 0 || state.parts.count(wanted) < number) return std::nullopt;
+    std::vector<Duration> times;
+    for (const auto& [key, part] : state.parts) {
+        if (part.state == wanted) times.push_back(part.settled);
+    }
+    const auto chosen = times.begin() + static_cast<std::ptrdiff_t>(number - 1);
+    std::nth_element(times.begin(), chosen, times.end());
+    return *chosen;
+}
+
+// After a restart the time worked before it is known only in part, and the missing ones have to come back.
+Duration after_recovery(const JobState& state, Duration time) {
+    if (!state.recovered) return time;
+    return std::max(time, *state.recovered + std::max(state.last_round, patience(state)));
+}
+
+// Until when one client is waited for, once the K-th update has come at `kth`.
+Duration late_from(const JobState& state, const ClientId& client, const Part& part, Duration kth) {
+    const Duration took = std::max(kGraceMin, kth - state.opened);
+    Duration time = kth + took;
+    if (const auto usual = state.history.expected_time(client)) {
+        time = std::clamp(part.asked + *usual, kth + kGraceMin, state.opened + kSlowest * took);
+    }
+    time = after_recovery(state, time);
+    // Who is gone, or silent, is waited for no longer than one waits for anybody.
+    return std::min(time, part.left ? *part.left + patience(state) : part.alive + kLease);
+}
+
+std::optional<Duration> training_deadline(const JobState& state) {
+    const auto kth = answer(state, PartState::Accepted, state.rules.clients_minimum);
+    if (!kth) return std::nullopt;
+    Duration latest = *kth;
+    for (const auto& [key, part] : state.parts) {
+        if (part.state == PartState::Asked)
+            latest = std::max(latest, late_from(state, key.client, part, *kth));
+    }
+    return latest;
+}
+
+// The buffer is not full, but nobody is at work who could fill it.
+std::optional<Duration> buffer_deadline(const JobState& state) {
+    const bool enough = state.parts.count(PartState::Accepted) >= state.rules.clients_minimum;
+    if (!enough || state.parts.counted_on() > 0) return std::nullopt;
+    return std::max(state.last_accepted, state.opened) + patience(state);
+}
+
+// Of the final evaluation, for those who may come to it.
+Duration first_moment(const JobState& state) {
+    return std::max(state.opened, state.recovered.value_or(state.opened));
+}
+
+std::optional<Duration> evaluation_deadline(const JobState& state) {
+    const auto last = answer(state, PartState::Evaluated, state.parts.count(PartState::Evaluated));
+    if (!last) return std::nullopt;
+    return after_recovery(state, *last + std::max(kGraceMin, *last - state.opened));
+}
 
 }  // namespace
 
@@ -17,84 +79,63 @@ bool is_over(const JobState& state) {
     return state.phase == Phase::Finished || state.phase == Phase::Failed || state.phase == Phase::Stopped;
 }
 
+Duration working_time(const JobState& state, Timestamp now) {
+    if (state.paused || state.clock == Timestamp{}) return state.worked;  // the first event starts it
+    return state.worked + std::max(Duration{}, now - state.clock);  // the wall clock may have been set back
+}
+
+Timestamp moment_of(const JobState& state, Duration time) { return state.clock + (time - state.worked); }
+
 // A tenth of a round, so that a client that is gone for good costs no more than that in each.
 Duration patience(const JobState& state) { return std::max(kPatienceMin, state.last_round / 10); }
 
-Duration elapsed_at(const JobState& state, Timestamp time) {
-    if (state.paused) time = std::min(time, state.paused->since);
-    const Duration elapsed = time >= state.clock ? state.worked + (time - state.clock) : time - state.opened;
-    return std::max(Duration{}, elapsed);  // the wall clock may have been set back
+// A restart of the server cuts everybody off, and so says nothing about anybody; and in the final evaluation
+// there is nobody to ask in another's place.
+Duration missing_from(const JobState& state, const ClientId& client, const Part& part) {
+    if (!part.left) return part.alive + kLease;
+    if (state.recovered || state.phase == Phase::FinalEvaluation) return *part.left + patience(state);
+    const Duration usual = state.history.expected_absence(client).value_or(kBlink);
+    return *part.left + std::clamp(usual, kBlink, patience(state));
 }
 
-std::size_t count(const JobState& state, PartState wanted) {
-    return static_cast<std::size_t>(
-        std::count_if(state.parts.begin(), state.parts.end(),
-                      [&](const auto& entry) { return entry.second.state == wanted; }));
+std::optional<Duration> deadline(const JobState& state) {
+    if (state.phase == Phase::FinalEvaluation) return evaluation_deadline(state);
+    return state.rules.asynchronous ? buffer_deadline(state) : training_deadline(state);
 }
 
-bool is_lost(const JobState& state, const Part& part, Timestamp now) {
-    return part.state == PartState::Asked && part.left && now >= *part.left + patience(state);
-}
-
-std::size_t count_expected(const JobState& state, Timestamp now) {
-    return static_cast<std::size_t>(
-        std::count_if(state.parts.begin(), state.parts.end(), [&](const auto& entry) {
-            return entry.second.state == PartState::Asked && !is_lost(state, entry.second, now);
-        }));
-}
-
-// Training: the K-th update starts the grace; final evaluation: the latest answer does.
-std::optional<Timestamp> deadline(const JobState& state) {
-    const bool training = state.phase == Phase::Training;
-    std::vector<Timestamp> times;
-    for (const auto& [client, part] : state.parts) {
-        const bool answered = part.state == (training ? PartState::Accepted : PartState::Evaluated);
-        if (answered && part.settled) times.push_back(*part.settled);
-    }
-    const std::size_t enough =
-        training ? state.rules.clients_minimum : std::max<std::size_t>(1, times.size());
-    if (times.size() < enough || enough == 0) return std::nullopt;
-    std::sort(times.begin(), times.end());
-    const Timestamp last = times[enough - 1];
-    Duration grace = std::max(kGraceMin, elapsed_at(state, last));
-    // After a restart the time worked before it is known only in part, and the missing ones have to come
-    // back.
-    if (state.recovered) grace = std::max({grace, state.last_round, patience(state)});
-    return std::max(last, state.clock) + grace;
-}
-
-bool may_close(const JobState& state, Timestamp now) {
-    const std::size_t accepted = count(state, PartState::Accepted);
+bool may_close(const JobState& state) {
+    const std::size_t accepted = state.parts.count(PartState::Accepted);
     if (accepted < state.rules.clients_minimum) return false;
-    if (accepted >= state.rules.clients_per_round || count(state, PartState::Asked) == 0) return true;
+    if (accepted >= goal(state.rules)) return true;
+    if (!state.rules.asynchronous && state.parts.count(PartState::Asked) == 0) return true;
     const auto limit = deadline(state);
-    return limit && now >= *limit;
+    return limit && state.worked >= *limit;
 }
 
-bool may_finish(const JobState& state, Timestamp now) {
-    if (const auto limit = deadline(state); limit && now >= *limit) return true;
-    if (count_expected(state, now) > 0 || !state.busy.empty()) return false;
-    // Everybody asked has answered or is lost. Right after a restart, or when nobody is there, others get a
-    // moment.
+bool may_finish(const JobState& state) {
+    if (const auto limit = deadline(state); limit && state.worked >= *limit) return true;
+    if (state.parts.counted_on() > 0 || !state.busy.empty()) return false;
+    // Everybody asked has answered or is missing. Right after a restart, or when nobody is there, others get
+    // a moment.
     const bool may_still_come = state.recovered || state.parts.empty();
-    return !may_still_come || now >= state.clock + patience(state);
+    return !may_still_come || state.worked >= first_moment(state) + patience(state);
 }
 
-std::optional<Timestamp> next_wake(const JobState& state, Timestamp now) {
+std::optional<Duration> next_wake(const JobState& state) {
     if (state.paused) return std::nullopt;
-    std::vector<Timestamp> times;
+    std::vector<Duration> times;
     if (state.phase == Phase::Waiting && state.enough_since)
         times.push_back(*state.enough_since + patience(state));
     if (state.phase == Phase::Training || state.phase == Phase::FinalEvaluation) {
         if (const auto limit = deadline(state)) times.push_back(*limit);
-        for (const auto& [client, part] : state.parts) {
-            if (part.left) times.push_back(*part.left + patience(state));
-        }
+        times.push_back(state.next_look);
     }
-    if (state.phase == Phase::FinalEvaluation) times.push_back(state.clock + patience(state));
-    std::optional<Timestamp> next;
-    for (const Timestamp time : times) {
-        if (time > now && (!next || time < *next)) next = time;
+    if (state.phase == Phase::FinalEvaluation) {
+        times.push_back(first_moment(state) + patience(state));
+    }
+    std::optional<Duration> next;
+    for (const Duration time : times) {
+        if (time > state.worked && time != Duration::max() && (!next || time < *next)) next = time;
     }
     return next;
 }

@@ -8,23 +8,23 @@
 
 namespace fedllm::server::round {
 
+Duration working_time(const JobState& state, Timestamp now);
+Timestamp moment_of(const JobState& state, Duration working_time);  // unless the job is paused before
+
 // How long one waits for clients that may still come, or come back.
 Duration patience(const JobState& state);
-// How long the open round has been worked on at `time`, not counting the downtime of a restart.
-Duration elapsed_at(const JobState& state, Timestamp time);
 
-std::size_t count(const JobState& state, PartState wanted);
-// Asked, and away for longer than patience.
-bool is_lost(const JobState& state, const Part& part, Timestamp now);
-std::size_t count_expected(const JobState& state, Timestamp now);  // asked and not lost
+// When somebody asked is no longer counted on, if nothing is heard of it until then.
+Duration missing_from(const JobState& state, const ClientId& client, const Part& part);
 
 // When the round closes without those still missing; none before enough have answered.
-std::optional<Timestamp> deadline(const JobState& state);
+std::optional<Duration> deadline(const JobState& state);
 
-bool may_close(const JobState& state, Timestamp now);   // Training
-bool may_finish(const JobState& state, Timestamp now);  // FinalEvaluation
+// All of these speak of the moment `state.worked`.
+bool may_close(const JobState& state);   // Training
+bool may_finish(const JobState& state);  // FinalEvaluation
 
 // The next moment at which time alone changes something.
-std::optional<Timestamp> next_wake(const JobState& state, Timestamp now);
+std::optional<Duration> next_wake(const JobState& state);
 
 }  // namespace fedllm::server::round

@@ -55,10 +55,10 @@ Result<void> insert_version(Database& database, const VersionRow& version) {
         .run();
 }
 
-Result<void> drop_the_asked(Database& database, const JobId& job, RoundId round) {
+Result<void> drop_the_asked(Database& database, const JobId& job) {
     FEDLLM_TRY(Statement drop, database.prepare("UPDATE parts SET state = 'dropped' "
-                                                "WHERE job_id = ? AND round = ? AND state = 'asked'"));
-    return drop.bind(job.get()).bind(round.get()).run();
+                                                "WHERE job_id = ? AND state = 'asked'"));
+    return drop.bind(job.get()).run();
 }
 
 // Sets a round's last columns. Fails with OutOfOrder when there is no such round or it was committed before.
@@ -156,7 +156,7 @@ Result<void> Ledger::finish_job(const JobId& job, JobStatus status, const std::s
                                 const std::optional<RoundResult>& final_round) {
     FEDLLM_TRY(const JobRow row, this->job(job));
     FEDLLM_TRY(Transaction transaction, Transaction::begin(*database_));
-    FEDLLM_TRY_VOID(drop_the_asked(*database_, job, row.round));
+    FEDLLM_TRY_VOID(drop_the_asked(*database_, job));
     if (final_round) FEDLLM_TRY_VOID(end_round(*database_, job, row.round, *final_round, ""));
     FEDLLM_TRY_VOID(mark_job(job, status, detail));
     return transaction.commit();
@@ -187,9 +187,15 @@ Result<void> Ledger::open_round(const RoundRow& round, std::span<const ClientId>
     return transaction.commit();
 }
 
-Result<void> Ledger::close_round(const JobId& job, RoundId round) {
+Result<void> Ledger::close_round(const JobId& job, RoundId round, std::span<const PartRow> dropped) {
     FEDLLM_TRY(Transaction transaction, Transaction::begin(*database_));
-    FEDLLM_TRY_VOID(drop_the_asked(*database_, job, round));
+    for (const PartRow& part : dropped) {
+        FEDLLM_TRY(Statement drop, database_->prepare("UPDATE parts SET state = 'dropped', reason = ? WHERE "
+                                                      "job_id = ? AND round = ? AND client = ? "
+                                                      "AND state = 'asked'"));
+        drop.bind(part.reason).bind(job.get()).bind(part.round.get()).bind(part.client.get());
+        FEDLLM_TRY_VOID(drop.run());
+    }
     FEDLLM_TRY(Statement close, database_->prepare("UPDATE rounds SET state = 'closing' "
                                                    "WHERE job_id = ? AND round = ? AND state = 'open'"));
     FEDLLM_TRY_VOID(close.bind(job.get()).bind(round.get()).run());
@@ -199,7 +205,6 @@ Result<void> Ledger::close_round(const JobId& job, RoundId round) {
 Result<void> Ledger::commit_round(const JobId& job, RoundId round, const RoundResult& result,
                                   const VersionRow& next) {
     FEDLLM_TRY(Transaction transaction, Transaction::begin(*database_));
-    FEDLLM_TRY_VOID(drop_the_asked(*database_, job, round));
     FEDLLM_TRY_VOID(end_round(*database_, job, round, result, next.digest));
     FEDLLM_TRY_VOID(seal_round(*database_, job, round));
     FEDLLM_TRY_VOID(insert_version(*database_, next));

@@ -1,5 +1,6 @@
 // The ledger's half about the chain: which rows go into it, and where it is kept.
 #include "server/store/chain.hpp"
+#include "server/store/ledger.hpp"
 #include "server/store/ledger_columns.hpp"
 
 namespace fedllm::server::store {
@@ -42,6 +43,15 @@ Result<void> seal_round(Database& database, const JobId& job, RoundId round) {
     FEDLLM_TRY(Statement update,
                database.prepare("UPDATE rounds SET chain = ? WHERE job_id = ? AND round = ?"));
     return update.bind(chain_of_round(before, row, counted)).bind(job.get()).bind(round.get()).run();
+}
+
+Result<std::string> Ledger::chain(const JobId& job) const {
+    FEDLLM_TRY(const JobRow row, this->job(job));
+    FEDLLM_TRY(Statement select,
+               database_->prepare("SELECT chain FROM rounds WHERE job_id = ? AND chain <> '' "
+                                  "ORDER BY round DESC LIMIT 1"));
+    FEDLLM_TRY(const bool sealed, select.bind(job.get()).step());
+    return sealed ? select.text(0) : row.chain;
 }
 
 }  // namespace fedllm::server::store

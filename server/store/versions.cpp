@@ -57,6 +57,13 @@ Result<Versions> Versions::open(const Path& state_directory) {
     return Versions(folder);
 }
 
+UnnamedFile::UnnamedFile(UnnamedFile&& other) noexcept
+    : path_(std::move(other.path_)), file_(std::move(other.file_)), mapping_(std::move(other.mapping_)) {}
+
+UnnamedFile::~UnnamedFile() {
+    if (file_) remove_quietly(path_);
+}
+
 Path Versions::path_of(std::string_view digest) const {
     return folder_ / (std::string(digest) + ".safetensors");
 }
@@ -93,6 +100,47 @@ Result<MappedFile> Versions::map(std::string_view digest) const {
 Result<tensor::ParamSet> Versions::read(std::string_view digest) const {
     FEDLLM_TRY([[maybe_unused]] const MappedFile verified, map(digest));
     return formats::read_param_set(path_of(digest));
+}
+
+Result<tensor::Manifest> Versions::manifest(std::string_view digest) const {
+    return formats::read_manifest(path_of(digest));
+}
+
+Result<UnnamedFile> Versions::create(std::uint64_t bytes) const {
+    FEDLLM_TRY(auto created, disk().create_unique(folder_ / kTemporary, ""));
+    UnnamedFile unnamed(std::move(created.path), std::move(created.file), nullptr);
+    FEDLLM_TRY_VOID(unnamed.file_->resize(bytes));
+    FEDLLM_TRY(unnamed.mapping_, unnamed.file_->map(DiskFile::Access::Write));
+    return unnamed;
+}
+
+Result<MappedFile> Versions::publish(UnnamedFile file, std::string_view digest) const {
+    return publish(path_of(digest), std::move(file), digest);
+}
+
+Result<MappedFile> Versions::publish(Attachment kind, UnnamedFile file, std::string_view digest) const {
+    return publish(path_of(kind, digest), std::move(file), digest);
+}
+
+// Where the same bytes lie already (an update of nothing), they stay: they may be what the round starts from,
+// and on the disk, which the new file is not.
+Result<MappedFile> Versions::publish(const Path& path, UnnamedFile file, std::string_view digest) {
+    FEDLLM_TRY(const auto there, disk().find(path));
+    if (there) {
+        const auto checked = crypto::from_hex(digest);
+        if (auto same = map_verified(path, *checked)) return same;
+    }
+    FEDLLM_TRY_VOID(disk().rename(file.path_, path));
+    file.file_.reset();
+    return MappedFile(std::move(file.mapping_));
+}
+
+Result<void> Versions::sync(std::span<const Path> published) const {
+    for (const Path& path : published) {
+        FEDLLM_TRY(const auto file, disk().open(path, Disk::Open::Read));
+        FEDLLM_TRY_VOID(file->sync());
+    }
+    return disk().sync_directory(folder_);
 }
 
 Result<VersionFile> Versions::write(Attachment kind, std::span<const std::byte> bytes) const {

@@ -1,12 +1,14 @@
 // Model versions as files: <state>/versions/<digest>.safetensors, whose name is the SHA-256 of its bytes.
-// Written to a temporary file, synced, renamed; never changed afterwards. Read back only after the bytes were
-// hashed. Beside them, named and treated alike, what belongs to a version under a download codec:
+// Written to a temporary file, synced, renamed (a round's in the other order: see publish); never changed.
+// Read back only after the bytes were hashed. Beside them, named and treated alike, what belongs to a version
+// under a download codec:
 //   <digest>.step      the encoded difference from the version before, as clients fetch it
 //   <digest>.residual  what the published versions have left out so far: f32, little-endian, manifest order
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -25,9 +27,35 @@ struct VersionFile {
 
 enum class Attachment { Step, Residual };
 
+// A file of the versions folder that has no digest yet: it is written, or its map is, and then published.
+// Move-only; without that it is deleted.
+class UnnamedFile {
+public:
+    UnnamedFile(UnnamedFile&& other) noexcept;
+    UnnamedFile& operator=(UnnamedFile&&) = delete;
+    ~UnnamedFile();
+
+    std::span<std::byte> bytes() const { return mapping_->bytes(); }  // shows what was written, too
+    Result<void> write(std::uint64_t offset, std::span<const std::byte> bytes) {
+        return file_->write(offset,
+                            bytes);  // for long runs in order this is cheaper than the map's page faults
+    }
+
+private:
+    friend class Versions;
+    UnnamedFile(Path path, std::unique_ptr<DiskFile> file, std::unique_ptr<Mapping> mapping)
+        : path_(std::move(path)), file_(std::move(file)), mapping_(std::move(mapping)) {}
+
+    Path path_;
+    std::unique_ptr<DiskFile> file_;  // while it has no name
+    std::unique_ptr<Mapping> mapping_;
+};
+
 class Versions {
 public:
     static Result<Versions> open(const Path& state_directory);
+    // Beside the server: creates and sweeps nothing. Only for reading.
+    static Versions to_read(const Path& state_directory) { return Versions(state_directory / "versions"); }
 
     Path path_of(std::string_view digest) const;
     Path path_of(Attachment kind, std::string_view digest) const;
@@ -41,6 +69,15 @@ public:
     // Verified bytes, for sending. NotFound; DigestMismatch when the disk has changed them.
     Result<MappedFile> map(std::string_view digest) const;
     Result<tensor::ParamSet> read(std::string_view digest) const;
+    Result<tensor::Manifest> manifest(
+        std::string_view digest) const;  // the names and shapes alone; not verified
+
+    Result<UnnamedFile> create(std::uint64_t bytes) const;
+    // The file is found by its digest, which is the caller's word, from now on. What a power cut leaves of it
+    // is uncertain until sync() has returned; map() notices.
+    Result<MappedFile> publish(UnnamedFile file, std::string_view digest) const;
+    Result<MappedFile> publish(Attachment kind, UnnamedFile file, std::string_view digest) const;
+    Result<void> sync(std::span<const Path> published) const;
 
     Result<VersionFile> write(Attachment kind, std::span<const std::byte> bytes) const;
     Result<MappedFile> map(Attachment kind, std::string_view digest) const;  // verified, as above
@@ -48,6 +85,7 @@ public:
 
 private:
     explicit Versions(Path folder) : folder_(std::move(folder)) {}
+    static Result<MappedFile> publish(const Path& path, UnnamedFile file, std::string_view digest);
 
     Path folder_;
 };

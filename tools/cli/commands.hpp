@@ -17,7 +17,10 @@ struct Chosen {
 
 void add_init(CLI::App& app, Chosen& chosen);
 void add_invite(CLI::App& app, Chosen& chosen);
+void add_revoke(CLI::App& app, Chosen& chosen);
 void add_job(CLI::App& app, Chosen& chosen);
+void add_why(CLI::App& app, Chosen& chosen);
+void add_audit(CLI::App& app, Chosen& chosen);
 void add_export(CLI::App& app, Chosen& chosen);
 void add_train(CLI::App& app, Chosen& chosen);
 void add_eval(CLI::App& app, Chosen& chosen);

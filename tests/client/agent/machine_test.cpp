@@ -218,10 +218,19 @@ TEST_F(Script, WorkThatFailsIsDeclined) {
     EXPECT_EQ(on(TaskArrived{make_task("b")}), "drop a; prepare b");
 }
 
-TEST_F(Script, ADiskThatFailsWhileFetchingIsDeclined) {
+TEST_F(Script, AfterADiskThatFailsTheTaskIsComeBackFor) {
     on(Welcomed{});
     on(TaskArrived{make_task("a")});
-    EXPECT_EQ(on(WorkFailed{a_, make_error(Errc::IoFailed, "disk full")}), "decline a io_failed");
+    const Error full = make_error(Errc::IoFailed, "disk full");
+    EXPECT_EQ(on(WorkFailed{a_, full}), "disconnect") << "while fetching";
+    EXPECT_EQ(on(Disconnected{}), "");
+    on(Welcomed{});
+    EXPECT_EQ(on(TaskArrived{make_task("a")}), "prepare a");
+    EXPECT_EQ(on(VersionHeld{a_}), "work a");
+    EXPECT_EQ(on(Disconnected{}), "");
+    EXPECT_EQ(on(WorkFailed{a_, full}), "") << "while away: nothing to end";
+    on(Welcomed{});
+    EXPECT_EQ(on(TaskArrived{make_task("a")}), "prepare a");
 }
 
 TEST_F(Script, ADamagedVersionIsFetchedOnceMore) {

@@ -46,6 +46,50 @@ TEST(Job, RefusesWhatCannotWorkTogether) {
     EXPECT_EQ(refusal("base:\n  storage: nf4\n")->base.storage, tensor::BaseStorage::Nf4);
 }
 
+TEST(Job, AsynchronousKeysMustFitTogether) {
+    const auto refusal = [](const std::string& more) {
+        const std::string rest = more.find("samples_max") == std::string::npos ? "samples_max: 100000\n" : "";
+        const auto job =
+            parse_job(kSmall + "clients_per_round: 4\nclients_minimum: 2\n" + rest + more, "j.yaml");
+        return job ? std::string() : job.error().message;
+    };
+    EXPECT_EQ(refusal("aggregation:\n  mode: async\n  buffer: 3\n"), "");
+    EXPECT_NE(refusal("aggregation:\n  buffer: 3\n").find("aggregation.buffer: is for"), std::string::npos);
+    EXPECT_NE(refusal("aggregation:\n  mode: async\n").find("at least 1"), std::string::npos);
+    EXPECT_NE(refusal("aggregation:\n  mode: async\n  buffer: 5\n").find("larger than clients_per_round"),
+              std::string::npos);
+    EXPECT_NE(refusal("aggregation:\n  mode: async\n  buffer: 1\n").find("clients_minimum"),
+              std::string::npos);
+    EXPECT_NE(
+        refusal("aggregation:\n  mode: async\n  buffer: 3\nupdate:\n  segments: 2\n").find("update.segments"),
+        std::string::npos);
+    EXPECT_NE(refusal("aggregation:\n  mode: fedbuff\n").find("async"), std::string::npos);
+    // 1024 times the weight needs ten bits more of the exact sum.
+    EXPECT_NE(refusal("samples_max: 1000000000\naggregation:\n  mode: async\n  buffer: 3\n")
+                  .find("update.clip_norm"),
+              std::string::npos);
+}
+
+TEST(Job, StaleUpdatesWeighLessByExactIntegers) {
+    AggregationSpec aggregation{.mode = Mode::Async, .buffer = 4};
+    const std::vector<std::uint64_t> root{1024, 724, 591, 512, 458, 418, 387, 362, 341, 324, 309};
+    for (std::uint32_t s = 0; s < root.size(); ++s) EXPECT_EQ(staleness_weight(aggregation, s), root[s]) << s;
+    EXPECT_EQ(staleness_weight(aggregation, 1023), 32u);
+    aggregation.staleness_power = 1;
+    EXPECT_EQ(staleness_weight(aggregation, 2), 341u);
+    aggregation.staleness_power = 0;
+    EXPECT_EQ(staleness_weight(aggregation, 900), 1024u);
+    aggregation.staleness_power = 4;
+    EXPECT_EQ(staleness_weight(aggregation, 1000), 1u) << "it counts a little, never not at all";
+    aggregation.mode = Mode::Sync;
+    EXPECT_EQ(staleness_weight(aggregation, 3), 1u);
+    JobSpec job;
+    job.clients_per_round = 5;
+    EXPECT_DOUBLE_EQ(weight_total_max(job), 5e7);
+    job.aggregation = {.mode = Mode::Async, .buffer = 3};
+    EXPECT_DOUBLE_EQ(weight_total_max(job), 3.0 * 1024 * 1e7);
+}
+
 TEST(Job, LearningRateWarmsUpThenFollowsTheSchedule) {
     OptimizerSpec optimizer;
     optimizer.learning_rate = 1.0;

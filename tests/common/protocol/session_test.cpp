@@ -198,7 +198,8 @@ TEST(SessionTable, TaskClosed) {
 }
 
 TEST(SessionTable, Operator) {
-    const std::set<K> requests = {K::SubmitJob, K::ListJobs, K::ShowJob, K::Fetch, K::Ping, K::Goodbye};
+    const std::set<K> requests = {K::SubmitJob, K::ListJobs, K::ShowJob, K::ControlJob, K::Why,
+                                  K::AuditJob,  K::Fetch,    K::Ping,    K::Goodbye};
     const std::set<K> quiet = {K::Ping, K::Goodbye};
     const auto at = [&](std::vector<Step> more, std::set<K> ups, std::set<K> downs) {
         check(PeerRole::Operator, open_then(std::move(more)),
@@ -207,6 +208,9 @@ TEST(SessionTable, Operator) {
     at({}, requests, quiet);
     at({up(K::ListJobs)}, quiet, with(quiet, {K::JobList, K::Refusal}));
     at({up(K::ShowJob)}, quiet, with(quiet, {K::JobReport, K::Refusal}));
+    at({up(K::ControlJob)}, quiet, with(quiet, {K::JobControlled, K::Refusal}));
+    at({up(K::Why)}, quiet, with(quiet, {K::Because, K::Refusal}));
+    at({up(K::AuditJob)}, quiet, with(quiet, {K::AuditRows, K::Refusal}));
     at({up(K::Fetch)}, quiet, with(quiet, {K::Blob, K::Refusal}));
     at({up(K::Fetch), down(K::Blob)}, quiet, with(quiet, {K::Chunk}));
     at({up(K::Fetch), down(K::Blob), down(K::Chunk), kDownloadDone}, requests, quiet);

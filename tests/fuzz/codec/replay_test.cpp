@@ -7,6 +7,7 @@
 #include "common/base/philox.hpp"
 #include "common/codec/codec.hpp"
 #include "tests/fuzz/codec/layouts.hpp"
+#include "tests/fuzz/corpus.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size);
 
@@ -61,6 +62,10 @@ TEST(CodecFuzz, SeedsAndTheirMutationsNeverCrash) {
             for (int i = 0; i < times; ++i) run(mutate(input, rng));
         }
     }
+}
+
+TEST(CodecFuzz, TheCorpusNeverCrashes) {
+    for (const std::string& seed : fuzz::corpus("codec")) run(seed);
 }
 
 }  // namespace

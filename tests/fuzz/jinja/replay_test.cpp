@@ -7,6 +7,7 @@
 
 #include "common/base/files.hpp"
 #include "common/base/philox.hpp"
+#include "tests/fuzz/corpus.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size);
 
@@ -80,6 +81,10 @@ TEST(JinjaFuzz, SeedsAndTheirMutationsNeverCrash) {
         run(seed);
         for (int i = 0; i < 400; ++i) run(mutate(seed, all, rng));
     }
+}
+
+TEST(JinjaFuzz, TheCorpusNeverCrashes) {
+    for (const std::string& seed : fuzz::corpus("jinja")) run(seed);
 }
 
 }  // namespace

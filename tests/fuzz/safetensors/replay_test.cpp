@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "common/base/philox.hpp"
+#include "tests/fuzz/corpus.hpp"
 #include "tests/support/safetensors_bytes.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size);
@@ -59,6 +60,10 @@ TEST(SafetensorsFuzz, SeedsAndTheirMutationsNeverCrash) {
         run(seed);
         for (int i = 0; i < 5000; ++i) run(mutate(seed, rng));
     }
+}
+
+TEST(SafetensorsFuzz, TheCorpusNeverCrashes) {
+    for (const std::string& seed : fuzz::corpus("safetensors")) run(seed);
 }
 
 }  // namespace

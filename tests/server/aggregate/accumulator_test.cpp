@@ -124,6 +124,28 @@ TEST(Accumulator, OneDigestInHundredShuffledOrdersOnOneToEightThreads) {
     }
 }
 
+// Vectors divide, convert and round as one value at a time does: sums near every power of two, both signs.
+TEST(Accumulator, MeansAreRoundedOnceWhateverTheVectorWidth) {
+    Rng rng(11, "means");
+    for (const SumBits bits : {SumBits::Bits64, SumBits::Bits32}) {
+        const FixedPoint scale{24};
+        constexpr std::size_t kElements = 1027;
+        Accumulator sum(kElements, scale, bits);
+        std::vector<std::int64_t> exact(kElements);
+        for (std::size_t i = 0; i < kElements; ++i) {
+            const auto value = static_cast<float>(std::ldexp(rng.uniform(-1.0f, 1.0f), 1 - static_cast<int>(i % 24)));
+            const std::uint64_t weight = 1 + rng.below(bits == SumBits::Bits64 ? (std::uint64_t{1} << 36) : 32);
+            sum.add(i, std::span(&value, 1), weight);
+            exact[i] = std::llrint(std::ldexp(static_cast<double>(value), 24)) * static_cast<std::int64_t>(weight);
+        }
+        std::vector<float> mean(kElements);
+        sum.mean(mean, 77);
+        for (std::size_t i = 0; i < kElements; ++i) {
+            ASSERT_EQ(mean[i], static_cast<float>(static_cast<double>(exact[i]) / (0x1p24 * 77))) << i;
+        }
+    }
+}
+
 // Where 32 bits suffice they hold what 64 would, on the coarser scale: the same integers.
 TEST(Accumulator, NarrowSumsAreTheSameIntegersAsWideOnes) {
     const auto all = contributions(5, 8, 103, 1.0f, 4);
@@ -269,6 +291,16 @@ TEST(FedAvg, AddsTheScaledMean) {
     EXPECT_EQ(global, (std::vector<float>{1.5f, -1.75f, -0.5f}));
     fed_avg(global, mean, 0.5);
     EXPECT_EQ(global, (std::vector<float>{1.75f, -1.625f, -1.0f}));
+    Rng rng(1, "fed_avg");
+    std::vector<float> many(1003), updates(1003);
+    for (float& value : many) value = rng.normal();
+    for (float& value : updates) value = 1e-3f * rng.normal();
+    const auto before = many;
+    fed_avg(many, updates, 0.7);
+    for (std::size_t i = 0; i < many.size(); ++i) {
+        const double change = 0.7 * static_cast<double>(updates[i]);
+        ASSERT_EQ(many[i], static_cast<float>(static_cast<double>(before[i]) + change)) << i;
+    }
     fed_avg(global, mean, 0.0);
     EXPECT_EQ(global, (std::vector<float>{1.75f, -1.625f, -1.0f}));
 }

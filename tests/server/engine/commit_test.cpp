@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <thread>
 
 #include "common/base/philox.hpp"
 #include "common/crypto/sha256.hpp"
@@ -88,6 +89,16 @@ protected:
     std::vector<float> update_of(const std::string& client) const {
         return some_values(stream_of(client) + base_.round.get(), 0.01f);
     }
+    // The round's version from these contributions, read from the spool: here, now and by nobody else.
+    Result<NewVersion> compute(const std::vector<Contribution>& parts) {
+        const auto shape = std::make_shared<const JobShape>(manifest());
+        RoundSum sum(shape, *job::sum_scale(job_), job_.aggregation.sum_bits);
+        const auto spooled = spool();
+        const auto missing = sum.missing(parts);
+        for (const Contribution& one : *missing) FEDLLM_TRY_VOID(sum.add(one, spooled));
+        FEDLLM_TRY(const RoundBase base, open_base(base_, versions(), shape->manifest));
+        return compute_version(job_, base, sum, versions(), elsewhere_);
+    }
     double mean_at(std::size_t i) const { return 0.25 * update_of("a")[i] + 0.75 * update_of("b")[i]; }
 
     // |mean - the server's mean|: the fixed-point sum's resolution, then one rounding to f32.
@@ -100,14 +111,15 @@ protected:
     test::TempDir dir_;
     job::JobSpec job_;
     store::VersionRow base_;
+    Elsewhere elsewhere_ = [](const std::function<void()>&) {};  // no help
 };
 
 TEST_F(CommitTest, WholeVersionsAreTheBaseAndTheMean) {
     const auto before = values_of(base_.digest);
     auto parts = contributions();
-    const auto next = *compute_version(job_, base_, parts, versions(), spool());
+    const auto next = *compute(parts);
     std::swap(parts[0], parts[1]);
-    EXPECT_EQ(compute_version(job_, base_, parts, versions(), spool())->file, next.file);
+    EXPECT_EQ(compute(parts)->file, next.file);
     EXPECT_EQ(next.step.bytes + next.residual.bytes, 0u);
     const auto after = values_of(next.file.digest);
     for (std::size_t i = 0; i < after.size(); ++i) {
@@ -121,7 +133,10 @@ TEST_F(CommitTest, WhatIsPublishedAndWhatIsLeftOutAddUp) {
     auto step = some_values(3, 0.01f);
     const auto base = version, exact_step = step;
     const codec::Layout layout = codec::layout_of(manifest());
-    const auto encoded = *advance({}, layout, 0, version, step);
+    const auto encoded =
+        *advance({}, layout, 0, base, step, [&](std::uint64_t first, std::span<const float> some) {
+            std::copy(some.begin(), some.end(), version.begin() + static_cast<std::ptrdiff_t>(first));
+        });
     EXPECT_EQ(encoded, *codec::encode({}, layout, exact_step, 0));
     double left_out = 0;
     for (std::size_t i = 0; i < version.size(); ++i) {
@@ -146,9 +161,9 @@ TEST_F(CommitTest, ADownloadCodecLosesNothingOverTheRounds) {
             base_.round = RoundId(round);
             const auto parts = contributions();
             const auto before = values_of(base_.digest), held_back = residual_of(base_.residual_digest);
-            const auto next = *compute_version(job_, base_, parts, versions(), spool());
+            const auto next = *compute(parts);
             if (round == 1) {
-                const auto again = *compute_version(job_, base_, {parts[1], parts[0]}, versions(), spool());
+                const auto again = *compute({parts[1], parts[0]});
                 EXPECT_EQ(again.file, next.file) << "after a crash before the commit";
                 EXPECT_EQ(again.step, next.step);
                 EXPECT_EQ(again.residual, next.residual);
@@ -178,16 +193,37 @@ TEST_F(CommitTest, ADownloadCodecLosesNothingOverTheRounds) {
     }
 }
 
+// The digest does not depend on who hashes: nobody, a thread that comes at once, or one that comes too late.
+TEST_F(CommitTest, HelpersChangeNothing) {
+    for (const codec::CodecId id : {codec::CodecId::None, codec::CodecId::Deadzone}) {
+        job_.download.codec.id = id;
+        elsewhere_ = [](const std::function<void()>&) {};
+        const auto alone = *compute(contributions());
+        std::vector<std::thread> threads;
+        std::vector<std::function<void()>> late;
+        elsewhere_ = [&](std::function<void()> work) { threads.emplace_back(std::move(work)); };
+        for (int i = 0; i < 20; ++i) {
+            const auto helped = *compute(contributions());
+            EXPECT_EQ(helped.file, alone.file);
+            EXPECT_EQ(helped.residual, alone.residual);
+        }
+        elsewhere_ = [&](std::function<void()> work) { late.push_back(std::move(work)); };
+        EXPECT_EQ(compute(contributions())->file, alone.file);
+        for (const auto& work : late) work();
+        for (std::thread& thread : threads) thread.join();
+        EXPECT_EQ(crypto::to_hex(crypto::sha256(alone.version_bytes->bytes())), alone.file.digest);
+        EXPECT_TRUE(versions().sync(alone.paths));
+    }
+}
+
 TEST_F(CommitTest, AResidualThatIsDamagedOrGoneIsNotZero) {
     for (const codec::CodecId id : lossy_codecs()) {
         job_.download.codec.id = id;
         base_.residual_digest = std::string(64, '0');
-        EXPECT_EQ(compute_version(job_, base_, contributions(), versions(), spool()).error().code,
-                  Errc::NotFound);
+        EXPECT_EQ(compute(contributions()).error().code, Errc::NotFound);
         const std::vector<std::byte> few(4);
         base_.residual_digest = versions().write(store::Attachment::Residual, few)->digest;
-        EXPECT_EQ(compute_version(job_, base_, contributions(), versions(), spool()).error().code,
-                  Errc::ManifestMismatch);
+        EXPECT_EQ(compute(contributions()).error().code, Errc::ManifestMismatch);
     }
 }
 

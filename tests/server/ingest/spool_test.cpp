@@ -73,9 +73,27 @@ TEST_F(SpoolTest, ResumesAfterTruncationAtEveryByte) {
         ASSERT_TRUE(upload.append(std::span(bytes_).subspan(cut)));
         ASSERT_TRUE(upload.commit()) << "cut at " << cut;
         EXPECT_EQ(digest_of(spool().open_update(kTask, digest_, 96)->bytes()), digest_);
-        ASSERT_TRUE(spool().remove(kTask));
+        ASSERT_TRUE(spool().remove(std::span(&kTask, 1)));
         EXPECT_EQ(files_in(folder()), 0u);
     }
+}
+
+TEST_F(SpoolTest, ReadsBackWhatItTookOrSaysThatItCannot) {
+    auto upload = *spool().begin(kTask, digest_, bytes_.size(), ignore);
+    ASSERT_TRUE(upload.append(std::span(bytes_).first(40)));
+    std::vector<std::byte> read;
+    const auto keep = [&](std::span<const std::byte> part) {
+        read.insert(read.end(), part.begin(), part.end());
+        return Result<void>();
+    };
+    ASSERT_TRUE(upload.read_back(keep));
+    EXPECT_TRUE(std::equal(read.begin(), read.end(), bytes_.begin()) && read.size() == 40);
+    ASSERT_TRUE(upload.append(std::span(bytes_).subspan(40)));
+    ASSERT_TRUE(upload.commit());
+    ASSERT_TRUE(upload.read_back(ignore)) << "after the commit too";
+    std::fstream file(spool().update_path(kTask, digest_), std::ios::in | std::ios::out | std::ios::binary);
+    file.put('x').flush();
+    EXPECT_EQ(upload.read_back(ignore).error().code, Errc::DigestMismatch);
 }
 
 TEST_F(SpoolTest, LeavingAnUploadKeepsItsBytes) {

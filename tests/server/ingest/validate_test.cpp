@@ -29,17 +29,17 @@ Claim claim() {
 }
 
 Errc refusal(const Claim& one) {
-    const auto result = check_claim(one, rules(), manifest());
+    const auto result = check_claim(one, rules(), codec::layout_of(manifest()));
     return result ? Errc::Internal : result.error().code;
 }
 
 TEST(Claim, IsAcceptedUpToItsLimits) {
     Claim one = claim();
-    EXPECT_TRUE(check_claim(one, rules(), manifest()));
+    EXPECT_TRUE(check_claim(one, rules(), codec::layout_of(manifest())));
     one.samples = 1;
     one.eval_tokens = 0;
     one.eval_loss_sum = 0;
-    EXPECT_TRUE(check_claim(one, rules(), manifest()));
+    EXPECT_TRUE(check_claim(one, rules(), codec::layout_of(manifest())));
 }
 
 TEST(Claim, IsRefusedByName) {
@@ -72,12 +72,18 @@ TEST(Claim, IsRefusedByName) {
 Result<double> judge(const std::vector<float>& values, std::size_t piece) {
     const tensor::Manifest shapes = manifest();
     const auto bytes = *codec::encode({}, {{{values.size(), 0}}, values.size(), 1}, values, 0);
-    UpdateValidator validator(shapes, rules().codec, rules().clip_norm);
+    UpdateValidator validator(shapes, codec::layout_of(shapes), rules().codec, rules().clip_norm);
+    std::uint64_t passed = 0;
+    const auto good = [&](std::uint64_t first, std::span<const float> slice) {
+        EXPECT_EQ(first, passed);
+        for (const float value : slice) EXPECT_EQ(value, values[passed++]);
+    };
     for (std::size_t at = 0; at < bytes.size(); at += piece) {
         const std::size_t n = std::min(piece, bytes.size() - at);
-        FEDLLM_TRY_VOID(validator.feed(std::span(bytes).subspan(at, n)));
+        FEDLLM_TRY_VOID(validator.feed(std::span(bytes).subspan(at, n), good));
     }
     FEDLLM_TRY_VOID(validator.finish());
+    EXPECT_EQ(passed, values.size());
     return validator.norm();
 }
 

@@ -48,15 +48,25 @@ public:
     // An upload of this client for this round, through the same gate as in the engine. Whether it was
     // counted.
     bool upload(const std::string& name, RoundId round) {
-        if (!admits(state_, round, id(name))) return false;
+        const auto counted =
+            withholds(state_) ? make_error(Errc::OutOfOrder, "") : admits(state_, round, id(name));
+        if (!counted) return false;
         store::PartRow& part = parts_[{round, id(name)}];
         EXPECT_EQ(part.status, store::PartStatus::Asked) << name << " counted twice or never asked";
+        EXPECT_EQ(*counted, state_.round);
+        EXPECT_LE(counted->get() - round.get(), state_.rules.asynchronous ? state_.rules.staleness_max : 0);
         part.status = store::PartStatus::Accepted;
         part.accepted = now_;
+        part.elapsed = time_taken(state_, round, id(name), now_);
+        part.counted = *counted;
         send(UploadAccepted{id(name), round});
         return true;
     }
-    bool upload(const std::string& name) { return upload(name, state_.round); }
+    // Of the task that the client has, or would have.
+    bool upload(const std::string& name) {
+        const auto task = state_.parts.task_of(id(name));
+        return upload(name, task ? task->round : state_.round);
+    }
     void commit() {
         const RoundId round = state_.round;
         store::RoundRow& row = rounds_.at(round.get());
@@ -71,7 +81,7 @@ public:
     JobState recovered() const {
         std::vector<store::PartRow> parts;
         for (const auto& [key, part] : parts_) {
-            if (!rounds_.empty() && key.first == rounds_.back().round) parts.push_back(part);
+            if (key.first >= first_needed(state_.rules, row_.round)) parts.push_back(part);
         }
         return recover(state_.rules, row_, rounds_, parts, now_);
     }
@@ -99,6 +109,7 @@ public:
     Phase phase() const { return state_.phase; }
     Timestamp now() const { return now_; }
     void advance(Duration step) { now_ += step; }
+    const std::map<std::string, int>& seen() const { return seen_; }  // how often what happened
     std::size_t commits() const { return row_.round.get(); }
     const std::map<std::pair<RoundId, ClientId>, store::PartRow>& parts() const { return parts_; }
 
@@ -112,23 +123,37 @@ private:
         rounds_.push_back(row);
         for (const ClientId& client : open.clients) put(client, open.round, store::PartStatus::Asked);
     }
-    void carry_out(const RecordPart& record) { put(record.client, record.round, record.status); }
+    void carry_out(const RecordPart& record) {
+        put(record.client, record.round, record.status);
+        if (record.status == store::PartStatus::Asked) ++seen_["asked after the opening"];
+        if (record.reason == kTooStale) ++seen_[record.reason];
+    }
     void carry_out(const RecordEvaluation& evaluation) {
         put(evaluation.client, evaluation.round, store::PartStatus::Evaluated);
     }
     void carry_out(const CloseRound& close) {
-        std::vector<ClientId> counted;
-        for (auto& [key, part] : parts_) {
-            if (key.first != close.round) continue;
-            if (part.status == store::PartStatus::Accepted) counted.push_back(key.second);
-            if (part.status == store::PartStatus::Asked) part.status = store::PartStatus::Dropped;
+        for (const auto& [key, reason] : close.dropped) {
+            store::PartRow& part = parts_.at({key.round, key.client});
+            EXPECT_EQ(part.status, store::PartStatus::Asked);
+            part.status = store::PartStatus::Dropped;
+            part.reason = reason;
+            ++seen_[reason];
+        }
+        std::vector<PartKey> counted;
+        for (const auto& [key, part] : parts_) {
+            if (part.status == store::PartStatus::Accepted && part.counted == close.round) {
+                counted.push_back({key.first, key.second});
+                if (key.first < close.round) ++seen_["an older version's update counted"];
+            }
+            const bool over = !state_.rules.asynchronous && key.first == close.round;
+            EXPECT_FALSE(over && part.status == store::PartStatus::Asked);
         }
         EXPECT_TRUE(row_.status == store::JobStatus::Running ||
                     rounds_.at(close.round.get()).status == store::RoundStatus::Closing)
             << "a pause closes no round";
         EXPECT_EQ(close.accepted, counted) << "what is summed is what the ledger counts";
         EXPECT_GE(counted.size(), state_.rules.clients_minimum);
-        EXPECT_LE(counted.size(), state_.rules.clients_per_round);
+        EXPECT_LE(counted.size(), goal(state_.rules));
         rounds_.at(close.round.get()).status = store::RoundStatus::Closing;
     }
     void carry_out(const AskClient& ask) {
@@ -172,6 +197,7 @@ private:
     Timestamp now_ = at(0);
     std::vector<Effect> effects_;
     store::JobRow row_;
+    std::map<std::string, int> seen_;
     std::vector<store::RoundRow> rounds_;
     std::map<std::pair<RoundId, ClientId>, store::PartRow> parts_;
 };

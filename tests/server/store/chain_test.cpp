@@ -97,9 +97,11 @@ TEST(Chain, IsWrittenWithTheCommit) {
         ASSERT_TRUE(ledger.accept(part));
     }
     EXPECT_EQ(ledger.rounds(job)->at(0).chain, "");
+    EXPECT_EQ(*ledger.chain(job), kJob);
     const RoundResult result{Timestamp{}, 1, 1};
     ASSERT_TRUE(ledger.commit_round(job, RoundId(0), result, {"d1", job, RoundId(1), 1000, Timestamp{}}));
     EXPECT_EQ(ledger.rounds(job)->at(0).chain, kRound);
+    EXPECT_EQ(*ledger.chain(job), kRound);
 
     round.round = RoundId(1);
     round.model_digest = "d1";

@@ -128,11 +128,15 @@ TEST_F(LedgerTest, OpeningTwiceKeepsWhatWasCounted) {
 TEST_F(LedgerTest, ClosingFixesTheSetAndCommittingAdvancesTheJob) {
     open_first_round();
     ASSERT_TRUE(ledger().accept(part(0, "site-a", "u1")));
-    ASSERT_TRUE(ledger().close_round(job_, RoundId(0)));
+    PartRow late = part(0, "site-b", "");
+    late.reason = "late";
+    ASSERT_TRUE(ledger().close_round(job_, RoundId(0), std::vector<PartRow>{late, part(0, "site-a", "")}));
     EXPECT_EQ(ledger().rounds(job_)->at(0).status, RoundStatus::Closing);
     EXPECT_EQ(ledger().accept(part(0, "site-b", "u2")).error().code, Errc::Stale);
     EXPECT_EQ(*ledger().accept(part(0, "site-a", "u1")), Acceptance::AlreadyCounted);
+    EXPECT_EQ(ledger().parts(job_, RoundId(0))->at(0).status, PartStatus::Accepted) << "counted is counted";
     EXPECT_EQ(ledger().parts(job_, RoundId(0))->at(1).status, PartStatus::Dropped);
+    EXPECT_EQ(ledger().parts(job_, RoundId(0))->at(1).reason, "late");
 
     ASSERT_TRUE(ledger().commit_round(job_, RoundId(0), {at(3000), 2.25, kNoLoss}, version("d1", 1)));
     const auto job = *ledger().job(job_);
@@ -164,6 +168,37 @@ TEST_F(LedgerTest, FailedCommitLeavesNoTrace) {
     ASSERT_TRUE(ledger().commit_round(job_, RoundId(0), result, version("d1", 1)));
     EXPECT_EQ(ledger().commit_round(job_, RoundId(0), result, version("d1", 1)).error().code,
               Errc::OutOfOrder);
+}
+
+TEST_F(LedgerTest, ARoundWhoseVersionIsGoneClosesAgain) {
+    open_first_round();
+    EXPECT_FALSE(*ledger().reopen_closed(job_)) << "nobody can compute the initial version";
+    ASSERT_TRUE(ledger().accept(part(0, "site-a", "u1")));
+    ASSERT_TRUE(ledger().close_round(job_, RoundId(0)));
+    const auto closing = *ledger().rounds(job_);
+    const auto parts = *ledger().parts(job_, RoundId(0));
+    ASSERT_TRUE(ledger().commit_round(job_, RoundId(0), {at(2000), 1.5, 2.5}, version("d1", 1)));
+    const std::vector<ClientId> asked{client("site-a")};
+    ASSERT_TRUE(ledger().open_round(round_row(1, "d1"), asked));
+
+    ASSERT_TRUE(*ledger().reopen_closed(job_));
+    EXPECT_EQ(ledger().job(job_)->round, RoundId(0));
+    EXPECT_EQ(ledger().job(job_)->model_digest, "d0");
+    const auto rounds = *ledger().rounds(job_);
+    ASSERT_EQ(rounds.size(), 1u);
+    EXPECT_EQ(rounds[0].status, RoundStatus::Closing);
+    EXPECT_FALSE(rounds[0].closed);
+    EXPECT_TRUE(std::isnan(rounds[0].eval_loss) && std::isnan(rounds[0].train_loss));
+    EXPECT_EQ(rounds[0].next_digest, "");
+    EXPECT_EQ(ledger().version("d1").error().code, Errc::NotFound);
+    ASSERT_EQ(ledger().parts(job_, RoundId(0))->size(), parts.size());
+    EXPECT_EQ(ledger().parts(job_, RoundId(0))->front().update_digest, "u1");
+    ASSERT_TRUE(ledger().commit_round(job_, RoundId(0), {at(3000), 1.5, 2.5}, version("d1", 1)));
+    EXPECT_EQ(ledger().job(job_)->model_digest, "d1") << "and commits again";
+
+    ASSERT_TRUE(ledger().open_round(round_row(1, "d1"), asked));
+    ASSERT_TRUE(ledger().accept(part(1, "site-a", "u2")));
+    EXPECT_EQ(ledger().reopen_closed(job_).error().code, Errc::StoreFailed) << "an accepted update is not given up";
 }
 
 TEST_F(LedgerTest, RefusedAndDeclinedPartsCountNoMore) {

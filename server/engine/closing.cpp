@@ -1,0 +1,265 @@
+// The engine's half about closing a round. The sum is there already; what is left is to fix the set of its
+// contributions, to take out what is not among them, and to compute the version, which may be sent as soon as
+// the ledger has its digest. Its file is synced behind that: from the closing on the version is a pure
+// function of what is durable, and a start that does not find it computes it again, bit for bit.
+#include <boost/asio/post.hpp>
+#include <cmath>
+
+#include "common/log/log.hpp"
+#include "common/net/offload.hpp"
+#include "server/engine/engine.hpp"
+
+namespace fedllm::server::engine {
+namespace {
+
+double seconds(Duration duration) { return std::chrono::duration<double>(duration).count(); }
+
+store::VersionRow row_of(const NewVersion& made, const store::VersionRow& base, Timestamp now) {
+    store::VersionRow row{made.file.digest, base.job, RoundId(base.round.get() + 1), made.file.bytes, now};
+    if (made.step.bytes > 0) row.base_digest = base.digest;
+    row.encoded_digest = made.step.digest;
+    row.encoded_bytes = made.step.bytes;
+    row.residual_digest = made.residual.digest;
+    return row;
+}
+
+std::vector<Contribution> contributions_of(const std::vector<store::PartRow>& parts,
+                                           const job::JobSpec& spec) {
+    std::vector<Contribution> all;
+    for (const store::PartRow& part : parts) {
+        if (part.status == store::PartStatus::Accepted) all.push_back(contribution_of(part, spec));
+    }
+    return all;
+}
+
+std::vector<store::PartRow> rows_of(const JobId& job, const std::vector<round::DroppedPart>& dropped) {
+    std::vector<store::PartRow> rows;
+    for (const auto& [key, reason] : dropped) {
+        store::PartRow& row = rows.emplace_back();
+        row.job = job;
+        row.round = key.round;
+        row.client = key.client;
+        row.task = store::task_id(job, key.round, key.client);
+        row.reason = reason;
+    }
+    return rows;
+}
+
+bool is_damage(const Error& error) {
+    return error.code == Errc::NotFound || error.code == Errc::DigestMismatch ||
+           error.code == Errc::InvalidFile || error.code == Errc::ManifestMismatch;
+}
+
+std::vector<Path> paths_of(const store::VersionRow& row, const store::Versions& versions) {
+    std::vector<Path> paths{versions.path_of(row.digest)};
+    if (!row.encoded_digest.empty())
+        paths.push_back(versions.path_of(store::Attachment::Step, row.encoded_digest));
+    if (!row.residual_digest.empty()) {
+        paths.push_back(versions.path_of(store::Attachment::Residual, row.residual_digest));
+    }
+    return paths;
+}
+
+Result<void> check_files(const store::VersionRow& row, const store::Versions& versions) {
+    FEDLLM_TRY_VOID(versions.map(row.digest));
+    if (!row.encoded_digest.empty())
+        FEDLLM_TRY_VOID(versions.map(store::Attachment::Step, row.encoded_digest));
+    if (row.residual_digest.empty()) return {};
+    FEDLLM_TRY_VOID(versions.map(store::Attachment::Residual, row.residual_digest));
+    return {};
+}
+
+}  // namespace
+
+// ------------------------------------------------------------------------------------------------------------
+// at the start
+
+// A process that died may have sent a version whose file was not yet on the disk. What is there is synced;
+// what is not is computed again from the updates, which are kept until then.
+Result<void> Engine::check_newest(const store::JobRow& row) {
+    FEDLLM_TRY(const store::VersionRow newest, ledger_.version(row.id, row.round));
+    const auto intact = check_files(newest, versions_);
+    if (intact) return versions_.sync(paths_of(newest, versions_));
+    if (!is_damage(intact.error())) return intact;
+    FEDLLM_TRY(const bool reopened, ledger_.reopen_closed(row.id));
+    if (reopened) {
+        log::warn("the newest version is not on the disk: its round is computed again",
+                  {{"job", row.id.get()},
+                   {"version", newest.digest.substr(0, 12)},
+                   {"reason", intact.error().message}});
+    }
+    return {};  // else it is the initial one, and the job cannot be taken up
+}
+
+// The sum of the open round, with what the ledger counts in it already: after a restart all that was
+// accepted.
+void Engine::begin_sum(ActiveJob& job) {
+    job.sum.reset();
+    if (job.state.phase != round::Phase::Training) return;
+    const auto scale = job::sum_scale(job.spec);
+    FEDLLM_CHECK(scale.has_value(), "parse_job() has checked it");
+    job.sum = std::make_shared<RoundSum>(job.shape, *scale, job.spec.aggregation.sum_bits);
+    const auto parts = ledger_.contributions(job.id, job.state.round);
+    if (!parts) {
+        hold(parts.error());
+        return;
+    }
+    add_spooled(job.sum, *job.sum->missing(contributions_of(*parts, job.spec)));
+}
+
+void Engine::add_spooled(const SharedSum& sum, const std::vector<Contribution>& missing) {
+    for (const Contribution& one : missing) {
+        ++sum->pending;
+        tasks_.spawn("add from the spool", add_spooled(sum, one));
+    }
+}
+
+net::awaitable<Result<void>> Engine::add_spooled(SharedSum sum, Contribution one) {
+    const auto added = co_await net::offload(compute_, [&] { return sum->add(one, spool_); });
+    --sum->pending;
+    changed_.cancel();
+    co_return added;
+}
+
+net::awaitable<Result<void>> Engine::write_newest_adapter(JobId id) {
+    const ActiveJob* const job = find(id);
+    if (job == nullptr || job->base.row.round.get() == 0) co_return Result<void>{};
+    const job::JobSpec spec = job->spec;
+    const SharedShape shape = job->shape;
+    const RoundBase newest = job->base;
+    FEDLLM_CO_TRY_VOID(co_await net::offload(compute_, [&]() -> Result<void> {
+        FEDLLM_TRY_VOID(write_adapter(spec, id, newest.row.round.get(), shape->manifest,
+                                      newest.version->bytes(), options_.state_directory));
+        return {};
+    }));
+    co_return Result<void>{};
+}
+
+// ------------------------------------------------------------------------------------------------------------
+// the closing
+
+net::awaitable<Result<void>> Engine::withdraw(SharedSum sum, Intake& intake,
+                                              net::asio::any_io_executor line) {
+    co_await net::offload(line, [&] {
+        intake.withdraw();
+        return true;
+    });
+    --sum->pending;
+    changed_.cancel();
+    co_return Result<void>{};
+}
+
+// The open round's sum, after what is not among the contributions was withdrawn; or a new one where that
+// holds something else.
+net::awaitable<Result<SharedSum>> Engine::sum_of(ActiveJob& job, std::vector<Contribution> contributions) {
+    const auto make = [shape = job.shape, scale = *job::sum_scale(job.spec),
+                       bits = job.spec.aggregation.sum_bits] {
+        return std::make_shared<RoundSum>(shape, scale, bits);
+    };
+    const JobId id = job.id;
+    SharedSum open = std::exchange(job.sum, nullptr);
+    if (!open) open = make();
+    for (auto& [intake, upload] : uploads_) {
+        if (upload.entry.sum != open) continue;
+        upload.entry = {};
+        ++open->pending;
+        tasks_.spawn("withdraw", withdraw(open, *intake, upload.line));
+    }
+    for (bool fresh = false;; fresh = true) {
+        if (const auto missing = open->missing(contributions)) add_spooled(open, *missing);
+        if (!co_await until([&] { return open->pending == 0; })) {
+            co_return make_error(Errc::Cancelled, "the server is stopping");
+        }
+        if (!open->spoilt()) co_return open;
+        if (fresh) co_return open->why_spoilt();
+        log::warn("a round is summed anew from the spool",
+                  {{"job", id.get()}, {"reason", to_string(open->why_spoilt())}});
+        open = make();
+    }
+}
+
+// Where it is our own disk that fails, the job has done nothing wrong: the process ends, and the next one
+// finds the round closed and computes its version again.
+net::awaitable<Result<void>> Engine::close_round(JobId id, round::CloseRound effect) {
+    const Result<void> closed = co_await make_version(id, std::move(effect));
+    if (closed || closed.error().code == Errc::Cancelled) co_return closed;
+    const Errc code = closed.error().code;
+    if (code == Errc::IoFailed || code == Errc::StoreFailed) {
+        hold(closed);
+    } else {
+        raise(id, round::AggregationFailed{to_string(closed.error())});
+    }
+    co_return closed;
+}
+
+net::awaitable<Result<void>> Engine::make_version(JobId id, round::CloseRound effect) {
+    const double started = monotonic_seconds();
+    ActiveJob* job = find(id);
+    if (job == nullptr) co_return Result<void>{};
+    const job::JobSpec spec = job->spec;
+    const SharedShape shape = job->shape;
+    const bool last = effect.round.get() + 1 == spec.rounds;
+    FEDLLM_CO_TRY_VOID(ledger_.close_round(id, effect.round, rows_of(id, effect.dropped)));
+    FEDLLM_CO_TRY(const auto parts, ledger_.contributions(id, effect.round));
+    const RoundBase base = job->base;
+    const auto contributions = contributions_of(parts, spec);
+    FEDLLM_CO_TRY(auto sum, co_await sum_of(*job, contributions));
+    auto version = co_await net::offload(compute_, [&]() -> Result<NewVersion> {
+        const auto elsewhere = [this](std::function<void()> work) {
+            net::asio::post(compute_, std::move(work));
+        };
+        auto made = compute_version(spec, base, *sum, versions_, elsewhere);
+        sum = nullptr;  // its memory is free before the next round's fills
+        if (!made || !last) return made;
+        // Nobody waits for the last one, and an ended job is never looked at again: durable first.
+        FEDLLM_TRY_VOID(versions_.sync(made->paths));
+        FEDLLM_TRY_VOID(write_adapter(spec, id, effect.round.get() + 1, shape->manifest,
+                                      made->version_bytes->bytes(), options_.state_directory));
+        return made;
+    });
+    job = find(id);
+    if (job == nullptr) co_return Result<void>{};
+    if (!version) co_return version.error();
+    const Timestamp now = clock_.now();
+    const store::RoundResult result{now, eval_loss_of(parts), train_loss_of(parts)};
+    const store::VersionRow next = row_of(*version, base.row, now);
+    if (!hold(ledger_.commit_round(id, effect.round, result, next))) co_return Result<void>{};
+    job->base = {next, version->version_bytes, version->residual_bytes};
+    job->durable = last;
+    version_cache_[next.digest] = version->version_bytes;
+    metrics_.round_committed(id, seconds(round::round_time(job->state, now)), monotonic_seconds() - started,
+                             contributions.size());
+    if (!std::isnan(result.eval_loss)) metrics_.evaluated(id, result.eval_loss);
+    if (!std::isnan(result.train_loss)) metrics_.trained(id, result.train_loss);
+    const auto chain = ledger_.chain(id);
+    log::info("round committed", {{"job", id.get()},
+                                  {"round", effect.round.get()},
+                                  {"accepted", contributions.size()},
+                                  {"eval_loss", result.eval_loss},
+                                  {"train_loss", result.train_loss},
+                                  {"version", next.digest.substr(0, 12)},
+                                  {"step_bytes", next.encoded_bytes},
+                                  {"chain", chain ? *chain : ""}});
+    changed_.cancel();
+    tasks_.spawn("settle version", settle_version(id, effect.round, std::move(version->paths)));
+    raise(id, round::RoundCommitted{effect.round, next.digest});
+    co_return Result<void>{};
+}
+
+// Behind the first bytes of the version: its file is brought to the disk. Until that is done the updates it
+// was made of, and the residual, are kept.
+net::awaitable<Result<void>> Engine::settle_version(JobId id, RoundId round, std::vector<Path> paths) {
+    const auto synced = co_await net::offload(compute_, [&] { return versions_.sync(paths); });
+    if (!hold(synced)) co_return synced;
+    if (ActiveJob* const job = find(id)) job->durable = true;
+    changed_.cancel();
+    FEDLLM_CO_TRY(const auto spent, spent_tasks(id, round));
+    co_await net::offload(compute_, [&] {
+        if (auto gone = spool_.remove(spent); !gone) log::warn("spool", {{"reason", gone.error().message}});
+        return true;
+    });
+    tasks_.spawn("retention", expire(id, Sweep::Recent));
+    co_return co_await write_newest_adapter(id);
+}
+
+}  // namespace fedllm::server::engine

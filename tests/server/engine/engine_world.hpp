@@ -1,0 +1,181 @@
+// An engine and its clients in one process, without sockets: the clients are Links that remember what they
+// were told, and coroutines that upload. For tests of the engine, and for the benchmark of closing a round.
+#pragma once
+
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/io_context.hpp>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/base/clock.hpp"
+#include "common/crypto/sha256.hpp"
+#include "common/formats/param_set_file.hpp"
+#include "server/engine/engine.hpp"
+
+namespace fedllm::server::engine::test {
+
+namespace asio = boost::asio;
+
+struct Peer final : Link {
+    explicit Peer(std::string of) : name(std::move(of)) {}
+    void post(protocol::ServerMessage message) override {
+        if (message.has_task()) {
+            tasks.push_back(message.task());
+            task_at = monotonic_seconds();
+        }
+        if (message.has_verdict()) verdicts.push_back(message.verdict());
+    }
+    void end(const std::string&) override { ended = true; }
+
+    std::string name;
+    std::vector<protocol::Task> tasks;
+    std::vector<protocol::Verdict> verdicts;
+    double task_at = 0;  // when the last one came
+    bool ended = false;
+};
+
+class EngineWorld {
+public:
+    EngineWorld(Path state, unsigned threads, std::uint64_t upload_memory = std::uint64_t{256} << 20)
+        : io_(1), state_(std::move(state)) {
+        EngineOptions options{.state_directory = state_, .upload_memory = upload_memory, .threads = threads};
+        // 0: no thread but ours, so that a test can stop the world between any two steps.
+        if (threads == 0) options.compute = io_.get_executor();
+        auto opened = Engine::open(io_.get_executor(), options, clock_, metrics_,
+                                   [this](const Error& error) { fatal = to_string(error); });
+        FEDLLM_CHECK(opened.has_value(), "Engine::open");
+        engine_ = std::move(*opened);
+        FEDLLM_CHECK(engine_->start().has_value(), "Engine::start");
+    }
+    ~EngineWorld() { engine_.reset(); }  // as a crash does, unless stop() was called
+
+    Engine& engine() { return *engine_; }
+    observe::Metrics& metrics() { return metrics_; }
+
+    template <class Condition>
+    bool run_until(Condition holds, double seconds = 60) {
+        const double end = monotonic_seconds() + seconds;
+        while (!holds() && fatal.empty()) {
+            if (monotonic_seconds() > end) return false;
+            io_.restart();
+            io_.run_one_for(std::chrono::milliseconds(50));
+        }
+        return holds();
+    }
+    void stop() {
+        bool stopped = false;
+        asio::co_spawn(
+            io_, [](Engine& engine) -> net::awaitable<void> { co_await engine.stop(); }(*engine_),
+            [&](const std::exception_ptr&) { stopped = true; });
+        run_until([&] { return stopped; });
+    }
+
+    JobId submit(const std::string& yaml, const tensor::ParamSet& initial) {
+        const Path file = state_ / "initial.safetensors";
+        FEDLLM_CHECK(formats::write_param_set(file, initial).has_value());
+        const MappedFile bytes = *MappedFile::open(file);
+        protocol::SubmitJob request;
+        request.set_job(yaml);
+        request.set_initial_digest(crypto::to_hex(crypto::sha256(bytes.bytes())));
+        request.set_initial_bytes(bytes.bytes().size());
+        auto upload = engine_->begin_submission("operator", request);
+        FEDLLM_CHECK(upload.has_value(), "begin_submission");
+        FEDLLM_CHECK(upload->append(bytes.bytes()).has_value());
+        JobId id;
+        bool done = false;
+        asio::co_spawn(
+            io_,
+            [](Engine& engine, protocol::SubmitJob job, ingest::Upload sent, JobId& made,
+               bool& ended) -> net::awaitable<void> {
+                made = (co_await engine.submit(std::move(job), std::move(sent))).value();
+                ended = true;
+            }(*engine_, request, std::move(*upload), id, done),
+            asio::detached);
+        run_until([&] { return done; });
+        std::filesystem::remove(file);
+        return id;
+    }
+
+    Peer& join(const std::string& name) {
+        auto& peer = peers_.try_emplace(name, std::make_unique<Peer>(name)).first->second;
+        protocol::Hello hello;
+        hello.add_base_models("base");
+        engine_->join(ClientId(name), hello, *peer);
+        return *peer;
+    }
+
+    // Sends `bytes` as the answer to the peer's last task; up to `stop_at` only, and then lingers as a slow
+    // client does, until `go_on`. `last_byte` gets the time at which the last piece is handed over.
+    struct Sending {
+        std::span<const std::byte> bytes;
+        std::string digest;
+        std::string codec;
+        std::uint64_t samples = 1;
+        std::size_t piece = std::size_t{256} << 10;
+        std::uint64_t stop_at = ~std::uint64_t{0};
+        bool cut = false;  // there, instead of lingering
+        bool go_on = false;
+        double last_byte = 0;
+        bool done = false;
+    };
+    void upload(Peer& peer, Sending& sending) {
+        asio::co_spawn(io_, send(*engine_, peer, sending), asio::detached);
+    }
+    void evaluate(Peer& peer) {
+        protocol::Evaluation evaluation;
+        evaluation.set_task_id(peer.tasks.back().task_id());
+        engine_->on_evaluation(ClientId(peer.name), evaluation, peer);
+    }
+
+    SharedVersion version(const std::string& digest) {
+        SharedVersion found;
+        bool done = false;
+        asio::co_spawn(
+            io_,
+            [](Engine& engine, std::string name, SharedVersion& out, bool& ended) -> net::awaitable<void> {
+                if (auto got = co_await engine.version(std::move(name))) out = *got;
+                ended = true;
+            }(*engine_, digest, found, done),
+            asio::detached);
+        run_until([&] { return done; });
+        return found;
+    }
+
+    std::string fatal;
+
+private:
+    static net::awaitable<void> send(Engine& engine, Peer& peer, Sending& sending) {
+        protocol::Offer offer;
+        offer.set_task_id(peer.tasks.back().task_id());
+        offer.set_digest(sending.digest);
+        offer.set_bytes(sending.bytes.size());
+        offer.set_samples(sending.samples);
+        offer.set_tokens(sending.samples);
+        offer.set_codec(sending.codec);
+        auto intake = co_await engine.on_offer(ClientId(peer.name), offer, peer);
+        while (intake && !intake->complete()) {
+            const std::uint64_t at = intake->held();
+            if (at >= sending.stop_at && sending.cut) break;
+            while (at >= sending.stop_at && !sending.go_on) (void)co_await net::sleep_for(Duration(1));
+            const auto piece =
+                sending.bytes.subspan(at, std::min<std::size_t>(sending.piece, sending.bytes.size() - at));
+            sending.last_byte = monotonic_seconds();
+            const auto taken = co_await engine.take(*intake, at, piece);
+            if (!taken) co_await engine.refuse_upload(std::move(intake), taken.error(), peer);
+        }
+        if (intake && intake->complete()) co_await engine.finish_upload(std::move(intake), peer);
+        sending.done = true;
+    }
+
+    asio::io_context io_;
+    Path state_;
+    SystemClock clock_;
+    observe::Metrics metrics_;
+    std::unique_ptr<Engine> engine_;
+    std::map<std::string, std::unique_ptr<Peer>> peers_;
+};
+
+}  // namespace fedllm::server::engine::test

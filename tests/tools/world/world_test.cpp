@@ -1,0 +1,79 @@
+// Simulated worlds from many seeds: nothing acknowledged is lost, every version is the exact mean, jobs end
+// once nothing befalls them any more, and the same seed is the same world.
+//
+// FEDLLM_WORLD_SEEDS, FEDLLM_WORLD_FIRST and FEDLLM_WORLD_SECONDS choose other seeds and another time box.
+#include "tools/world/world.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+
+#include "common/base/clock.hpp"
+#include "common/log/log.hpp"
+
+namespace fedllm::tools::world {
+namespace {
+
+std::uint64_t number_from(const char* variable, std::uint64_t otherwise) {
+    const char* const text = std::getenv(variable);
+    return text == nullptr ? otherwise : std::strtoull(text, nullptr, 10);
+}
+
+class WorldTest : public testing::Test {
+protected:
+    WorldTest() {
+        log::setup(
+            {.format = log::Format::Human, .level = log::Level::Error, .sink = [](std::string_view) {}});
+    }
+    ~WorldTest() override { log::setup({}); }
+};
+
+TEST_F(WorldTest, TheSameSeedIsTheSameWorld) {
+    for (const std::uint64_t seed : {1, 2, 3, 5, 8, 13, 21, 34}) {
+        std::string events[2];
+        Outcome outcomes[2];
+        for (int turn = 0; turn < 2; ++turn) {
+            const auto keep = [&](std::string_view line) { events[turn].append(line).append("\n"); };
+            outcomes[turn] = World(draw_plan(seed), keep).run();
+        }
+        EXPECT_EQ(events[0], events[1]) << "seed " << seed;
+        EXPECT_EQ(outcomes[0].hash, outcomes[1].hash) << "seed " << seed;
+        EXPECT_EQ(outcomes[0].events, outcomes[1].events) << "seed " << seed;
+    }
+}
+
+TEST_F(WorldTest, NothingIsLostAndEveryJobEnds) {
+    const std::uint64_t first = number_from("FEDLLM_WORLD_FIRST", 1);
+    const std::uint64_t wanted = number_from("FEDLLM_WORLD_SEEDS", 2000);
+    const auto box = static_cast<double>(number_from("FEDLLM_WORLD_SECONDS", 120));
+    const double began = monotonic_seconds();
+    std::array<std::uint64_t, kTroubles> seen{};
+    std::uint64_t ran = 0, rounds = 0, acknowledged = 0;
+    for (; ran < wanted && monotonic_seconds() - began < box; ++ran) {
+        const Outcome outcome = World(draw_plan(first + ran)).run();
+        ASSERT_FALSE(outcome.violation)
+            << "fedllm-world --seed " << first + ran << " replays this: " << *outcome.violation;
+        for (std::size_t kind = 0; kind < kTroubles; ++kind) seen[kind] += outcome.troubles[kind];
+        rounds += outcome.rounds;
+        acknowledged += outcome.acknowledged;
+    }
+    std::printf("%llu worlds in %.0f s: %llu rounds, %llu updates acknowledged\n",
+                static_cast<unsigned long long>(ran), monotonic_seconds() - began,
+                static_cast<unsigned long long>(rounds), static_cast<unsigned long long>(acknowledged));
+    for (std::size_t kind = 0; kind < kTroubles; ++kind) {
+        const std::string what(name(static_cast<Trouble>(kind)));
+        std::printf("  %s: %llu\n", what.c_str(), static_cast<unsigned long long>(seen[kind]));
+        if (ran >= 100)
+            EXPECT_GT(seen[kind], 0u) << what << " was never seen: these worlds prove nothing about it";
+    }
+}
+
+TEST_F(WorldTest, ACrowdInFairWeatherFinishes) {
+    const Outcome outcome = World(crowd_plan(200, 3)).run();
+    EXPECT_FALSE(outcome.violation) << *outcome.violation;
+    EXPECT_EQ(outcome.acknowledged, 600u);
+    EXPECT_EQ(outcome.rounds, 3u);
+}
+
+}  // namespace
+}  // namespace fedllm::tools::world
