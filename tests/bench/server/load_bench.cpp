@@ -193,15 +193,12 @@ Result<void> close(std::size_t clients, std::uint32_t rounds, std::uint64_t byte
     std::sort(pauses.begin(), pauses.end());
     std::printf(
         "close of a round, %zu clients, %.0f MB: %.1f ms in the middle, %.1f ms at most of %zu, from the "
-        "last "
-        "Verdict to the next Task (the server's own count: fedllm_round_close_seconds)\n",
+        "last Verdict to the next Task; the server's own count:",
         clients, static_cast<double>(bytes) / 1e6, 1e3 * pauses[pauses.size() / 2], 1e3 * pauses.back(),
         pauses.size());
     const std::string page = setting.server.metrics();
-    for (const char* name : {"fedllm_round_close_seconds", "fedllm_aggregate_seconds"}) {
-        for (std::size_t at = 0; (at = page.find(std::string("\n") + name, at)) != std::string::npos; ++at) {
-            std::printf("%s", page.substr(at, page.find('\n', at + 1) - at).c_str());
-        }
+    for (std::size_t at = 0; (at = page.find("\nfedllm_aggregate_seconds", at)) != std::string::npos; ++at) {
+        std::printf("%s", page.substr(at, page.find('\n', at + 1) - at).c_str());
     }
     std::printf("\n");
     return {};
