@@ -11,7 +11,9 @@
 #include "common/log/log.hpp"
 #include "common/net/connect.hpp"
 #include "common/net/task_group.hpp"
+#include "common/net/tls_files.hpp"
 #include "common/service/notify.hpp"
+#include "common/service/private_files.hpp"
 #include "common/service/version.hpp"
 
 namespace {
@@ -34,17 +36,21 @@ Getting started:
 
 It keeps connecting until it is stopped (SIGTERM or Ctrl-C), and takes up unfinished work after a restart.)";
 
-client::agent::Connector connector(const ClientConfig& config, net::TlsContext context) {
-    return [config, context]() -> net::awaitable<Result<std::unique_ptr<net::Stream>>> {
-        // Parameters, not captures: the coroutine must not depend on this lambda's life.
-        return
-            [](ClientConfig to, net::TlsContext tls) -> net::awaitable<Result<std::unique_ptr<net::Stream>>> {
-                FEDLLM_CO_TRY(net::Connected connected,
-                              co_await net::connect_tls(to.server.host, to.server.port, tls, to.server_name(),
-                                                        protocol::Limits{}.handshake_deadline));
-                co_return std::move(connected.stream);
-            }(config, context);
-    };
+using Connecting = net::awaitable<Result<std::unique_ptr<net::Stream>>>;
+
+// A certificate that was renewed serves from the next connection on; one that cannot be used does not replace
+// it.
+Connecting connect(const ClientConfig& to, net::ReloadingTls& tls) {
+    if (const auto fresh = tls.refresh(); !fresh) {
+        log::error("certificate not reloaded: the one in use stays in use",
+                   {{"reason", to_string(fresh.error())}});
+    } else if (*fresh) {
+        log::info("certificate reloaded", {{"certificate", tls.files().certificate.string()}});
+    }
+    FEDLLM_CO_TRY(net::Connected connected,
+                  co_await net::connect_tls(to.server.host, to.server.port, tls.context(), to.server_name(),
+                                            protocol::Limits{}.handshake_deadline));
+    co_return std::move(connected.stream);
 }
 
 void tell_service_manager(std::string_view state) {
@@ -67,12 +73,15 @@ net::awaitable<void> supervise(Agent& agent, bool& worker_busy) {
 
 Result<int> run(const Path& file) {
     FEDLLM_TRY(const ClientConfig config, client::agent::load_client_config(file));
+    FEDLLM_TRY_VOID(service::keep_private(config.state_directory));
     log::setup({.format = config.log.format, .level = config.log.level, .sink = {}});
-    FEDLLM_TRY(net::TlsContext context,
-               net::make_client_context(
-                   {.ca = config.tls.ca, .certificate = config.tls.certificate, .key = config.tls.key}));
+    FEDLLM_TRY(net::ReloadingTls tls,
+               net::ReloadingTls::open(
+                   {.ca = config.tls.ca, .certificate = config.tls.certificate, .key = config.tls.key},
+                   &net::make_client_context));
     asio::io_context io(1);
-    FEDLLM_TRY(auto agent, Agent::open(io.get_executor(), config, connector(config, std::move(context))));
+    FEDLLM_TRY(auto agent,
+               Agent::open(io.get_executor(), config, [&config, &tls] { return connect(config, tls); }));
     bool worker_busy = false;
     std::exception_ptr escaped;
     asio::co_spawn(io, supervise(*agent, worker_busy), [&](std::exception_ptr thrown) {

@@ -4,6 +4,7 @@
 
 #include "common/base/version.hpp"
 #include "common/log/log.hpp"
+#include "common/service/private_files.hpp"
 #include "server/app/server.hpp"
 
 namespace {
@@ -38,6 +39,7 @@ int main(int argc, char** argv) {
         std::fputs(server::app::print_server_config(*config, config::Comments::Yes).c_str(), stdout);
         return 0;
     }
+    if (auto closed = service::keep_private(config->state_directory); !closed) return fail(closed.error());
     log::setup({.format = config->log.format, .level = config->log.level});
     auto server = server::app::Server::create(*config);
     if (!server) return fail(server.error());

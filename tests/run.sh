@@ -3,6 +3,7 @@
 #
 #   tests/run.sh               the default suite (release build), then the CUDA operations on the CPU under ASan+UBSan
 #   tests/run.sh --sanitizers  the unit suites again under ASan+UBSan and under TSan (adds about half an hour)
+#   tests/run.sh --fuzz        then 60 s of each libFuzzer target (needs clang 16; tests/fuzz)
 #   tests/run.sh --peers       then compare with PyTorch, transformers, peft, bitsandbytes, tokenizers, llama.cpp and the
 #                              hub's client, from PyPI, in a virtual environment of gigabytes (tests/peers)
 #   tests/run.sh --no-install  never touch packages
@@ -14,13 +15,15 @@ cd "$(dirname "$0")/.."
 
 install=yes
 sanitizers=no
+fuzz=no
 peers=no
 for argument in "$@"; do
     case "$argument" in
         --sanitizers) sanitizers=yes ;;
+        --fuzz) fuzz=yes ;;
         --peers) peers=yes ;;
         --no-install) install=no ;;
-        --help | -h) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        --help | -h) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 0 ;;
         *) echo "tests/run.sh: unknown option '$argument'; see --help" >&2; exit 2 ;;
     esac
 done
@@ -49,6 +52,10 @@ if [ "$sanitizers" = yes ]; then
     # The whole-system runs are about processes and time; the sanitizers watch the code beneath them.
     suite asan
     suite tsan
+fi
+if [ "$fuzz" = yes ]; then
+    [ "$install" = no ] || fedllm_install clang-16 libclang-rt-16-dev
+    tests/fuzz/run.sh 60
 fi
 if [ "$peers" = yes ]; then
     python=${FEDLLM_PEERS_PYTHON:-build/peers/bin/python}

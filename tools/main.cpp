@@ -23,7 +23,10 @@ int main(int argc, char** argv) {
     app.add_flag("--json", chosen.json, "print results as JSON");
     tools::cli::add_init(app, chosen);
     tools::cli::add_invite(app, chosen);
+    tools::cli::add_revoke(app, chosen);
     tools::cli::add_job(app, chosen);
+    tools::cli::add_why(app, chosen);
+    tools::cli::add_audit(app, chosen);
     tools::cli::add_export(app, chosen);
     tools::cli::add_train(app, chosen);
     tools::cli::add_eval(app, chosen);
@@ -31,6 +34,7 @@ int main(int argc, char** argv) {
     tools::cli::add_pull(app, chosen);
     tools::cli::add_check(app, chosen);
     tools::cli::add_tokenizer(app, chosen);
+    tools::cli::add_bench(app, chosen);
     tools::cli::add_config(app, chosen);
     CLI11_PARSE(app, argc, argv);
     if (auto done = chosen.run(); !done) {

@@ -13,6 +13,7 @@
 #include "common/log/log.hpp"
 #include "common/net/offload.hpp"
 #include "common/net/task_group.hpp"
+#include "common/net/throttled_stream.hpp"
 #include "common/service/version.hpp"
 
 namespace fedllm::client::agent {
@@ -148,7 +149,9 @@ protocol::ClientMessage Agent::hello() const {
 }
 
 awaitable<Result<void>> Agent::converse(std::unique_ptr<net::Stream> stream) {
-    Connection connection(std::move(stream), options_.limits);
+    const net::Rates rates{.sent_max = config_.policy.upload_rate_max.bytes,
+                           .received_max = config_.policy.download_rate_max.bytes};
+    Connection connection(net::throttled(std::move(stream), rates), options_.limits);
     connection_ = &connection;
     net::TaskGroup group(executor_);
     auto ended = co_await connection.greet(hello());
@@ -275,7 +278,7 @@ void Agent::send(protocol::ClientMessage message) {
 void Agent::carry_out(const Prepare& effect) {
     const Task& task = effect.task;
     updates_.drop_all_but(task.id);
-    updates_.residuals().forget_all_but(task.id);
+    updates_.residuals().settle_others(task.id, task.job_id, task.counted);
     if (task.kind == TaskKind::Train) {
         if (const auto claim = updates_.find(task.id)) return apply(UpdateFound{task.id, *claim});
     }

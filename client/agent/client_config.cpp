@@ -12,6 +12,8 @@ namespace {
 using config::field;
 using config::Table;
 
+constexpr std::uint64_t kRateMin = std::uint64_t{16} << 10;
+
 Table<Policy> policy_table() {
     using C = Policy;
     return {
@@ -32,6 +34,12 @@ Table<Policy> policy_table() {
                  {.min = 1}),
         field<C>("clip_norm_max", [](auto& c) -> auto& { return c.clip_norm_max; },
                  "largest L2 bound of an update: how much of this site one update may carry", {.min = 0}),
+        field<C>(
+            "upload_rate_max", [](auto& c) -> auto& { return c.upload_rate_max; },
+            "bytes per second that this site sends at most, such as 2 MiB; 0: as fast as it goes"),
+        field<C>(
+            "download_rate_max", [](auto& c) -> auto& { return c.download_rate_max; },
+            "bytes per second that this site receives at most; 0: as fast as it goes"),
     };
 }
 
@@ -124,6 +132,16 @@ Result<void> check_together(const ClientConfig& config, const std::string& sourc
     for (const std::string& method : config.policy.methods) {
         if (method != "lora" && method != "full") {
             return refused(source, "policy.methods", "'" + method + "' is not one of lora, full");
+        }
+    }
+    // A server drops whoever sends or takes less than 4 KiB a second.
+    for (const auto& [key, rate] : {std::pair("policy.upload_rate_max", config.policy.upload_rate_max),
+                                    std::pair("policy.download_rate_max", config.policy.download_rate_max)}) {
+        if (rate.bytes != 0 && rate.bytes < kRateMin) {
+            return refused(source, key,
+                           std::to_string(rate.bytes) +
+                               " bytes per second are too few to stay connected; use at "
+                               "least 16 KiB, or 0 for no limit");
         }
     }
     if (config.policy.methods.empty()) {

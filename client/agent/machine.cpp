@@ -25,6 +25,12 @@ std::string describe(const VerdictArrived& verdict) {
     return "refused by the server: " + verdict.reason + ": " + verdict.detail;
 }
 
+// The verdict about `earlier` was not heard; the next task says whether its update was counted.
+Fate fate_of(const Task& earlier, const Task& next) {
+    if (earlier.job_id != next.job_id) return Fate::Unknown;
+    return earlier.id == next.counted ? Fate::Counted : Fate::NotCounted;
+}
+
 }  // namespace
 
 Effects Machine::step(const Event& event) {
@@ -47,7 +53,7 @@ void Machine::on(const TaskArrived& event, Effects& out) {
         out.push_back(Say{"task " + task_->id.get() + " is still wanted; going on with it"});
         if (in<Settled>()) report(out);
     } else {
-        give_up(Fate::Unknown, out);
+        if (task_) give_up(fate_of(*task_, event.task), out);
         task_ = event.task;
         phase_ = Waiting{};
         fetched_again_ = false;

@@ -43,6 +43,7 @@ struct Task {
     std::string model_digest;
     std::uint64_t model_bytes = 0;
     std::vector<VersionStep> steps;  // the last ones that lead to model_digest, oldest first
+    TaskId counted;                  // our newest one of this job whose update the server counted
     bool operator==(const Task&) const = default;
 };
 
@@ -153,7 +154,8 @@ struct Upload {  // the update's bytes from `offset` on
     TaskId id;
     std::uint64_t offset = 0;
 };
-// What became of a finished update; Unknown: the server went on without our hearing its verdict.
+// What became of a finished update; Unknown: the server went on to another job without our hearing its
+// verdict.
 enum class Fate { Counted, NotCounted, Unknown };
 struct DropUpdate {
     TaskId id;

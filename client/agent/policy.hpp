@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "common/config/value.hpp"
 #include "common/job/job_spec.hpp"
 
 namespace fedllm::client::agent {
@@ -18,6 +19,8 @@ struct Policy {
     std::uint32_t local_steps_max = 100'000;
     std::uint32_t rounds_max = 100'000;
     double clip_norm_max = 1000;
+    config::ByteCount upload_rate_max{0};    // per second; 0: as fast as it goes
+    config::ByteCount download_rate_max{0};  // the same
     bool operator==(const Policy&) const = default;
 };
 

@@ -14,6 +14,7 @@ Result<Task> read_task(const protocol::Task& message, const ClientConfig& config
     task.round = RoundId(message.round());
     task.model_digest = message.model_digest();
     task.model_bytes = message.model_bytes();
+    task.counted = TaskId(message.counted_task_id());
     for (const protocol::VersionStep& step : message.steps()) {
         task.steps.push_back(
             {step.base_digest(), step.digest(), step.encoded_digest(), step.encoded_bytes()});

@@ -14,12 +14,13 @@ namespace {
 
 constexpr const char* kStaged = ".staged";
 constexpr const char* kResidual = ".residual";
-constexpr std::size_t kJobsMax = 4;  // whose residuals stay on disk: the last ones that were worked on
+constexpr std::size_t kJobBytes = 40;  // of a job's id in a name
+constexpr std::size_t kJobsMax = 4;    // whose residuals stay on disk: the last ones that were worked on
 
 std::string job_prefix(const ResidualStore::Key& key) {
     const auto text = std::as_bytes(std::span(key.job_text.data(), key.job_text.size()));
-    return plain_file_name(key.job.get(), 40) + "-" + crypto::to_hex(crypto::sha256(text)).substr(0, 16) +
-           "-";
+    return plain_file_name(key.job.get(), kJobBytes) + "-" +
+           crypto::to_hex(crypto::sha256(text)).substr(0, 16) + "-";
 }
 
 // "j1-0123456789abcdef-7" -> 7
@@ -130,11 +131,19 @@ void ResidualStore::forget(const TaskId& task) const {
     }
 }
 
-void ResidualStore::forget_all_but(const TaskId& task) const {
-    const std::string owner = plain_file_name(task.get()) + ".";
+void ResidualStore::settle_others(const TaskId& task, const JobId& job, const TaskId& counted) const {
+    const std::string of_job = plain_file_name(job.get(), kJobBytes) + "-";
     for (const Path& staged : files("", kStaged)) {
         const std::string name = staged.filename().string();
-        if (!name.starts_with(owner)) forget(TaskId(name.substr(0, name.find('.'))));
+        const TaskId owner(name.substr(0, name.find('.')));
+        if (owner.get() == plain_file_name(task.get())) continue;
+        if (owner.get() == plain_file_name(counted.get())) {
+            keep(owner);
+        } else if (name.substr(owner.get().size() + 1).starts_with(of_job)) {
+            drop(owner);
+        } else {
+            forget(owner);
+        }
     }
 }
 

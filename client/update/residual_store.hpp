@@ -3,7 +3,8 @@
 //
 // A residual counts only together with the update that left it: it is staged before that update is offered,
 // kept once the server has counted the update, and dropped with an update that was not counted. Where that
-// cannot be known, residuals are forgotten: adding one twice would be worse than never.
+// cannot be known, after a change of jobs, residuals are forgotten: adding one twice would be worse than
+// never.
 //
 //   <folder>/<task>.<job>-<round>.staged     the residual that the task's update would leave
 //   <folder>/<job>-<round>.residual          what the update of that round left
@@ -46,8 +47,10 @@ public:
     void keep(const TaskId& task) const;    // its update was counted
     void drop(const TaskId& task) const;    // it was not, and never will be
     void forget(const TaskId& task) const;  // nobody knows
-    // A new task begins: what is still staged for others is from before a crash, and nobody knows.
-    void forget_all_but(const TaskId& task) const;
+    // A new task of `job` begins. What is still staged for others is from before a crash: it is kept if it is
+    // `counted`'s, the job's newest task whose update the server counted, dropped if it is another one's of
+    // the job, else forgotten.
+    void settle_others(const TaskId& task, const JobId& job, const TaskId& counted) const;
 
 private:
     explicit ResidualStore(Path folder) : folder_(std::move(folder)) {}

@@ -56,7 +56,8 @@ public:
     // Growing takes the space now: a disk that is full says so here, and not while a map is written.
     virtual Result<void> resize(std::uint64_t bytes) = 0;
     virtual Result<void> sync() = 0;  // bytes and size; what maps have written too
-    // Begins to bring what was written there to the disk, so that a later sync() is short. It promises nothing.
+    // Begins to bring what was written there to the disk, so that a later sync() is short. It promises
+    // nothing.
     virtual void write_out(std::uint64_t, std::uint64_t) {}
     virtual Result<std::unique_ptr<Mapping>> map(
         Access access) const = 0;  // the whole file, as long as it is now

@@ -39,6 +39,19 @@ std::string format_bytes(std::uint64_t bytes) {
     return text;
 }
 
+std::string format_utc(Timestamp time, Timestamp now) {
+    const auto day = std::chrono::floor<std::chrono::days>(time);
+    const std::chrono::year_month_day date(day);
+    const std::chrono::hh_mm_ss clock(std::chrono::floor<std::chrono::seconds>(time - day));
+    char text[64];
+    std::snprintf(text, sizeof text, "%04d-%02u-%02u %02d:%02d:%02d UTC", static_cast<int>(date.year()),
+                  static_cast<unsigned>(date.month()), static_cast<unsigned>(date.day()),
+                  static_cast<int>(clock.hours().count()), static_cast<int>(clock.minutes().count()),
+                  static_cast<int>(clock.seconds().count()));
+    constexpr std::size_t kDateAndSpace = 11;
+    return day == std::chrono::floor<std::chrono::days>(now) ? text + kDateAndSpace : text;
+}
+
 std::string nearest_name(std::string_view word, std::span<const std::string_view> candidates) {
     std::string best;
     std::size_t best_distance = std::max<std::size_t>(2, word.size() / 3) + 1;

@@ -139,10 +139,10 @@ Result<void> write_safetensors(const Path& path, std::span<const TensorToWrite> 
     for (const TensorToWrite& tensor : tensors) {
         FEDLLM_TRY(const std::uint64_t size, size_of(tensor));
         if (size == tensor.bytes.size()) continue;
-        return make_error(Errc::InvalidArgument,
-                          path.string() + ": tensor " + in_quotes(tensor.name) + ": has " +
-                              std::to_string(tensor.bytes.size()) + " bytes, its shape and type need " +
-                              std::to_string(size));
+        return make_error(Errc::InvalidArgument, path.string() + ": tensor " + in_quotes(tensor.name) +
+                                                     ": has " + std::to_string(tensor.bytes.size()) +
+                                                     " bytes, its shape and type need " +
+                                                     std::to_string(size));
     }
 
     FEDLLM_TRY(Temporary file, Temporary::create(path));

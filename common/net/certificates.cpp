@@ -167,10 +167,8 @@ Result<CertificateFacts> read_certificate(std::string_view certificate_pem) {
     FEDLLM_TRY(const auto certificates, certificates_from_pem(certificate_pem));
     const X509& certificate = *certificates.front();
     FEDLLM_TRY(const PeerIdentity identity, identity_of(certificate));
-    std::tm end{};
-    if (ASN1_TIME_to_tm(X509_get0_notAfter(&certificate), &end) != 1) return failed("reading the validity");
-    const auto not_after = std::chrono::system_clock::from_time_t(::timegm(&end));
-    return CertificateFacts{identity, std::chrono::time_point_cast<Duration>(not_after)};
+    FEDLLM_TRY(const Timestamp not_after, not_after_of(certificate));
+    return CertificateFacts{identity, not_after};
 }
 
 }  // namespace fedllm::net

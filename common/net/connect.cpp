@@ -54,14 +54,8 @@ awaitable<Result<Connected>> connect_now(std::string host, std::uint16_t port, T
     FEDLLM_CO_TRY_VOID(expect_server(*stream->native(), server_name));
     auto peer = co_await stream->handshake(Handshake::client);
     if (!peer) co_return with_context(peer.error(), "server " + where);
-    co_return Connected{std::move(stream), std::move(*peer)};
-}
-
-awaitable<Result<Connected>> accept_now(tcp::socket socket, TlsContext context) {
-    auto stream = std::make_unique<TlsStream>(std::move(socket), std::move(context));
-    auto peer = co_await stream->handshake(Handshake::server);
-    if (!peer) co_return with_context(peer.error(), stream->remote());
-    co_return Connected{std::move(stream), std::move(*peer)};
+    PeerProof proof(stream->native());
+    co_return Connected{std::move(stream), std::move(*peer), std::move(proof)};
 }
 
 }  // namespace
@@ -77,12 +71,32 @@ awaitable<Result<Connected>> connect_tls(std::string host, std::uint16_t port, T
     co_return connected;
 }
 
-awaitable<Result<Connected>> accept_tls(tcp::socket socket, TlsContext context, Duration deadline) {
-    auto connected = co_await within(deadline, accept_now(std::move(socket), std::move(context)));
-    if (!connected && connected.error().code == Errc::Timeout) {
-        co_return with_context(connected.error(), "TLS handshake");
+Accepting::Accepting(tcp::socket socket, TlsContext context)
+    : stream_(std::make_unique<TlsStream>(std::move(socket), std::move(context))) {}
+
+Accepting::~Accepting() = default;
+
+void Accepting::close() {
+    if (stream_) stream_->close();
+}
+
+awaitable<Result<PeerIdentity>> Accepting::shake_hands() {
+    co_return co_await stream_->handshake(Handshake::server);
+}
+
+awaitable<Result<Connected>> Accepting::finish(Duration deadline) {
+    auto peer = co_await within(deadline, shake_hands());
+    if (!peer) {
+        const bool late = peer.error().code == Errc::Timeout;
+        co_return with_context(peer.error(), late ? "TLS handshake" : stream_->remote());
     }
-    co_return connected;
+    PeerProof proof(stream_->native());
+    co_return Connected{std::move(stream_), std::move(*peer), std::move(proof)};
+}
+
+awaitable<Result<Connected>> accept_tls(tcp::socket socket, TlsContext context, Duration deadline) {
+    Accepting accepting(std::move(socket), std::move(context));
+    co_return co_await accepting.finish(deadline);
 }
 
 Result<tcp::acceptor> listen_tcp(asio::any_io_executor executor, const std::string& address,

@@ -2,6 +2,8 @@
 
 #include <openssl/pem.h>
 
+#include <ctime>
+
 #include "common/crypto/sha256.hpp"
 
 namespace fedllm::net {
@@ -101,6 +103,15 @@ std::string to_pem(const EVP_PKEY& key) {
     FEDLLM_CHECK(PEM_write_bio_PKCS8PrivateKey(bio.get(), &key, nullptr, nullptr, 0, nullptr, nullptr) == 1,
                  "OpenSSL writes PEM");
     return contents(bio.get());
+}
+
+Result<Timestamp> not_after_of(const X509& certificate) {
+    std::tm end{};
+    if (ASN1_TIME_to_tm(X509_get0_notAfter(&certificate), &end) != 1) {
+        openssl_reasons();
+        return make_error(Errc::InvalidFile, "a certificate without a readable end of validity");
+    }
+    return std::chrono::time_point_cast<Duration>(std::chrono::system_clock::from_time_t(::timegm(&end)));
 }
 
 Result<PeerIdentity> identity_of(const X509& certificate) {

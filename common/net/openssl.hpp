@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "common/base/clock.hpp"
 #include "common/base/result.hpp"
 #include "common/net/identity.hpp"
 
@@ -39,6 +40,8 @@ Result<Key> key_from_pem(std::string_view pem);
 Result<std::vector<Crl>> crls_from_pem(std::string_view pem);
 std::string to_pem(const X509& certificate);
 std::string to_pem(const EVP_PKEY& key);
+
+Result<Timestamp> not_after_of(const X509& certificate);
 
 // PeerUntrusted unless the certificate has exactly one fedllm:// URI.
 Result<PeerIdentity> identity_of(const X509& certificate);

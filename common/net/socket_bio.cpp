@@ -11,6 +11,8 @@ SocketEnd& end_of(BIO* bio) { return *static_cast<SocketEnd*>(BIO_get_data(bio))
 
 bool must_wait(int error) { return error == EAGAIN || error == EWOULDBLOCK || error == EINTR; }
 
+// As OpenSSL's own: 0 is the end, -1 a failure or a wait. A 0 where it has to wait would make SSL_shutdown() say 0 for
+// ever instead of what to wait for.
 int receive(BIO* bio, char* data, std::size_t size, std::size_t* taken) {
     SocketEnd& end = end_of(bio);
     BIO_clear_retry_flags(bio);
@@ -19,12 +21,14 @@ int receive(BIO* bio, char* data, std::size_t size, std::size_t* taken) {
     if (count > 0) return 1;
     if (count == 0) {
         end.ended = true;
-    } else if (must_wait(errno)) {
+        return 0;
+    }
+    if (must_wait(errno)) {
         BIO_set_retry_read(bio);
     } else {
         end.failed = errno;
     }
-    return 0;
+    return -1;
 }
 
 // The system's own BIO_s_socket() writes with write(2), which raises SIGPIPE when the peer is gone.
@@ -39,7 +43,7 @@ int send(BIO* bio, const char* data, std::size_t size, std::size_t* taken) {
     } else {
         end.failed = errno;
     }
-    return 0;
+    return -1;
 }
 
 long control(BIO* bio, int command, long, void*) {

@@ -3,6 +3,7 @@
 #include <openssl/ssl.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <array>
 #include <string>
 
@@ -55,12 +56,7 @@ mode_t forbidden_bits(const struct stat& facts) {
 }
 
 Result<Key> load_key(const Path& path) {
-    struct stat facts {};
-    if (::stat(path.c_str(), &facts) == 0 && (facts.st_mode & forbidden_bits(facts)) != 0) {
-        return make_error(
-            Errc::PermissionDenied,
-            path.string() + ": others can read this private key; run: chmod 600 " + path.string());
-    }
+    FEDLLM_TRY_VOID(check_key_file(path));
     FEDLLM_TRY(const std::string pem, read_pem(path));
     return about_file(path, key_from_pem(pem));
 }
@@ -94,6 +90,22 @@ Result<void> restrict_protocol(SSL_CTX& context) {
     return {};
 }
 
+// A list that is not of our authority, or out of date, would not let a revoked peer in but keep all others
+// out.
+Result<void> check_crl(X509_CRL& crl, const std::vector<Certificate>& authorities) {
+    const bool ours = std::any_of(authorities.begin(), authorities.end(), [&](const Certificate& authority) {
+        return X509_NAME_cmp(X509_get_subject_name(authority.get()), X509_CRL_get_issuer(&crl)) == 0 &&
+               X509_CRL_verify(&crl, X509_get0_pubkey(authority.get())) == 1;
+    });
+    openssl_reasons();
+    if (!ours) return make_error(Errc::InvalidFile, "no authority of ours signed this revocation list");
+    const ASN1_TIME* const next = X509_CRL_get0_nextUpdate(&crl);
+    if (next != nullptr && X509_cmp_current_time(next) < 0) {
+        return make_error(Errc::InvalidFile, "this revocation list is out of date: its next update was due");
+    }
+    return {};
+}
+
 Result<void> trust(SSL_CTX& context, const TlsFiles& files) {
     FEDLLM_TRY(const auto authorities, load_certificates(files.ca));
     X509_STORE* const store = SSL_CTX_get_cert_store(&context);
@@ -108,6 +120,7 @@ Result<void> trust(SSL_CTX& context, const TlsFiles& files) {
         FEDLLM_TRY(const std::string pem, read_pem(*files.crl));
         FEDLLM_TRY(const auto crls, about_file(*files.crl, crls_from_pem(pem)));
         for (const Crl& crl : crls) {
+            FEDLLM_TRY_VOID(about_file(*files.crl, check_crl(*crl, authorities)));
             if (X509_STORE_add_crl(store, crl.get()) != 1) return refused("using " + files.crl->string());
         }
         flags |= X509_V_FLAG_CRL_CHECK | X509_V_FLAG_CRL_CHECK_ALL;
@@ -159,6 +172,13 @@ Result<TlsContext> make_context(const TlsFiles& files, bool server) {
 Result<TlsContext> make_server_context(const TlsFiles& files) { return make_context(files, /*server=*/true); }
 Result<TlsContext> make_client_context(const TlsFiles& files) {
     return make_context(files, /*server=*/false);
+}
+
+Result<void> check_key_file(const Path& path) {
+    struct stat facts {};
+    if (::stat(path.c_str(), &facts) != 0 || (facts.st_mode & forbidden_bits(facts)) == 0) return {};
+    return make_error(Errc::PermissionDenied,
+                      path.string() + ": others can read this private key; run: chmod 600 " + path.string());
 }
 
 Result<PeerIdentity> own_identity(const TlsFiles& files) {

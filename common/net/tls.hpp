@@ -30,6 +30,9 @@ using TlsContext = std::shared_ptr<asio::ssl::context>;
 Result<TlsContext> make_server_context(const TlsFiles& files);
 Result<TlsContext> make_client_context(const TlsFiles& files);  // role client or operator
 
+// PermissionDenied, and how to mend it, when others can read this private key. Fine when it is not there.
+Result<void> check_key_file(const Path& path);
+
 // Who our own certificate says we are: the client's own name for its log and data folder.
 Result<PeerIdentity> own_identity(const TlsFiles& files);
 

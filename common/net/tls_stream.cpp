@@ -151,10 +151,10 @@ Error TlsStream::explain(const Outcome& outcome) const {
 awaitable<void> TlsStream::linger() {
     error_code ignored;
     socket_.shutdown(asio::socket_base::shutdown_send, ignored);
-    Timer timer(socket_.get_executor(), kLinger);
-    timer.async_wait([this, alive = std::weak_ptr(context_)](const error_code& error) {
-        if (!error && !alive.expired()) socket_.cancel();
-    });
+    (void)co_await within(kLinger, read_scrap());
+}
+
+awaitable<Result<void>> TlsStream::read_scrap() {
     std::array<std::byte, 4096> scrap;
     for (std::size_t total = 0; total < 65536;) {
         const auto [ec, count] =
@@ -162,6 +162,7 @@ awaitable<void> TlsStream::linger() {
         if (ec) break;
         total += count;
     }
+    co_return Result<void>{};
 }
 
 // All that is there and fits.
@@ -225,12 +226,12 @@ awaitable<Result<std::size_t>> TlsStream::write_some(std::span<const std::byte> 
 
 // Says close_notify, and waits for the peer's or for its end.
 awaitable<Result<void>> TlsStream::shutdown() {
-    for (;;) {
+    for (bool said = false;;) {
         if (closed_) co_return make_error(Errc::Cancelled, "the stream was closed");
         ERR_clear_error();
         const int returned = SSL_shutdown(native());
         if (returned == 1) co_return Result<void>{};
-        if (returned == 0) continue;  // said; the next call waits
+        if (returned == 0 && !std::exchange(said, true)) continue;  // the next call waits
         const Outcome outcome = outcome_of(returned);
         if (!outcome.wait) {
             const Error error = explain(outcome);

@@ -51,6 +51,7 @@ private:
     Error explain_handshake(const Outcome& outcome);
     Error explain(const Outcome& outcome) const;
     awaitable<void> linger();
+    awaitable<Result<void>> read_scrap();
 
     TlsContext context_;
     asio::ip::tcp::socket socket_;

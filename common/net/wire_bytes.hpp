@@ -4,7 +4,8 @@
 
 namespace fedllm::net {
 
-// What a connection has moved, in bytes on the wire: with TLS records and handshake, without TCP's own headers.
+// What a connection has moved, in bytes on the wire: with TLS records and handshake, without TCP's own
+// headers.
 struct WireBytes {
     std::uint64_t sent = 0;  // and acknowledged
     std::uint64_t received = 0;

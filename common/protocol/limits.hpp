@@ -36,10 +36,6 @@ struct Limits {
                                  << 10;  // per second, over rate_window, inside a frame, both ways:
     Duration rate_window = 30s;          // who sends or takes less is cut off
 
-    std::size_t unauthenticated_max = 256;  // connections still in their handshake, each 81 KiB
-    std::size_t unauthenticated_per_address = 16;
-    std::size_t connections_per_identity = 2;  // the old one may not have died yet
-    std::size_t connections_max = 20'000;
     std::size_t senders_waiting_max = 64;  // on one channel, for their turn to write
 
     bool operator==(const Limits&) const = default;

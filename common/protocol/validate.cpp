@@ -169,6 +169,7 @@ Result<void> check_steps(const Task& m) {
 
 Result<void> check(const Task& m) {
     FEDLLM_TRY_VOID(check_name("Task.task_id", m.task_id()));
+    FEDLLM_TRY_VOID(check_name_or_empty("Task.counted_task_id", m.counted_task_id()));
     if (m.kind() != TASK_KIND_TRAIN && m.kind() != TASK_KIND_EVALUATE) {
         return malformed("Task.kind", "unknown kind " + std::to_string(m.kind()));
     }

@@ -15,7 +15,8 @@ namespace {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // A product and a sum, each rounded: a fused one would give other bits where the machine has it.
-void AddScaled(float* HWY_RESTRICT global, const float* HWY_RESTRICT update, std::size_t count, double factor) {
+void AddScaled(float* HWY_RESTRICT global, const float* HWY_RESTRICT update, std::size_t count,
+               double factor) {
     std::size_t i = 0;
 #if HWY_TARGET != HWY_SCALAR
     const hn::ScalableTag<double> d;

@@ -1,5 +1,6 @@
 #include "server/app/server.hpp"
 
+#include <algorithm>
 #include <boost/asio/post.hpp>
 #include <boost/asio/signal_set.hpp>
 #include <csignal>
@@ -14,18 +15,56 @@ namespace fedllm::server::app {
 namespace asio = boost::asio;
 using net::awaitable;
 
+namespace {
+
+protocol::Limits limits_of(const LimitsConfig& config) {
+    protocol::Limits limits;
+    limits.frame.control_bytes_max = config.message_bytes_max.bytes;
+    limits.handshake_deadline = config.handshake_timeout;
+    limits.greeting_deadline = config.greeting_timeout;
+    limits.idle_deadline = config.idle_timeout;
+    limits.ping_every = std::min(limits.ping_every, config.idle_timeout / 3);
+    limits.rate_bytes_min = config.rate_min.bytes;
+    limits.rate_window = config.rate_window;
+    return limits;
+}
+
+edge::DoorOptions door_options(const ServerConfig& config) {
+    edge::DoorOptions door;
+    door.address = config.listen.address;
+    door.port = config.listen.port;
+    door.tls = {.ca = config.tls.ca, .certificate = config.tls.certificate, .key = config.tls.key};
+    if (!config.tls.crl.empty()) door.tls.crl = config.tls.crl;
+    door.files_every = config.tls.reload_every;
+    door.handshake_deadline = config.limits.handshake_timeout;
+    const std::size_t granted = edge::connections_within(edge::raise_descriptor_limit());
+    if (granted < config.limits.connections_max) {
+        log::warn("fewer connections than limits.connections_max: the system allows no more open files",
+                  {{"connections_max", granted}, {"raise", "LimitNOFILE= or ulimit -Hn"}});
+    }
+    door.limits = {.connections_max = std::min<std::size_t>(granted, config.limits.connections_max),
+                   .unauthenticated_max = config.limits.unauthenticated_max,
+                   .unauthenticated_per_address = config.limits.unauthenticated_per_address,
+                   .connections_per_client = config.limits.connections_per_client,
+                   .connections_per_operator = config.limits.connections_per_operator,
+                   .failures_max = config.limits.failures_per_minute,
+                   .ban_time = config.limits.ban_time};
+    return door;
+}
+
+}  // namespace
+
 Server::Server(const ServerConfig& config)
     : config_(config), stop_(io_.get_executor()), tasks_(io_.get_executor()) {}
 
 Result<std::unique_ptr<Server>> Server::create(const ServerConfig& config) {
     std::unique_ptr<Server> server(new Server(config));
-    FEDLLM_TRY(auto tls,
-               net::make_server_context(
-                   {.ca = config.tls.ca, .certificate = config.tls.certificate, .key = config.tls.key}));
-    const engine::EngineOptions options{.state_directory = config.state_directory,
-                                        .upload_bytes_max = config.limits.upload_bytes_max.bytes,
-                                        .upload_memory = config.limits.upload_memory.bytes,
-                                        .threads = config.threads};
+    const engine::EngineOptions options{
+        .state_directory = config.state_directory,
+        .upload_bytes_max = config.limits.upload_bytes_max.bytes,
+        .upload_memory = config.limits.upload_memory.bytes,
+        .threads = config.threads,
+        .retention = {.versions = config.retention.versions, .updates = config.retention.updates}};
     const auto on_fatal = [raw = server.get()](const Error& error) {
         if (!raw->fatal_) log::error("cannot go on", {{"reason", to_string(error)}});
         raw->fatal_ = error;
@@ -33,15 +72,11 @@ Result<std::unique_ptr<Server>> Server::create(const ServerConfig& config) {
     };
     FEDLLM_TRY(server->engine_, engine::Engine::open(server->io_.get_executor(), options, server->clock_,
                                                      server->metrics_, on_fatal));
-    FEDLLM_TRY(auto acceptor,
-               net::listen_tcp(server->io_.get_executor(), config.listen.address, config.listen.port));
     FEDLLM_TRY(server->admin_, admin::Page::listen(server->io_.get_executor(), config.admin.address,
                                                    config.admin.port, server->admin_content()));
-    protocol::Limits limits;
-    limits.connections_max = config.limits.connections_max;
-    limits.idle_deadline = config.limits.idle_timeout;
-    server->listener_ = std::make_unique<edge::Listener>(std::move(acceptor), std::move(tls), limits,
-                                                         *server->engine_, server->metrics_);
+    FEDLLM_TRY(server->listener_, edge::Listener::open(server->io_.get_executor(), door_options(config),
+                                                       limits_of(config.limits), server->clock_,
+                                                       *server->engine_, server->metrics_));
     return server;
 }
 
@@ -62,7 +97,7 @@ void Server::request_stop() {
 
 Result<void> Server::run() {
     FEDLLM_TRY_VOID(engine_->start());
-    tasks_.spawn("listener", listener_->run());
+    listener_->start();
     tasks_.spawn("admin page", admin_->serve());
     tasks_.spawn("signals", watch_signals());
     tasks_.spawn("shutdown", [](Server& server) -> awaitable<Result<void>> {
@@ -84,10 +119,16 @@ Result<void> Server::run() {
 }
 
 awaitable<Result<void>> Server::watch_signals() {
-    asio::signal_set signals(io_, SIGINT, SIGTERM);
-    auto [ec, number] = co_await signals.async_wait(net::kNoThrow);
-    if (ec) co_return Result<void>{};
-    log::info("stopping", {{"signal", number == SIGTERM ? "SIGTERM" : "SIGINT"}});
+    asio::signal_set signals(io_, SIGINT, SIGTERM, SIGHUP);
+    for (;;) {
+        auto [ec, number] = co_await signals.async_wait(net::kNoThrow);
+        if (ec) co_return Result<void>{};
+        if (number != SIGHUP) {
+            log::info("stopping", {{"signal", number == SIGTERM ? "SIGTERM" : "SIGINT"}});
+            break;
+        }
+        listener_->reload_certificates();
+    }
     request_stop();
     co_return Result<void>{};
 }

@@ -5,6 +5,53 @@ namespace {
 
 using config::field;
 
+// The defaults are those of shared/reference/reliability.md, section 5.2.
+config::Table<ServerConfig> limits_table() {
+    using C = ServerConfig;
+    return {
+        field<C>("limits.connections_max", [](auto& c) -> auto& { return c.limits.connections_max; },
+                 "connections at once; fewer where the system allows fewer files, more are closed on arrival",
+                 {.min = 1, .max = 100'000}),
+        field<C>("limits.unauthenticated_max", [](auto& c) -> auto& { return c.limits.unauthenticated_max; },
+                 "handshakes at once; when there are more, the oldest makes way", {.min = 1, .max = 100'000}),
+        field<C>("limits.unauthenticated_per_address",
+                 [](auto& c) -> auto& { return c.limits.unauthenticated_per_address; },
+                 "handshakes at once of one IPv4 address or IPv6 /64", {.min = 1, .max = 100'000}),
+        field<C>(
+            "limits.connections_per_client", [](auto& c) -> auto& { return c.limits.connections_per_client; },
+            "connections of one client; when there are more, the oldest makes way", {.min = 1, .max = 1000}),
+        field<C>("limits.connections_per_operator",
+                 [](auto& c) -> auto& { return c.limits.connections_per_operator; },
+                 "connections of one operator; when there are more, the oldest makes way",
+                 {.min = 1, .max = 1000}),
+        field<C>("limits.failures_per_minute", [](auto& c) -> auto& { return c.limits.failures_per_minute; },
+                 "refused certificates of one address in a minute; at so many it is banned",
+                 {.min = 1, .max = 100'000}),
+        field<C>("limits.ban_time", [](auto& c) -> auto& { return c.limits.ban_time; },
+                 "for how long nothing is taken from a banned address", {.min = 0, .max = 86400}),
+        field<C>("limits.handshake_timeout", [](auto& c) -> auto& { return c.limits.handshake_timeout; },
+                 "from the connection to the end of its TLS handshake", {.min = 0.1, .max = 60}),
+        field<C>("limits.greeting_timeout", [](auto& c) -> auto& { return c.limits.greeting_timeout; },
+                 "from the handshake to the first message", {.min = 0.1, .max = 60}),
+        field<C>("limits.idle_timeout", [](auto& c) -> auto& { return c.limits.idle_timeout; },
+                 "a connection silent for this long is closed; clients say something every 30 s",
+                 {.min = 1, .max = 86400}),
+        field<C>("limits.rate_min", [](auto& c) -> auto& { return c.limits.rate_min; },
+                 "bytes per second that a peer must send or take while data is on its way",
+                 {.min = 1, .max = 1 << 30}),
+        field<C>("limits.rate_window", [](auto& c) -> auto& { return c.limits.rate_window; },
+                 "over how long rate_min is measured", {.min = 0.1, .max = 600}),
+        field<C>("limits.message_bytes_max", [](auto& c) -> auto& { return c.limits.message_bytes_max; },
+                 "the longest message taken, tensors apart", {.min = 1 << 17, .max = 1 << 20}),
+        field<C>("limits.upload_bytes_max", [](auto& c) -> auto& { return c.limits.upload_bytes_max; },
+                 "the largest model version or update taken", {.min = 4096}),
+        field<C>("limits.upload_memory", [](auto& c) -> auto& { return c.limits.upload_memory; },
+                 "memory of all uploads together: further ones wait their turn, in order; one takes about a "
+                 "mebibyte",
+                 {.min = 1 << 20}),
+    };
+}
+
 config::Table<ServerConfig> make_table() {
     using C = ServerConfig;
     config::Table<C> table{
@@ -23,6 +70,14 @@ config::Table<ServerConfig> make_table() {
             "tls.key", [](auto& c) -> auto& { return c.tls.key; },
             "its private key; the file must be readable by this user alone (mode 0600)"),
         field<C>(
+            "tls.crl", [](auto& c) -> auto& { return c.tls.crl; },
+            "certificates that 'fedllm revoke' took back; empty: none. All four files are read again when "
+            "they "
+            "change, and on SIGHUP"),
+        field<C>("tls.reload_every", [](auto& c) -> auto& { return c.tls.reload_every; },
+                 "how often these files are looked at; who is revoked or has expired is disconnected then",
+                 {.min = 0.1, .max = 60}),
+        field<C>(
             "admin.address", [](auto& c) -> auto& { return c.admin.address; },
             "where /metrics, /healthz and /readyz are served, in plain HTTP"),
         field<C>(
@@ -32,18 +87,16 @@ config::Table<ServerConfig> make_table() {
             "ledger, model versions, spooled uploads and adapters; a local disk, one server per folder"),
         field<C>("threads", [](auto& c) -> auto& { return c.threads; },
                  "threads that check and add updates; 0 means one per core", {.max = 1024}),
-        field<C>("limits.connections_max", [](auto& c) -> auto& { return c.limits.connections_max; },
-                 "connections at once; more are closed on arrival", {.min = 1, .max = 100'000}),
-        field<C>("limits.upload_bytes_max", [](auto& c) -> auto& { return c.limits.upload_bytes_max; },
-                 "the largest model version or update taken", {.min = 4096}),
-        field<C>("limits.upload_memory", [](auto& c) -> auto& { return c.limits.upload_memory; },
-                 "memory of all uploads together: further ones wait their turn, in order; one takes about a "
-                 "mebibyte",
-                 {.min = 1 << 20}),
-        field<C>("limits.idle_timeout", [](auto& c) -> auto& { return c.limits.idle_timeout; },
-                 "a connection silent for this long is closed; clients say something every 20 s",
-                 {.min = 1, .max = 86400}),
+        field<C>("retention.versions", [](auto& c) -> auto& { return c.retention.versions; },
+                 "the newest model versions of a job that stay, with their adapters and steps, besides the "
+                 "first; a client further back fetches a whole version",
+                 {.min = 2, .max = 1'000'000'000}),
+        field<C>("retention.updates", [](auto& c) -> auto& { return c.retention.updates; },
+                 "rounds whose updates stay on disk after their commit, so that `fedllm audit` can compute "
+                 "their means again",
+                 {.max = 1'000'000'000}),
     };
+    config::append(table, limits_table());
     config::append(table, config::prefixed<C>(
                               "log", service::log_table(), [](auto& c) -> auto& { return c.log; }));
     return table;
@@ -62,6 +115,7 @@ Result<ServerConfig> load_server_config(const Path& file) {
     for (Path* path : {&loaded.tls.ca, &loaded.tls.certificate, &loaded.tls.key, &loaded.state_directory}) {
         *path = folder / *path;  // an absolute path stays as it is
     }
+    if (!loaded.tls.crl.empty()) loaded.tls.crl = folder / loaded.tls.crl;
     return loaded;
 }
 

@@ -19,15 +19,34 @@ struct TlsConfig {
     Path ca = "ca.crt";
     Path certificate = "server.crt";
     Path key = "server.key";
+    Path crl;  // empty: nobody is revoked
+    Duration reload_every = std::chrono::seconds(5);
     bool operator==(const TlsConfig&) const = default;
 };
 
 struct LimitsConfig {
-    std::uint32_t connections_max = 1000;
+    std::uint32_t connections_max = 20'000;
+    std::uint32_t unauthenticated_max = 256;
+    std::uint32_t unauthenticated_per_address = 16;
+    std::uint32_t connections_per_client = 2;
+    std::uint32_t connections_per_operator = 16;
+    std::uint32_t failures_per_minute = 10;
+    Duration ban_time = std::chrono::seconds(60);
+    Duration handshake_timeout = std::chrono::seconds(10);
+    Duration greeting_timeout = std::chrono::seconds(10);
+    Duration idle_timeout = std::chrono::seconds(90);
+    config::ByteCount rate_min{std::uint64_t{4} << 10};
+    Duration rate_window = std::chrono::seconds(30);
+    config::ByteCount message_bytes_max{std::uint64_t{1} << 20};
     config::ByteCount upload_bytes_max{std::uint64_t{64} << 30};
     config::ByteCount upload_memory{std::uint64_t{256} << 20};
-    Duration idle_timeout = std::chrono::seconds(90);
     bool operator==(const LimitsConfig&) const = default;
+};
+
+struct RetentionConfig {
+    std::uint32_t versions = 10;
+    std::uint32_t updates = 0;
+    bool operator==(const RetentionConfig&) const = default;
 };
 
 struct ServerConfig {
@@ -37,6 +56,7 @@ struct ServerConfig {
     Path state_directory = "state";
     std::uint32_t threads = 0;
     LimitsConfig limits;
+    RetentionConfig retention;
     service::LogConfig log;
     bool operator==(const ServerConfig&) const = default;
 };

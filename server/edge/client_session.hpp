@@ -23,7 +23,7 @@ public:
 
     // Until the peer leaves or breaks the protocol. The error says why it ended.
     net::awaitable<Result<void>> run();
-    void ask_to_stop() { end("the server is shutting down"); }
+    void close() { channel_.close(); }  // at once; end() says why first
     net::WireBytes wire_bytes() const { return channel_.wire_bytes(); }
 
     void post(protocol::ServerMessage message) override { outbox_.push(std::move(message)); }

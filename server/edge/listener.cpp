@@ -8,86 +8,88 @@ namespace fedllm::server::edge {
 
 using net::awaitable;
 
-Listener::Listener(net::asio::ip::tcp::acceptor acceptor, net::TlsContext tls, const protocol::Limits& limits,
-                   engine::Engine& engine, observe::Metrics& metrics)
-    : acceptor_(std::move(acceptor)),
-      tls_(std::move(tls)),
-      limits_(limits),
-      engine_(engine),
-      metrics_(metrics),
-      sessions_(acceptor_.get_executor()) {}
+namespace {
 
-std::uint16_t Listener::port() const {
-    boost::system::error_code ignored;
-    return acceptor_.local_endpoint(ignored).port();
+constexpr Duration kFarewell = std::chrono::seconds(2);  // for a Goodbye to get through
+
+}  // namespace
+
+Result<std::unique_ptr<Listener>> Listener::open(net::asio::any_io_executor control, const DoorOptions& door,
+                                                 const protocol::Limits& limits, const Clock& clock,
+                                                 engine::Engine& engine, observe::Metrics& metrics) {
+    std::unique_ptr<Listener> listener(new Listener(control, limits, engine, metrics));
+    const DoorEvents events{
+        .admitted = [raw = listener.get()](
+                        GuestId guest, net::Connected connected) { raw->admit(guest, std::move(connected)); },
+        .expelled = [raw = listener.get()](GuestId guest,
+                                           const std::string& reason) { raw->expel(guest, reason); },
+    };
+    FEDLLM_TRY(listener->door_, Door::open(control, door, clock, metrics, events));
+    return listener;
 }
 
-awaitable<Result<void>> Listener::run() {
-    while (acceptor_.is_open()) {
-        auto [ec, socket] = co_await acceptor_.async_accept(net::kNoThrow);
-        if (ec == net::asio::error::operation_aborted) break;
-        if (ec) {  // out of descriptors, say: wait for some to be freed instead of spinning
-            log::warn("cannot accept a connection", {{"reason", ec.message()}});
-            FEDLLM_CO_TRY_VOID(co_await net::sleep_for(std::chrono::milliseconds(100)));
-            continue;
-        }
-        if (sessions_.size() >= limits_.connections_max || unauthenticated_ >= limits_.unauthenticated_max) {
-            metrics_.connection_refused(Errc::TooLarge);
-            continue;  // the socket closes as it goes out of scope
-        }
-        boost::system::error_code ignored;
-        socket.set_option(net::asio::ip::tcp::no_delay(true), ignored);
-        sessions_.spawn("session", serve(std::move(socket)));
+Listener::Listener(net::asio::any_io_executor control, const protocol::Limits& limits, engine::Engine& engine,
+                   observe::Metrics& metrics)
+    : limits_(limits), engine_(engine), metrics_(metrics), sessions_(std::move(control)) {}
+
+awaitable<void> Listener::stop() {
+    co_await door_->stop();
+    const auto ends = ends_;  // a session that ends takes itself out of the map
+    for (const auto& [guest, end] : ends) {
+        if (end.ask_to_stop) end.ask_to_stop("the server is shutting down");
     }
+    co_await sessions_.stop(kFarewell);
+}
+
+void Listener::admit(GuestId guest, net::Connected connected) {
+    ends_[guest] = {};
+    sessions_.spawn("session", serve(guest, std::move(connected)));
+}
+
+// With a word, if it can still be heard.
+void Listener::expel(GuestId guest, const std::string& reason) {
+    const auto place = ends_.find(guest);
+    if (place == ends_.end()) return;
+    log::warn("connection expelled", {{"guest", guest}, {"reason", reason}});
+    const auto ask_to_stop = place->second.ask_to_stop;
+    if (!ask_to_stop) return (void)ends_.erase(place);  // its session has not begun, and will not
+    ask_to_stop(reason);
+    sessions_.spawn("expulsion", close_after(guest, kFarewell));
+}
+
+awaitable<Result<void>> Listener::close_after(GuestId guest, Duration patience) {
+    FEDLLM_CO_TRY_VOID(co_await net::sleep_for(patience));
+    if (const auto place = ends_.find(guest); place != ends_.end()) place->second.close();
     co_return Result<void>{};
 }
 
-awaitable<void> Listener::stop() {
-    boost::system::error_code ignored;
-    acceptor_.close(ignored);
-    const auto stoppers = stoppers_;  // a stopper may end its session, which takes it out of the map
-    for (const auto& [number, stop] : stoppers) stop();
-    co_await sessions_.stop(std::chrono::seconds(2));
-}
-
-awaitable<Result<void>> Listener::serve(net::asio::ip::tcp::socket socket) {
-    boost::system::error_code ignored;
-    const auto endpoint = socket.remote_endpoint(ignored);
-    ++unauthenticated_;
-    auto connected = co_await net::accept_tls(std::move(socket), tls_, limits_.handshake_deadline);
-    --unauthenticated_;
-    if (!connected) {
-        metrics_.connection_refused(connected.error().code);
-        log::warn("connection refused",
-                  {{"from", endpoint.address().to_string(ignored)}, {"reason", connected.error().message}});
-        co_return Result<void>{};
-    }
-    const net::PeerIdentity peer = connected->peer;
+awaitable<Result<void>> Listener::serve(GuestId guest, net::Connected connected) {
+    if (!ends_.contains(guest)) co_return Result<void>{};  // expelled
+    const net::PeerIdentity peer = connected.peer;
     metrics_.connection_opened(net::name(peer.role));
     net::WireBytes wire;
-    const auto ended = co_await serve_in_role(std::move(*connected), wire);
+    const auto ended = co_await serve_in_role(guest, std::move(connected), wire);
     metrics_.connection_closed(net::name(peer.role));
+    door_->left(guest);
     log_end(peer, ended, wire);
     co_return Result<void>{};
 }
 
-awaitable<Result<void>> Listener::serve_in_role(net::Connected connected, net::WireBytes& wire) {
-    const std::size_t number = next_stopper_++;
+awaitable<Result<void>> Listener::serve_in_role(GuestId guest, net::Connected connected,
+                                                net::WireBytes& wire) {
     Result<void> ended;
     if (connected.peer.role == net::Role::Client) {
         ClientSession session(std::move(connected.stream), connected.peer, limits_, engine_);
-        stoppers_[number] = [&session] { session.ask_to_stop(); };
+        ends_[guest] = {[&session](const std::string& reason) { session.end(reason); },
+                        [&session] { session.close(); }};
         ended = co_await session.run();
         wire = session.wire_bytes();
-        stoppers_.erase(number);
-    } else if (connected.peer.role == net::Role::Operator) {
-        OperatorSession session(std::move(connected.stream), connected.peer, limits_, engine_);
-        stoppers_[number] = [&session] { session.ask_to_stop(); };
-        ended = co_await session.run();
-        stoppers_.erase(number);
     } else {
-        ended = make_error(Errc::PermissionDenied, "a server's certificate cannot be used to connect");
+        OperatorSession session(std::move(connected.stream), connected.peer, limits_, engine_);
+        ends_[guest] = {[&session](const std::string&) { session.close(); }, [&session] { session.close(); }};
+        ended = co_await session.run();
     }
+    ends_.erase(guest);
     co_return ended;
 }
 
@@ -104,7 +106,7 @@ void Listener::log_end(const net::PeerIdentity& peer, const Result<void>& ended,
     if (error.code == Errc::Malformed || error.code == Errc::OutOfOrder || error.code == Errc::TooLarge) {
         metrics_.message_refused(error.code);
     } else if (error.code == Errc::PermissionDenied) {
-        metrics_.connection_refused(error.code);
+        metrics_.connection_refused(name(error.code));
     }
     log::warn("connection ended", {{"peer", peer.name.get()},
                                    {"role", net::name(peer.role)},

@@ -1,44 +1,55 @@
-// The door: accepts connections, proves who they are, and lets each be served in its role.
+// Those whom the door let in, each served in its role.
 #pragma once
 
-#include <boost/asio/ip/tcp.hpp>
 #include <cstddef>
 #include <functional>
+#include <map>
+#include <memory>
+#include <string>
 
-#include "common/net/connect.hpp"
 #include "common/net/task_group.hpp"
-#include "common/net/tls.hpp"
 #include "common/protocol/limits.hpp"
+#include "server/edge/door.hpp"
 #include "server/engine/engine.hpp"
 #include "server/observe/metrics.hpp"
 
 namespace fedllm::server::edge {
 
-// Lifecycle: run() until stop(), which also ends every session. Concurrency: the control strand.
-// Limits: connections_max and unauthenticated_max of the protocol's limits; more are closed on arrival.
+// Lifecycle: open() listens; start(), then stop(), which also ends every session. Concurrency: the control
+// strand.
 class Listener {
 public:
-    Listener(net::asio::ip::tcp::acceptor acceptor, net::TlsContext tls, const protocol::Limits& limits,
-             engine::Engine& engine, observe::Metrics& metrics);
+    static Result<std::unique_ptr<Listener>> open(net::asio::any_io_executor control, const DoorOptions& door,
+                                                  const protocol::Limits& limits, const Clock& clock,
+                                                  engine::Engine& engine, observe::Metrics& metrics);
 
-    net::awaitable<Result<void>> run();
+    void start() { door_->start(); }
     net::awaitable<void> stop();
-    std::uint16_t port() const;
+    void reload_certificates() { door_->reload(); }
+    std::uint16_t port() const { return door_->port(); }
 
 private:
-    net::awaitable<Result<void>> serve(net::asio::ip::tcp::socket socket);
-    net::awaitable<Result<void>> serve_in_role(net::Connected connected, net::WireBytes& wire);
+    struct Ends {  // of a session; empty until it begins
+        std::function<void(const std::string& reason)> ask_to_stop;
+        std::function<void()> close;
+    };
+
+    Listener(net::asio::any_io_executor control, const protocol::Limits& limits, engine::Engine& engine,
+             observe::Metrics& metrics);
+
+    void admit(GuestId guest, net::Connected connected);
+    void expel(GuestId guest, const std::string& reason);
+    net::awaitable<Result<void>> close_after(GuestId guest, Duration patience);
+    net::awaitable<Result<void>> serve(GuestId guest, net::Connected connected);
+    net::awaitable<Result<void>> serve_in_role(GuestId guest, net::Connected connected, net::WireBytes& wire);
     void log_end(const net::PeerIdentity& peer, const Result<void>& ended, const net::WireBytes& wire);
 
-    net::asio::ip::tcp::acceptor acceptor_;
-    net::TlsContext tls_;
     protocol::Limits limits_;
     engine::Engine& engine_;
     observe::Metrics& metrics_;
     net::TaskGroup sessions_;
-    std::size_t unauthenticated_ = 0;
-    std::map<std::size_t, std::function<void()>> stoppers_;  // of the sessions being served
-    std::size_t next_stopper_ = 0;
+    std::map<GuestId, Ends> ends_;
+    std::unique_ptr<Door> door_;
 };
 
 }  // namespace fedllm::server::edge

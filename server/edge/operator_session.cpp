@@ -54,6 +54,24 @@ awaitable<Result<void>> OperatorSession::serve(protocol::ClientMessage request) 
         *answer.mutable_job_report() = std::move(*report);
         co_return co_await send(std::move(answer));
     }
+    if (request.has_control_job()) {
+        auto summary = engine_.control(peer_.name.get(), request.control_job());
+        if (!summary) co_return co_await refuse(summary.error());
+        *answer.mutable_job_controlled()->mutable_summary() = std::move(*summary);
+        co_return co_await send(std::move(answer));
+    }
+    if (request.has_why()) {
+        auto because = engine_.why(request.why().subject());
+        if (!because) co_return co_await refuse(because.error());
+        *answer.mutable_because() = std::move(*because);
+        co_return co_await send(std::move(answer));
+    }
+    if (request.has_audit_job()) {
+        auto rows = engine_.audit_rows(request.audit_job());
+        if (!rows) co_return co_await refuse(rows.error());
+        *answer.mutable_audit_rows() = std::move(*rows);
+        co_return co_await send(std::move(answer));
+    }
     co_return Result<void>{};  // Ping, Goodbye
 }
 

@@ -18,7 +18,7 @@ public:
                     const protocol::Limits& limits, engine::Engine& engine);
 
     net::awaitable<Result<void>> run();
-    void ask_to_stop() { channel_.close(); }
+    void close() { channel_.close(); }
 
 private:
     net::awaitable<Result<void>> greet();

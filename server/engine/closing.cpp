@@ -1,7 +1,7 @@
 // The engine's half about closing a round. The sum is there already; what is left is to fix the set of its
 // contributions, to take out what is not among them, and to compute the version, which may be sent as soon as
-// the ledger has its digest. Its file is synced behind that: from the closing on the version is a pure function
-// of what is durable, and a start that does not find it computes it again, bit for bit.
+// the ledger has its digest. Its file is synced behind that: from the closing on the version is a pure
+// function of what is durable, and a start that does not find it computes it again, bit for bit.
 #include <boost/asio/post.hpp>
 #include <cmath>
 
@@ -24,7 +24,8 @@ store::VersionRow row_of(const NewVersion& made, const store::VersionRow& base, 
     return row;
 }
 
-std::vector<Contribution> contributions_of(const std::vector<store::PartRow>& parts, const job::JobSpec& spec) {
+std::vector<Contribution> contributions_of(const std::vector<store::PartRow>& parts,
+                                           const job::JobSpec& spec) {
     std::vector<Contribution> all;
     for (const store::PartRow& part : parts) {
         if (part.status == store::PartStatus::Accepted) all.push_back(contribution_of(part, spec));
@@ -45,18 +46,6 @@ std::vector<store::PartRow> rows_of(const JobId& job, const std::vector<round::D
     return rows;
 }
 
-// Whose uploads are over with the round: those that it counts, and those of its own that it does not wait for.
-std::vector<TaskId> ended_tasks(const std::vector<store::PartRow>& counted, const std::vector<store::PartRow>& own) {
-    std::vector<TaskId> tasks;
-    for (const store::PartRow& part : counted) tasks.push_back(part.task);
-    for (const store::PartRow& part : own) {
-        if (part.status != store::PartStatus::Asked && part.status != store::PartStatus::Accepted) {
-            tasks.push_back(part.task);
-        }
-    }
-    return tasks;
-}
-
 bool is_damage(const Error& error) {
     return error.code == Errc::NotFound || error.code == Errc::DigestMismatch ||
            error.code == Errc::InvalidFile || error.code == Errc::ManifestMismatch;
@@ -64,7 +53,8 @@ bool is_damage(const Error& error) {
 
 std::vector<Path> paths_of(const store::VersionRow& row, const store::Versions& versions) {
     std::vector<Path> paths{versions.path_of(row.digest)};
-    if (!row.encoded_digest.empty()) paths.push_back(versions.path_of(store::Attachment::Step, row.encoded_digest));
+    if (!row.encoded_digest.empty())
+        paths.push_back(versions.path_of(store::Attachment::Step, row.encoded_digest));
     if (!row.residual_digest.empty()) {
         paths.push_back(versions.path_of(store::Attachment::Residual, row.residual_digest));
     }
@@ -73,7 +63,8 @@ std::vector<Path> paths_of(const store::VersionRow& row, const store::Versions& 
 
 Result<void> check_files(const store::VersionRow& row, const store::Versions& versions) {
     FEDLLM_TRY_VOID(versions.map(row.digest));
-    if (!row.encoded_digest.empty()) FEDLLM_TRY_VOID(versions.map(store::Attachment::Step, row.encoded_digest));
+    if (!row.encoded_digest.empty())
+        FEDLLM_TRY_VOID(versions.map(store::Attachment::Step, row.encoded_digest));
     if (row.residual_digest.empty()) return {};
     FEDLLM_TRY_VOID(versions.map(store::Attachment::Residual, row.residual_digest));
     return {};
@@ -119,7 +110,8 @@ Result<void> Engine::check_newest(const store::JobRow& row) {
     return {};  // else it is the initial one, and the job cannot be taken up
 }
 
-// The sum of the open round, with what the ledger counts in it already: after a restart all that was accepted.
+// The sum of the open round, with what the ledger counts in it already: after a restart all that was
+// accepted.
 void Engine::begin_sum(ActiveJob& job) {
     job.sum.reset();
     if (job.state.phase != round::Phase::Training) return;
@@ -165,7 +157,8 @@ net::awaitable<Result<void>> Engine::write_newest_adapter(JobId id) {
 // ------------------------------------------------------------------------------------------------------------
 // the closing
 
-net::awaitable<Result<void>> Engine::withdraw(SharedSum sum, Intake& intake, net::asio::any_io_executor line) {
+net::awaitable<Result<void>> Engine::withdraw(SharedSum sum, Intake& intake,
+                                              net::asio::any_io_executor line) {
     co_await net::offload(line, [&] {
         intake.withdraw();
         return true;
@@ -175,8 +168,8 @@ net::awaitable<Result<void>> Engine::withdraw(SharedSum sum, Intake& intake, net
     co_return Result<void>{};
 }
 
-// The open round's sum, after what is not among the contributions was withdrawn; or a new one where that holds
-// something else.
+// The open round's sum, after what is not among the contributions was withdrawn; or a new one where that
+// holds something else.
 net::awaitable<Result<SharedSum>> Engine::sum_of(ActiveJob& job, std::vector<Contribution> contributions) {
     const auto make = [shape = job.shape, scale = *job::sum_scale(job.spec),
                        bits = job.spec.aggregation.sum_bits] {
@@ -204,16 +197,21 @@ net::awaitable<Result<SharedSum>> Engine::sum_of(ActiveJob& job, std::vector<Con
     }
 }
 
-// A ledger or a disk of ours that is full or failing ends the process, and not the job: after the restart the
-// round is closed again from what is on it.
-net::awaitable<Result<void>> Engine::close(JobId id, round::CloseRound effect) {
-    auto closed = co_await close_round(id, std::move(effect));
-    if (!closed && (closed.error().code == Errc::StoreFailed || closed.error().code == Errc::IoFailed))
-        on_fatal_(closed.error());
+// Where it is our own disk that fails, the job has done nothing wrong: the process ends, and the next one
+// finds the round closed and computes its version again.
+net::awaitable<Result<void>> Engine::close_round(JobId id, round::CloseRound effect) {
+    const Result<void> closed = co_await make_version(id, std::move(effect));
+    if (closed || closed.error().code == Errc::Cancelled) co_return closed;
+    const Errc code = closed.error().code;
+    if (code == Errc::IoFailed || code == Errc::StoreFailed) {
+        hold(closed);
+    } else {
+        raise(id, round::AggregationFailed{to_string(closed.error())});
+    }
     co_return closed;
 }
 
-net::awaitable<Result<void>> Engine::close_round(JobId id, round::CloseRound effect) {
+net::awaitable<Result<void>> Engine::make_version(JobId id, round::CloseRound effect) {
     const double started = monotonic_seconds();
     ActiveJob* job = find(id);
     if (job == nullptr) co_return Result<void>{};
@@ -224,31 +222,23 @@ net::awaitable<Result<void>> Engine::close_round(JobId id, round::CloseRound eff
     FEDLLM_CO_TRY(const auto parts, ledger_.contributions(id, effect.round));
     const RoundBase base = job->base;
     const auto contributions = contributions_of(parts, spec);
-    auto sum = co_await sum_of(*job, contributions);
-    if (!sum && sum.error().code == Errc::Cancelled) co_return sum.error();
-    Result<NewVersion> version = sum ? Result<NewVersion>(NewVersion{}) : Result<NewVersion>(sum.error());
-    if (sum) {
-        version = co_await net::offload(compute_, [&]() -> Result<NewVersion> {
-            const auto elsewhere = [this](std::function<void()> work) {
-                net::asio::post(compute_, std::move(work));
-            };
-            auto made = compute_version(spec, base, **sum, versions_, elsewhere);
-            *sum = nullptr;  // its memory is free before the next round's fills
-            if (!made || !last) return made;
-            // Nobody waits for the last one, and an ended job is never looked at again: durable first.
-            FEDLLM_TRY_VOID(versions_.sync(made->paths));
-            FEDLLM_TRY_VOID(write_adapter(spec, id, effect.round.get() + 1, shape->manifest,
-                                          made->version_bytes->bytes(), options_.state_directory));
-            return made;
-        });
-    }
+    FEDLLM_CO_TRY(auto sum, co_await sum_of(*job, contributions));
+    auto version = co_await net::offload(compute_, [&]() -> Result<NewVersion> {
+        const auto elsewhere = [this](std::function<void()> work) {
+            net::asio::post(compute_, std::move(work));
+        };
+        auto made = compute_version(spec, base, *sum, versions_, elsewhere);
+        sum = nullptr;  // its memory is free before the next round's fills
+        if (!made || !last) return made;
+        // Nobody waits for the last one, and an ended job is never looked at again: durable first.
+        FEDLLM_TRY_VOID(versions_.sync(made->paths));
+        FEDLLM_TRY_VOID(write_adapter(spec, id, effect.round.get() + 1, shape->manifest,
+                                      made->version_bytes->bytes(), options_.state_directory));
+        return made;
+    });
     job = find(id);
     if (job == nullptr) co_return Result<void>{};
-    if (!version) {
-        if (version.error().code != Errc::IoFailed)
-            raise(id, round::AggregationFailed{to_string(version.error())});
-        co_return version.error();
-    }
+    if (!version) co_return version.error();
     const Timestamp now = clock_.now();
     const store::RoundResult result{now, eval_loss_of(parts), train_loss_of(parts)};
     const store::VersionRow next = row_of(*version, base.row, now);
@@ -267,30 +257,26 @@ net::awaitable<Result<void>> Engine::close_round(JobId id, round::CloseRound eff
                                   {"train_loss", result.train_loss},
                                   {"version", next.digest.substr(0, 12)},
                                   {"step_bytes", next.encoded_bytes}});
-    FEDLLM_CO_TRY(const auto own, ledger_.parts(id, effect.round));
     changed_.cancel();
-    tasks_.spawn("settle version", settle_version(base.row, std::move(*version), ended_tasks(parts, own)));
+    tasks_.spawn("settle version", settle_version(id, effect.round, std::move(version->paths)));
     raise(id, round::RoundCommitted{effect.round, next.digest});
     co_return Result<void>{};
 }
 
-// Behind the first bytes of the version: its file is brought to the disk. Until that is done the updates it was
-// made of, and the residual, are kept.
-net::awaitable<Result<void>> Engine::settle_version(store::VersionRow base, NewVersion made,
-                                                    std::vector<TaskId> tasks) {
-    const auto synced = co_await net::offload(compute_, [&] { return versions_.sync(made.paths); });
+// Behind the first bytes of the version: its file is brought to the disk. Until that is done the updates it
+// was made of, and the residual, are kept.
+net::awaitable<Result<void>> Engine::settle_version(JobId id, RoundId round, std::vector<Path> paths) {
+    const auto synced = co_await net::offload(compute_, [&] { return versions_.sync(paths); });
     if (!hold(synced)) co_return synced;
-    if (ActiveJob* const job = find(base.job)) job->durable = true;
+    if (ActiveJob* const job = find(id)) job->durable = true;
     changed_.cancel();
+    FEDLLM_CO_TRY(const auto spent, spent_tasks(id, round));
     co_await net::offload(compute_, [&] {
-        if (base.residual_digest != made.residual.digest) {  // nothing will start from it again
-            versions_.remove(store::Attachment::Residual, base.residual_digest);
-        }
-        // Also what dropped clients had begun to send.
-        if (auto gone = spool_.remove(tasks); !gone) log::warn("spool", {{"reason", gone.error().message}});
+        if (auto gone = spool_.remove(spent); !gone) log::warn("spool", {{"reason", gone.error().message}});
         return true;
     });
-    co_return co_await write_newest_adapter(base.job);
+    tasks_.spawn("retention", expire(id, Sweep::Recent));
+    co_return co_await write_newest_adapter(id);
 }
 
 }  // namespace fedllm::server::engine

@@ -132,7 +132,8 @@ Result<NewVersion> coded_version(const job::JobSpec& job, const RoundSum& sum, c
     FEDLLM_TRY_VOID(stream->finish(versions, next));
     using store::Attachment;
     FEDLLM_TRY_VOID(versions.publish(Attachment::Step, std::move(step_file), next.step.digest));
-    FEDLLM_TRY(MappedFile left, versions.publish(Attachment::Residual, std::move(residual), next.residual.digest));
+    FEDLLM_TRY(MappedFile left,
+               versions.publish(Attachment::Residual, std::move(residual), next.residual.digest));
     next.residual_bytes = std::make_shared<const MappedFile>(std::move(left));
     next.paths.push_back(versions.path_of(Attachment::Step, next.step.digest));
     next.paths.push_back(versions.path_of(Attachment::Residual, next.residual.digest));
@@ -169,8 +170,8 @@ Result<RoundBase> open_base(const store::VersionRow& row, const store::Versions&
     return base;
 }
 
-Result<std::vector<std::byte>> advance(const codec::Spec& codec, const codec::Layout& layout, std::uint64_t key,
-                                       std::span<const float> base, std::span<float> step,
+Result<std::vector<std::byte>> advance(const codec::Spec& codec, const codec::Layout& layout,
+                                       std::uint64_t key, std::span<const float> base, std::span<float> step,
                                        const codec::Sink& version) {
     FEDLLM_TRY(auto encoded, codec::encode(codec::without_zeros(codec, step), layout, step, key));
     std::vector<float> next(codec::kSliceValuesMax);
@@ -198,12 +199,16 @@ Result<NewVersion> compute_version(const job::JobSpec& job, const RoundBase& bas
     return coded_version(job, sum, base, base_values, versions, elsewhere);
 }
 
+Path adapter_folder(const Path& state_directory, const JobId& id, std::uint32_t rounds_done) {
+    char name[32];
+    std::snprintf(name, sizeof name, "round-%04u", rounds_done);
+    return state_directory / "adapters" / id.get() / name;
+}
+
 Result<Path> write_adapter(const job::JobSpec& job, const JobId& id, std::uint32_t rounds_done,
                            const tensor::Manifest& manifest, std::span<const std::byte> version,
                            const Path& state_directory) {
-    char name[32];
-    std::snprintf(name, sizeof name, "round-%04u", rounds_done);
-    const Path folder = state_directory / "adapters" / id.get() / name;
+    const Path folder = adapter_folder(state_directory, id, rounds_done);
     FEDLLM_TRY_VOID(make_directories(folder));
     if (job.method == job::Method::Lora) {
         FEDLLM_TRY_VOID(formats::write_peft_adapter(folder, manifest, version, job.lora, job.base_model));

@@ -1,5 +1,5 @@
-// Closing a round: from the sum of its updates to the next version, exactly, as a stream over slices. No clock,
-// no network; runs on the pool.
+// Closing a round: from the sum of its updates to the next version, exactly, as a stream over slices. No
+// clock, no network; runs on the pool.
 #pragma once
 
 #include <cstddef>
@@ -18,8 +18,8 @@
 
 namespace fedllm::server::engine {
 
-// Verified bytes of a version or a step. Who shares: every connection that is sending them, the engine's cache,
-// and the round that starts from them.
+// Verified bytes of a version or a step. Who shares: every connection that is sending them, the engine's
+// cache, and the round that starts from them.
 using SharedVersion = std::shared_ptr<const MappedFile>;
 
 // What a round starts from.
@@ -57,11 +57,14 @@ Result<NewVersion> compute_version(const job::JobSpec& job, const RoundBase& bas
 // version := base + decoded(encoded(step)), element by element in f32, given to `version` in order; `step`
 // becomes what that leaves out of base + step, rounded once to f32. Returns the encoded bytes. `key` as for
 // codec::encode.
-Result<std::vector<std::byte>> advance(const codec::Spec& codec, const codec::Layout& layout, std::uint64_t key,
-                                       std::span<const float> base, std::span<float> step,
+Result<std::vector<std::byte>> advance(const codec::Spec& codec, const codec::Layout& layout,
+                                       std::uint64_t key, std::span<const float> base, std::span<float> step,
                                        const codec::Sink& version);
 
-// <state>/adapters/<job>/round-0007 (seven rounds done): a PEFT adapter, or model.safetensors for method
+// <state>/adapters/<job>/round-0007: of the version after seven rounds.
+Path adapter_folder(const Path& state_directory, const JobId& id, std::uint32_t rounds_done);
+
+// adapter_folder(), filled: a PEFT adapter, or model.safetensors for method
 // full; and the link `latest` beside it. Returns the folder.
 Result<Path> write_adapter(const job::JobSpec& job, const JobId& id, std::uint32_t rounds_done,
                            const tensor::Manifest& manifest, std::span<const std::byte> version,

@@ -1,4 +1,5 @@
 // The engine's half about downloads: which version a task starts from, by which steps, and their bytes.
+#include <algorithm>
 #include <vector>
 
 #include "common/net/offload.hpp"
@@ -24,11 +25,27 @@ void Engine::ask(ActiveJob& job, const round::AskClient& effect) {
     task.set_round(effect.round.get());
     task.set_model_digest(version->digest);
     task.set_model_bytes(version->bytes);
+    if (!hold(add_counted(effect, task))) return;
     const registry::Member* const member = registry_.find(effect.client);
     if (member != nullptr && member->can_decode(codec::name(job.spec.download.codec.id))) {
         if (!hold(add_steps(job, task))) return;
     }
     link->second->post(std::move(message));
+}
+
+// The newest of the client's updates that is counted, among rounds so few that a residual of theirs is still
+// of use: the client may not have heard the Verdict.
+Result<void> Engine::add_counted(const round::AskClient& effect, protocol::Task& task) const {
+    constexpr std::uint32_t kRoundsBack = 10;
+    const JobId job(task.job_id());
+    for (std::uint32_t back = 1; back <= std::min(kRoundsBack, effect.round.get()); ++back) {
+        const RoundId round(effect.round.get() - back);
+        FEDLLM_TRY(const auto part, ledger_.part(job, round, effect.client));
+        if (!part || part->status != store::PartStatus::Accepted) continue;
+        task.set_counted_task_id(part->task.get());
+        break;
+    }
+    return {};
 }
 
 // The last steps that lead to the task's version, oldest first, while they are fewer bytes than the version
@@ -37,6 +54,7 @@ Result<void> Engine::add_steps(const ActiveJob& job, protocol::Task& task) const
     FEDLLM_TRY(const auto latest, ledger_.latest_versions(job.id, protocol::kVersionStepsMax));
     std::size_t count = 0;
     for (std::uint64_t bytes = 0; count < latest.size() && !latest[count].base_digest.empty(); ++count) {
+        if (latest[count].removed) break;
         bytes += latest[count].encoded_bytes;
         if (bytes >= task.model_bytes()) break;
     }
@@ -64,6 +82,10 @@ net::awaitable<Result<SharedVersion>> Engine::version(std::string digest) {
     if (auto row = ledger_.version(digest); !step && !row) {
         version_cache_.erase(digest);
         co_return row.error();
+    } else if (!step && row->removed) {
+        co_return make_error(Errc::NotFound, "version " + digest.substr(0, 12) + " of job " + row->job.get() +
+                                                 " is not kept any more: retention.versions is " +
+                                                 std::to_string(options_.retention.versions));
     }
     auto mapped = co_await net::offload(compute_, [&] {
         return step ? versions_.map(store::Attachment::Step, digest) : versions_.map(digest);

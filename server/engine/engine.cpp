@@ -17,6 +17,10 @@ unsigned threads_or_cores(unsigned threads) {
     return threads > 0 ? threads : std::max(1u, std::thread::hardware_concurrency());
 }
 
+bool is_alive(const store::JobRow& row) {
+    return row.status == store::JobStatus::Running || row.status == store::JobStatus::Paused;
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Engine>> Engine::open(asio::any_io_executor strand, const EngineOptions& options,
@@ -56,19 +60,19 @@ Engine::Engine(asio::any_io_executor strand, const EngineOptions& options, const
 Engine::~Engine() = default;
 
 Result<void> Engine::start() {
+    started_ = clock_.now();
     tasks_.spawn("ticks", tick(), [this] { timer_.cancel(); });
     FEDLLM_TRY(const auto before, ledger_.jobs());
     for (const store::JobRow& row : before) {
-        const bool alive = row.status == store::JobStatus::Running || row.status == store::JobStatus::Paused;
-        if (alive) FEDLLM_TRY_VOID(check_newest(row));
+        if (is_alive(row)) FEDLLM_TRY_VOID(check_newest(row));
     }
     FEDLLM_TRY(const std::set<Path> counted, counted_updates());
     FEDLLM_TRY_VOID(spool_.prune(counted, ingest::Spool::Parts::Keep));
     FEDLLM_TRY(const auto rows, ledger_.jobs());
     for (const store::JobRow& row : rows) {
-        const bool alive = row.status == store::JobStatus::Running || row.status == store::JobStatus::Paused;
-        if (alive) FEDLLM_TRY_VOID(activate(row));
+        if (is_alive(row)) FEDLLM_TRY_VOID(activate(row));
     }
+    for (const store::JobRow& row : rows) tasks_.spawn("retention", expire(row.id, Sweep::Everything));
     return {};
 }
 
@@ -79,20 +83,6 @@ asio::awaitable<void> Engine::stop() {
 
 // -------------------------------------------------------------------------------------------------------------
 // jobs
-
-// What the spool has to keep; uploads cut in the middle stay besides, to be resumed.
-Result<std::set<Path>> Engine::counted_updates() const {
-    std::set<Path> paths;
-    FEDLLM_TRY(const auto rows, ledger_.jobs());
-    for (const store::JobRow& row : rows) {
-        FEDLLM_TRY(const auto parts, ledger_.contributions(row.id, row.round));
-        for (const store::PartRow& part : parts) {
-            if (part.status != store::PartStatus::Accepted) continue;
-            paths.insert(spool_.update_path(part.task, part.update_digest));
-        }
-    }
-    return paths;
-}
 
 // Takes a job up, or, where that cannot be (its file was damaged), ends it with the reason: it must not keep
 // the others from running.
@@ -199,6 +189,7 @@ void Engine::handle(const JobId& id, round::Event event) {
     for (const round::Effect& effect : transition.effects) apply(*job, effect);
     if (const auto client = round::client_of(event)) free_client(*job, *client);
     log_waiting(*job);
+    changed_.cancel();
     if (!round::is_over(job->state)) return;
     const auto freed = holders_;
     for (const auto& [client, holder] : freed) {
@@ -223,7 +214,7 @@ void Engine::apply(ActiveJob& job, const round::Effect& effect) {
             engine.free_client(job, e.client);
         }
         void operator()(const round::CloseRound& e) {
-            engine.tasks_.spawn("close round", engine.close(job.id, e),
+            engine.tasks_.spawn("close round", engine.close_round(job.id, e),
                                 [changed = &engine.changed_] { changed->cancel(); });
         }
         void operator()(const round::FinishJob& e) { engine.finish(job, e); }
@@ -326,7 +317,8 @@ void Engine::finish(const ActiveJob& job, const round::FinishJob& effect) {
         return;
     }
     const store::RoundResult result{clock_.now(), eval_loss_of(*parts), store::kNoLoss};
-    if (!hold(ledger_.finish_job(id, store::JobStatus::Finished, "", result))) return;
+    const std::string cause = "all " + std::to_string(job.spec.rounds) + " rounds are done";
+    if (!hold(ledger_.finish_job(id, store::JobStatus::Finished, cause, result))) return;
     if (!std::isnan(result.eval_loss)) metrics_.evaluated(id, result.eval_loss);
     metrics_.job_ended(id, "finished");
     log::info("job finished", {{"job", id.get()},
@@ -364,15 +356,6 @@ asio::awaitable<Result<void>> Engine::tick() {
     co_return Result<void>{};
 }
 
-void Engine::log_waiting(ActiveJob& job) {
-    if (job.state.phase == round::Phase::Finished) return;
-    round::Wait wait = round::wait_of(job.state, clock_.now());
-    if (wait.what == job.last_wait) return;
-    log::debug("waiting",
-               {{"job", job.id.get()}, {"reason", wait.reason}, {"for", wait.what}, {"next", wait.next}});
-    job.last_wait = std::move(wait.what);
-}
-
 bool Engine::hold(const Result<void>& done) {
     if (!done) on_fatal_(done.error());
     return done.has_value();
@@ -406,7 +389,7 @@ registry::SessionId Engine::join(const ClientId& client, const protocol::Hello& 
 }
 
 void Engine::leave(const ClientId& client, registry::SessionId session) {
-    if (!registry_.leave(client, session)) return;
+    if (!registry_.leave(client, session, clock_.now())) return;
     links_.erase(client);
     holders_.erase(client);
     std::vector<JobId> jobs;  // as in join()

@@ -24,10 +24,11 @@
 #include "server/engine/commit.hpp"
 #include "server/engine/intake.hpp"
 #include "server/engine/link.hpp"
+#include "server/engine/retention.hpp"
 #include "server/ingest/upload_memory.hpp"
 #include "server/observe/metrics.hpp"
 #include "server/registry/registry.hpp"
-#include "server/round/machine.hpp"
+#include "server/round/outlook.hpp"
 #include "server/store/ledger.hpp"
 #include "server/store/state_directory.hpp"
 #include "server/store/versions.hpp"
@@ -38,7 +39,8 @@ struct EngineOptions {
     Path state_directory;
     std::uint64_t upload_bytes_max = std::uint64_t{64} << 30;
     std::uint64_t upload_memory = std::uint64_t{256} << 20;  // of all uploads together
-    unsigned threads = 0;  // of the compute pool; 0: one per core
+    unsigned threads = 0;                                    // of the compute pool; 0: one per core
+    RetentionRules retention;
     // Where the pool's work runs instead, for simulated worlds.
     std::optional<net::asio::any_io_executor> compute{};
 };
@@ -95,6 +97,12 @@ public:
     net::awaitable<Result<JobId>> submit(protocol::SubmitJob request, ingest::Upload initial);
     Result<protocol::JobList> list_jobs() const;
     Result<protocol::JobReport> report(const JobId& id) const;
+    // Pause, resume, stop. Asking twice is as once; Stale for a job that is over.
+    Result<protocol::JobSummary> control(const std::string& operator_name,
+                                         const protocol::ControlJob& request);
+    Result<protocol::AuditRows> audit_rows(const protocol::AuditJob& request) const;  // one page
+    // Of a job ("j1"), one of its rounds ("j1/3"), or a client. NotFound.
+    Result<protocol::Because> why(const std::string& subject) const;
 
     // For simulated worlds, which check what is there against what they saw.
     const store::Ledger& ledger() const { return ledger_; }
@@ -117,10 +125,11 @@ private:
         std::string yaml;
         SharedShape shape;
         round::JobState state;
-        SharedSum sum;         // of the open round; null between rounds
-        RoundBase base;        // the newest version: what the open round starts from
-        bool durable = true;   // it is on the disk: before that nothing that starts from it is accepted
+        SharedSum sum;          // of the open round; null between rounds
+        RoundBase base;         // the newest version: what the open round starts from
+        bool durable = true;    // it is on the disk: before that nothing that starts from it is accepted
         std::string last_wait;  // what was last logged as waited for
+        std::string reason;     // the same in a word
         std::map<ClientId, LivePart> live;
         std::optional<Timestamp> wake;
         Timestamp last_opened{};  // its latest round
@@ -143,8 +152,12 @@ private:
 
     Result<void> activate(const store::JobRow& row);
     Result<std::unique_ptr<ActiveJob>> load(const store::JobRow& row) const;
-    Result<std::set<Path>> counted_updates() const;  // of the open rounds, in the spool
-    ActiveJob* find(const JobId& id) const;          // null once it is over
+    Result<std::set<Path>> counted_updates() const;  // of the open rounds and those kept for audits
+    Result<std::vector<TaskId>> spent_tasks(const JobId& id, RoundId round) const;
+    enum class Sweep { Recent, Everything };
+    net::awaitable<Result<void>> expire(JobId id, Sweep sweep);
+    Result<std::vector<Path>> spent_files(const JobId& id, const std::set<RoundId>& rounds) const;
+    ActiveJob* find(const JobId& id) const;  // null once it is over
     std::vector<ActiveJob*> offer_order() const;
 
     // Events are taken one after another: what follows from one while it is handled waits for its end.
@@ -159,6 +172,7 @@ private:
     void open_round(ActiveJob& job, const round::OpenRound& effect);
     void ask(ActiveJob& job, const round::AskClient& effect);
     Result<void> add_steps(const ActiveJob& job, protocol::Task& task) const;
+    Result<void> add_counted(const round::AskClient& effect, protocol::Task& task) const;
     void release(const ActiveJob& job, const round::Release& effect);
     void record(const ActiveJob& job, const round::RecordPart& effect);
     void record(ActiveJob& job, const round::RecordEvaluation& effect);
@@ -172,10 +186,9 @@ private:
     net::awaitable<Result<void>> add_spooled(SharedSum sum, Contribution one);
     net::awaitable<Result<void>> withdraw(SharedSum sum, Intake& intake, net::asio::any_io_executor line);
     net::awaitable<Result<SharedSum>> sum_of(ActiveJob& job, std::vector<Contribution> contributions);
-    net::awaitable<Result<void>> close(JobId id, round::CloseRound effect);
     net::awaitable<Result<void>> close_round(JobId id, round::CloseRound effect);
-    net::awaitable<Result<void>> settle_version(store::VersionRow base, NewVersion made,
-                                                std::vector<TaskId> tasks);
+    net::awaitable<Result<void>> make_version(JobId id, round::CloseRound effect);
+    net::awaitable<Result<void>> settle_version(JobId id, RoundId round, std::vector<Path> paths);
     net::awaitable<Result<void>> write_newest_adapter(JobId id);
     // Until `holds`, which is looked at whenever changed_ is cancelled; false when the task is being stopped.
     template <class Condition>
@@ -183,6 +196,14 @@ private:
     net::awaitable<Result<void>> tick();
     std::optional<Timestamp> next_wake() const;
     void log_waiting(ActiveJob& job);
+    Result<protocol::Because> why_job(const store::JobRow& row) const;
+    Result<protocol::Because> why_round(const store::JobRow& row, RoundId round) const;
+    Result<protocol::Because> why_client(const ClientId& client) const;
+    protocol::Because at_work(const ActiveJob& job, const registry::Member& member,
+                              const round::Expected& expected) const;
+    std::string idle_in(const ActiveJob& job, const registry::Member& member) const;
+    protocol::Because idle(const registry::Member& member) const;
+    Result<protocol::Because> away(const ClientId& client) const;
     bool hold(const Result<void>& done);  // false, and fatal, when the ledger failed
 
     Result<ParsedTask> parse_task(const ClientId& client, const std::string& task) const;
@@ -223,10 +244,11 @@ private:
     // Shared with who waits for a share, and with uploads in the hands of connections: see TakeBack.
     std::shared_ptr<ingest::UploadMemory> upload_memory_;
     std::shared_ptr<Engine*> self_;
-    std::map<Intake*, Upload> uploads_;  // until their last call has run
+    std::map<Intake*, Upload> uploads_;               // until their last call has run
     std::vector<std::unique_ptr<Intake>> left_over_;  // let go of while stopping
     std::deque<std::pair<JobId, round::Event>> events_;
     bool handling_ = false;
+    Timestamp started_{};  // this process
 };
 
 template <class Condition>

@@ -30,8 +30,8 @@ struct Entry {
 };
 
 // Lifecycle: begin, take until complete, then settle (which makes it durable), enter (to be sure where it is)
-// and keep; or discard. Destroyed without keep() it must have been withdrawn. Concurrency: one call at a time,
-// from any thread; Engine runs them on the compute pool.
+// and keep; or discard. Destroyed without keep() it must have been withdrawn. Concurrency: one call at a
+// time, from any thread; Engine runs them on the compute pool.
 class Intake {
 public:
     // Resumes at the bytes that are already on disk, which go into the sum as if they arrived again.
@@ -77,8 +77,8 @@ private:
     codec::CodecId codec_;
     ingest::UpdateValidator validator_;
     std::optional<ingest::Upload> upload_;  // set by begin()
-    std::uint64_t passed_ = 0;  // elements checked so far
-    Entry entry_;               // the sum they are in, and those to come
+    std::uint64_t passed_ = 0;              // elements checked so far
+    Entry entry_;                           // the sum they are in, and those to come
     UploadTarget target_;
     ingest::Claim claim_;
 };

@@ -58,12 +58,19 @@ void Engine::fill_summary(const store::JobRow& row, protocol::JobSummary& summar
     if (const auto spec = job::parse_job(row.yaml, row.id.get())) summary.set_rounds(spec->rounds);
     summary.set_model_digest(row.model_digest);
     summary.set_created_ms(to_ms(row.created));
-    if (row.status == store::JobStatus::Failed) {
-        summary.set_waiting_for(row.detail);
-    } else if (row.status == store::JobStatus::Running) {
-        const ActiveJob* const job = find(row.id);
-        if (job != nullptr) summary.set_waiting_for(round::waiting_for(job->state, clock_.now()));
+    summary.set_cause(row.detail);
+    const auto rounds = ledger_.rounds(row.id);
+    summary.set_chain(row.chain);
+    for (const auto& round : rounds ? *rounds : std::vector<store::RoundRow>()) {
+        if (!round.chain.empty()) summary.set_chain(round.chain);
     }
+    const ActiveJob* const job = find(row.id);
+    if (job == nullptr) return;
+    const Timestamp now = clock_.now();
+    const round::Wait wait = round::wait_of(job->state, now);
+    summary.set_waiting_for(round::waiting_for(job->state, now));
+    summary.set_waiting_reason(std::string(wait.reason));
+    summary.set_waiting_since_ms(to_ms(now - wait.since));
 }
 
 Result<protocol::JobList> Engine::list_jobs() const {

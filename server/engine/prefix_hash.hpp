@@ -15,8 +15,8 @@ namespace fedllm::server::engine {
 // Runs a function on another thread soon, or late, or never: help that nothing depends on.
 using Elsewhere = std::function<void(std::function<void()>)>;
 
-// Lifecycle: extend() as bytes become final, then finish() once; or destroyed before that. `bytes` may go when
-// it is gone. Concurrency: one writer; the helper is its own affair.
+// Lifecycle: extend() as bytes become final, then finish() once; or destroyed before that. `bytes` may go
+// when it is gone. Concurrency: one writer; the helper is its own affair.
 class PrefixHash {
 public:
     PrefixHash(std::span<const std::byte> bytes, const Elsewhere& elsewhere);

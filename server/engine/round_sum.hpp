@@ -39,8 +39,8 @@ struct Contribution {
 };
 Contribution contribution_of(const store::PartRow& part, const job::JobSpec& job);
 
-// Lifecycle: one per round. Concurrency: values() and add() from any thread; spoil() too; the rest on the control
-// strand.
+// Lifecycle: one per round. Concurrency: values() and add() from any thread; spoil() too; the rest on the
+// control strand.
 class RoundSum {
 public:
     RoundSum(SharedShape shape, tensor::FixedPoint scale, tensor::SumBits bits)
@@ -54,8 +54,8 @@ public:
     void count(const Contribution& one) { counted_[one.task] = one; }
     std::uint64_t total_weight() const;
 
-    // What of `all` is to be added still; it counts from now on. Nothing, and the sum is spoilt, when something
-    // is counted that is not among them.
+    // What of `all` is to be added still; it counts from now on. Nothing, and the sum is spoilt, when
+    // something is counted that is not among them.
     std::optional<std::vector<Contribution>> missing(const std::vector<Contribution>& all);
     // Adds the spooled update. An error spoils the sum, for nobody knows how much of it is in.
     Result<void> add(const Contribution& one, const ingest::Spool& spool);

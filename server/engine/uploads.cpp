@@ -106,11 +106,11 @@ bool Engine::may_upload(const UploadTarget& target, const protocol::Offer& offer
 
 // Where an update of this job goes now: nowhere while its round may not count it, or while no round is open.
 Entry Engine::entry_for(const ActiveJob& job, const UploadTarget& target, const ingest::Claim& claim) const {
-    const auto admitted = round::admits(job.state, target.round, target.client);
-    if (!job.sum || !admitted) return {};
+    const auto counted_in = round::admits(job.state, target.round, target.client);
+    if (!job.sum || !counted_in) return {};
     const std::uint64_t weight = job.spec.weighting == job::Weighting::Samples ? claim.samples : 1;
-    return {job.sum,
-            weight * job::staleness_weight(job.spec.aggregation, admitted->get() - target.round.get())};
+    const std::uint32_t staleness = counted_in->get() - target.round.get();
+    return {job.sum, weight * job::staleness_weight(job.spec.aggregation, staleness)};
 }
 
 net::awaitable<UploadUnderWay> Engine::on_offer(ClientId client, protocol::Offer offer, Link& reply) {
@@ -143,10 +143,10 @@ net::awaitable<UploadUnderWay> Engine::on_offer(ClientId client, protocol::Offer
     const auto memory = upload_memory_;
     Upload upload{net::asio::make_strand(compute_), {}, {}};
     const std::uint64_t decoder = codec::decoder_bytes(*ingest::codec_of(claim, rules), shape->layout);
-    upload.memory = memory->ask(protocol::FrameLimits{}.chunk_bytes_max + decoder,
-                                [engine = std::weak_ptr(self_)] {
-                                    if (const auto still = engine.lock()) (*still)->changed_.cancel();
-                                });
+    upload.memory =
+        memory->ask(protocol::FrameLimits{}.chunk_bytes_max + decoder, [engine = std::weak_ptr(self_)] {
+            if (const auto still = engine.lock()) (*still)->changed_.cancel();
+        });
     count_upload_memory();
     if (!co_await until([&] { return upload.memory.granted() && open(); })) co_return nullptr;
     count_upload_memory();
@@ -183,8 +183,7 @@ net::awaitable<UploadUnderWay> Engine::on_offer(ClientId client, protocol::Offer
 net::awaitable<Result<void>> Engine::take(Intake& intake, std::uint64_t offset,
                                           std::span<const std::byte> bytes) {
     metrics_.bytes_moved(intake.target().client, observe::Direction::Up, bytes.size());
-    auto taken =
-        co_await net::offload(uploads_.at(&intake).line, [&] { return intake.take(offset, bytes); });
+    auto taken = co_await net::offload(uploads_.at(&intake).line, [&] { return intake.take(offset, bytes); });
     if (ActiveJob* const job = find(intake.target().job)) {
         job->live[intake.target().client].bytes_up = intake.held();
     }
@@ -298,8 +297,8 @@ void Engine::put_off(const UploadTarget& target, const Error& error, Link& reply
     reply.end("the server cannot take the update now; offer it again");
 }
 
-// The bytes are on disk, and in the sum. From here to the ledger's commit nothing suspends, so the round cannot
-// close in between.
+// The bytes are on disk, and in the sum. From here to the ledger's commit nothing suspends, so the round
+// cannot close in between.
 void Engine::accept(Intake& intake, Link& reply) {
     const UploadTarget& target = intake.target();
     const ingest::Claim& claim = intake.claim();
@@ -343,7 +342,8 @@ void Engine::accept(Intake& intake, Link& reply) {
         hold(counted.error());  // whether it is counted, the next process reads from the disk
         return put_off(target, counted.error(), reply);
     }
-    if (*counted == store::Acceptance::AlreadyCounted) {  // by another connection, with its own bytes in the sum
+    if (*counted ==
+        store::Acceptance::AlreadyCounted) {  // by another connection, with its own bytes in the sum
         return post(reply, outcome(target.task, protocol::OUTCOME_ALREADY_ACCEPTED));
     }
     job->sum->count(contribution_of(row, job->spec));

@@ -77,6 +77,10 @@ Metrics::Metrics()
                       .Name("fedllm_jobs_ended_total")
                       .Help("Jobs that ended, by state")
                       .Register(registry_)),
+      job_waiting_(BuildGauge()
+                       .Name("fedllm_job_waiting")
+                       .Help("Always 1; what a job waits for is a label, see 'fedllm why'")
+                       .Register(registry_)),
       round_seconds_(BuildHistogram()
                          .Name("fedllm_round_seconds")
                          .Help("From the opening of a round to its commit")
@@ -114,8 +118,8 @@ void Metrics::connection_opened(std::string_view role) {
 void Metrics::connection_closed(std::string_view role) {
     connections_.Add({{"role", std::string(role)}}).Decrement();
 }
-void Metrics::connection_refused(Errc reason) {
-    connections_refused_.Add({{"reason", std::string(name(reason))}}).Increment();
+void Metrics::connection_refused(std::string_view reason) {
+    connections_refused_.Add({{"reason", std::string(reason)}}).Increment();
 }
 void Metrics::message_refused(Errc reason) {
     messages_refused_.Add({{"reason", std::string(name(reason))}}).Increment();
@@ -170,6 +174,14 @@ void Metrics::trained(const JobId& job, double loss) { train_loss_.Add(of_job(jo
 void Metrics::job_ended(const JobId& job, std::string_view state) {
     round_clients_.Add({{"job", job.get()}, {"state", "asked"}}).Set(0);  // nobody works for it any more
     jobs_ended_.Add({{"state", std::string(state)}}).Increment();
+}
+
+void Metrics::job_waiting(const JobId& job, std::string_view before, std::string_view now) {
+    const auto series = [&](std::string_view reason) -> prometheus::Gauge& {
+        return job_waiting_.Add({{"job", job.get()}, {"reason", std::string(reason)}});
+    };
+    if (!before.empty()) job_waiting_.Remove(&series(before));
+    if (!now.empty()) series(now).Set(1);
 }
 
 std::string Metrics::render() {

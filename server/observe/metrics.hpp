@@ -28,8 +28,8 @@ public:
 
     void connection_opened(std::string_view role);
     void connection_closed(std::string_view role);
-    void connection_refused(Errc reason);  // TLS, role, limits
-    void message_refused(Errc reason);     // malformed, out of order
+    void connection_refused(std::string_view reason);  // an error's name, or a limit's
+    void message_refused(Errc reason);                 // malformed, out of order
     void update_accepted(const JobId& job);
     void update_refused(const JobId& job, Errc reason);
     void update_repeated(const JobId& job);
@@ -38,7 +38,7 @@ public:
                            double residual_norm);
     void bytes_moved(const ClientId& client, Direction direction, std::uint64_t bytes);
     void wire_moved(const ClientId& client, std::uint64_t up,
-                    std::uint64_t down);  // of a connection that ended
+                    std::uint64_t down);                                  // of a connection that ended
     void upload_memory(std::uint64_t bytes_in_use, std::size_t waiting);  // limits.upload_memory
     void task_progress(const JobId& job, const ClientId& client, double fraction);
 
@@ -48,6 +48,9 @@ public:
     void evaluated(const JobId& job, double loss);
     void trained(const JobId& job, double loss);
     void job_ended(const JobId& job, std::string_view state);
+    // What a job waits for: one series of a job is there and is 1. Reasons are round::Reason's names; "" for
+    // none.
+    void job_waiting(const JobId& job, std::string_view before, std::string_view now);
 
     std::string render();  // the text exposition format, with process memory read just now
 
@@ -69,6 +72,7 @@ private:
     prometheus::Family<prometheus::Gauge>& eval_loss_;
     prometheus::Family<prometheus::Gauge>& train_loss_;
     prometheus::Family<prometheus::Counter>& jobs_ended_;
+    prometheus::Family<prometheus::Gauge>& job_waiting_;
     prometheus::Family<prometheus::Histogram>& round_seconds_;
     prometheus::Family<prometheus::Histogram>& aggregate_seconds_;
     prometheus::Gauge& upload_memory_bytes_;

@@ -18,18 +18,25 @@ std::optional<SessionId> Registry::join(Member member) {
     std::optional<SessionId> replaced;
     if (!is_new) replaced = place->second.session;
     place->second = std::move(member);
+    left_.erase(place->first);
     return replaced;
 }
 
-bool Registry::leave(const ClientId& client, SessionId session) {
+bool Registry::leave(const ClientId& client, SessionId session, Timestamp now) {
     if (!is_current(client, session)) return false;
     members_.erase(client);
+    left_[client] = now;
     return true;
 }
 
 const Member* Registry::find(const ClientId& client) const {
     const auto place = members_.find(client);
     return place == members_.end() ? nullptr : &place->second;
+}
+
+std::optional<Timestamp> Registry::left(const ClientId& client) const {
+    const auto place = left_.find(client);
+    return place == left_.end() ? std::nullopt : std::optional(place->second);
 }
 
 bool Registry::is_current(const ClientId& client, SessionId session) const {

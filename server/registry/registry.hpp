@@ -38,15 +38,17 @@ public:
     // The session this one replaces, if the client was connected already.
     std::optional<SessionId> join(Member member);
     // False when `session` is not the client's current one: an older connection's end changes nothing.
-    bool leave(const ClientId& client, SessionId session);
+    bool leave(const ClientId& client, SessionId session, Timestamp now);
 
     const Member* find(const ClientId& client) const;
+    std::optional<Timestamp> left(const ClientId& client) const;  // since when one that was here is away
     bool is_current(const ClientId& client, SessionId session) const;
     std::vector<ClientId> eligible(std::string_view base_model) const;  // sorted by name
     const std::map<ClientId, Member>& members() const { return members_; }
 
 private:
     std::map<ClientId, Member> members_;
+    std::map<ClientId, Timestamp> left_;  // as many as there are certificates
     std::uint64_t last_session_ = 0;
 };
 

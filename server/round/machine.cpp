@@ -481,11 +481,12 @@ Result<RoundId> admits(const JobState& state, RoundId round, const ClientId& cli
         return make_error(Errc::Stale,
                           what + " is not open; the job is at round " + std::to_string(state.round.get()));
     }
+    const bool asked = part != nullptr && part->state == PartState::Asked;
     if (state.phase != Phase::Training) return make_error(Errc::Stale, what + " takes no more updates");
     if (state.parts.count(PartState::Accepted) >= goal(state.rules)) {
         return make_error(Errc::Stale, what + " has all updates that it counts");  // a pause keeps it open
     }
-    if (part == nullptr || part->state != PartState::Asked) {
+    if (!asked) {
         return make_error(Errc::Stale, what + ": no update of " + client.get() + " is expected");
     }
     return state.round;

@@ -71,14 +71,30 @@ public:
     // The parts counted in a round's sum, sorted by client and then by the round they started from.
     Result<std::vector<PartRow>> contributions(const JobId& job, RoundId round) const;
     Result<std::optional<PartRow>> part(const JobId& job, RoundId round, const ClientId& client) const;
+    Result<std::optional<Timestamp>> last_answer(
+        const ClientId& client) const;  // its latest update, of any job
 
     Result<VersionRow> version(std::string_view digest) const;  // NotFound
     Result<VersionRow> version(const JobId& job,
-                               RoundId round) const;                 // that the round starts from; NotFound
-    Result<VersionRow> step(std::string_view encoded_digest) const;  // the version it leads to; NotFound
-    Result<std::vector<VersionRow>> versions(const JobId& job) const;
+                               RoundId round) const;                   // that the round starts from; NotFound
+    Result<VersionRow> step(std::string_view encoded_digest) const;    // the version it leads to; NotFound
+    Result<std::vector<VersionRow>> versions(const JobId& job) const;  // the initial one first
     Result<std::vector<VersionRow>> latest_versions(const JobId& job,
                                                     std::size_t count) const;  // newest first
+
+    // Retention. The rows stay; their files are about to go.
+    Result<void> remove_versions(const JobId& job, std::span<const RoundId> rounds, Timestamp now);
+    // Whether any job still needs the files that `version` names. A residual is needed by the round that
+    // starts from it, and by audits of the last `rounds` rounds. What has no name is not there to be removed:
+    // it counts as needed.
+    struct Needed {
+        bool version = true;
+        bool step = true;
+        bool residual = true;
+    };
+    Result<Needed> needed(const VersionRow& version, std::uint32_t rounds) const;
+    // The oldest version that somebody's task starts from; nothing when nobody is asked.
+    Result<std::optional<RoundId>> oldest_asked(const JobId& job) const;
 
 private:
     explicit Ledger(std::unique_ptr<Database> database) : database_(std::move(database)) {}

@@ -197,9 +197,9 @@ Result<std::vector<VersionRow>> read_versions(Statement& select) {
 }  // namespace
 
 Result<VersionRow> Ledger::version(std::string_view digest) const {
-    FEDLLM_TRY(Statement select, database_->prepare("SELECT " FEDLLM_VERSION_COLUMNS
-                                                    " FROM versions WHERE digest = ? ORDER BY created_ms "
-                                                    "LIMIT 1"));
+    FEDLLM_TRY(Statement select,
+               database_->prepare("SELECT " FEDLLM_VERSION_COLUMNS " FROM versions WHERE digest = ? "
+                                  "ORDER BY removed_ms IS NOT NULL, created_ms LIMIT 1"));
     FEDLLM_TRY(const bool found, select.bind(digest).step());
     if (!found) return make_error(Errc::NotFound, "there is no model version '" + std::string(digest) + "'");
     return read_version(select);
@@ -234,6 +234,52 @@ Result<std::vector<VersionRow>> Ledger::latest_versions(const JobId& job, std::s
                database_->prepare("SELECT " FEDLLM_VERSION_COLUMNS
                                   " FROM versions WHERE job_id = ? ORDER BY round DESC LIMIT ?"));
     return read_versions(select.bind(job.get()).bind(std::uint64_t{count}));
+}
+
+Result<std::optional<Timestamp>> Ledger::last_answer(const ClientId& client) const {
+    FEDLLM_TRY(Statement select, database_->prepare("SELECT MAX(accepted_ms) FROM parts WHERE client = ?"));
+    FEDLLM_TRY_VOID(select.bind(client.get()).run());
+    if (select.is_null(0)) return std::optional<Timestamp>();
+    return std::optional(time_of(select.integer(0)));
+}
+
+Result<void> Ledger::remove_versions(const JobId& job, std::span<const RoundId> rounds, Timestamp now) {
+    FEDLLM_TRY(Transaction transaction, Transaction::begin(*database_));
+    for (const RoundId round : rounds) {
+        FEDLLM_TRY(Statement update,
+                   database_->prepare("UPDATE versions SET removed_ms = ? WHERE job_id = ? AND round = ?"));
+        FEDLLM_TRY_VOID(update.bind(milliseconds(now)).bind(job.get()).bind(round.get()).run());
+    }
+    return transaction.commit();
+}
+
+Result<Ledger::Needed> Ledger::needed(const VersionRow& version, std::uint32_t rounds) const {
+    Needed needed;
+    {
+        FEDLLM_TRY(Statement select, database_->prepare("SELECT 1 FROM versions WHERE digest = ? AND "
+                                                        "removed_ms IS NULL LIMIT 1"));
+        FEDLLM_TRY(needed.version, select.bind(version.digest).step());
+    }
+    if (!version.encoded_digest.empty()) {
+        FEDLLM_TRY(Statement select, database_->prepare("SELECT 1 FROM versions WHERE encoded_digest = ? AND "
+                                                        "removed_ms IS NULL LIMIT 1"));
+        FEDLLM_TRY(needed.step, select.bind(version.encoded_digest).step());
+    }
+    if (!version.residual_digest.empty()) {
+        FEDLLM_TRY(Statement select,
+                   database_->prepare("SELECT 1 FROM versions JOIN jobs USING (job_id) WHERE "
+                                      "residual_digest = ? AND versions.round + ? >= jobs.round LIMIT 1"));
+        FEDLLM_TRY(needed.residual, select.bind(version.residual_digest).bind(rounds).step());
+    }
+    return needed;
+}
+
+Result<std::optional<RoundId>> Ledger::oldest_asked(const JobId& job) const {
+    FEDLLM_TRY(Statement select,
+               database_->prepare("SELECT MIN(round) FROM parts WHERE job_id = ? AND state = 'asked'"));
+    FEDLLM_TRY_VOID(select.bind(job.get()).run());
+    if (select.is_null(0)) return std::optional<RoundId>();
+    return std::optional(RoundId(static_cast<std::uint32_t>(select.integer(0))));
 }
 
 }  // namespace fedllm::server::store

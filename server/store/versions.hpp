@@ -1,6 +1,7 @@
 // Model versions as files: <state>/versions/<digest>.safetensors, whose name is the SHA-256 of its bytes.
-// Written to a temporary file, synced, renamed (a round's in the other order: see publish); never changed. Read back only after the bytes were
-// hashed. Beside them, named and treated alike, what belongs to a version under a download codec:
+// Written to a temporary file, synced, renamed (a round's in the other order: see publish); never changed.
+// Read back only after the bytes were hashed. Beside them, named and treated alike, what belongs to a version
+// under a download codec:
 //   <digest>.step      the encoded difference from the version before, as clients fetch it
 //   <digest>.residual  what the published versions have left out so far: f32, little-endian, manifest order
 #pragma once
@@ -36,7 +37,8 @@ public:
 
     std::span<std::byte> bytes() const { return mapping_->bytes(); }  // shows what was written, too
     Result<void> write(std::uint64_t offset, std::span<const std::byte> bytes) {
-        return file_->write(offset, bytes);  // for long runs in order this is cheaper than the map's page faults
+        return file_->write(offset,
+                            bytes);  // for long runs in order this is cheaper than the map's page faults
     }
 
 private:
@@ -67,11 +69,12 @@ public:
     // Verified bytes, for sending. NotFound; DigestMismatch when the disk has changed them.
     Result<MappedFile> map(std::string_view digest) const;
     Result<tensor::ParamSet> read(std::string_view digest) const;
-    Result<tensor::Manifest> manifest(std::string_view digest) const;  // the names and shapes alone; not verified
+    Result<tensor::Manifest> manifest(
+        std::string_view digest) const;  // the names and shapes alone; not verified
 
     Result<UnnamedFile> create(std::uint64_t bytes) const;
-    // The file is found by its digest, which is the caller's word, from now on. What a power cut leaves of it is
-    // uncertain until sync() has returned; map() notices.
+    // The file is found by its digest, which is the caller's word, from now on. What a power cut leaves of it
+    // is uncertain until sync() has returned; map() notices.
     Result<MappedFile> publish(UnnamedFile file, std::string_view digest) const;
     Result<MappedFile> publish(Attachment kind, UnnamedFile file, std::string_view digest) const;
     Result<void> sync(std::span<const Path> published) const;

@@ -24,7 +24,7 @@ std::set<std::string> names_served() {
     const JobId job("j1");
     const ClientId client("library");
     metrics.connection_opened("client");
-    metrics.connection_refused(Errc::PeerUntrusted);
+    metrics.connection_refused("peer_untrusted");
     metrics.message_refused(Errc::Malformed);
     metrics.update_accepted(job);
     metrics.update_refused(job, Errc::Malformed);
@@ -34,6 +34,7 @@ std::set<std::string> names_served() {
     metrics.round_committed(job, 1, 1, 3);
     metrics.evaluated(job, 1);
     metrics.trained(job, 1);
+    metrics.job_waiting(job, "", "updates");
     metrics.job_ended(job, "finished");
     return names_in(metrics.render());
 }
@@ -59,6 +60,17 @@ TEST(Alerts, EveryRuleAsksForMetricsTheServerHas) {
     const auto asked = names_in(read_file("deploy/prometheus/alerts.yml").value());
     EXPECT_GT(asked.size(), 4u);
     for (const std::string& name : asked) EXPECT_TRUE(served.contains(name)) << name;
+}
+
+TEST(Metrics, AJobWaitsForOneThingAtATime) {
+    Metrics metrics;
+    const JobId job("j1");
+    metrics.job_waiting(job, "", "clients");
+    metrics.job_waiting(job, "clients", "updates");
+    EXPECT_NE(metrics.render().find("fedllm_job_waiting{job=\"j1\",reason=\"updates\"} 1"), std::string::npos);
+    EXPECT_EQ(metrics.render().find("reason=\"clients\""), std::string::npos) << "an old reason stays";
+    metrics.job_waiting(job, "updates", "");
+    EXPECT_EQ(metrics.render().find("fedllm_job_waiting{"), std::string::npos) << "a job that is over waits";
 }
 
 TEST(Metrics, AJobThatEndedAsksNobody) {

@@ -62,6 +62,16 @@ Federation::~Federation() {
     if (testing::Test::HasFailure()) std::fputs(log().c_str(), stderr);
 }
 
+void Federation::configure(const std::function<void(server::app::ServerConfig&)>& change) {
+    auto config = server::app::load_server_config(hub_ / "server.yaml");
+    ASSERT_TRUE(config) << to_string(config.error());
+    change(*config);
+    const auto text = server::app::print_server_config(*config, config::Comments::No);
+    ASSERT_TRUE(write_file_atomically(hub_ / "server.yaml", text));
+}
+
+void Federation::hang_up() const { ::kill(server_, SIGHUP); }
+
 void Federation::start() {
     const std::string log_file = root_.path() / "server.log", config = hub_ / "server.yaml";
     posix_spawn_file_actions_t files;

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <sys/types.h>
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -15,6 +16,7 @@
 #include "common/net/channel.hpp"
 #include "common/net/connect.hpp"
 #include "common/tensor/param_set.hpp"
+#include "server/app/server_config.hpp"
 #include "tests/support/temp_dir.hpp"
 #include "tools/federation/operator_link.hpp"
 
@@ -32,9 +34,12 @@ public:
     Federation(const Federation&) = delete;
     Federation& operator=(const Federation&) = delete;
 
+    // Before start(): changes server.yaml.
+    void configure(const std::function<void(server::app::ServerConfig&)>& change);
     void start();
-    void kill();      // SIGKILL
-    int terminate();  // SIGTERM; the exit status, or -1 when it took more than 5 seconds
+    void kill();           // SIGKILL
+    void hang_up() const;  // SIGHUP
+    int terminate();       // SIGTERM; the exit status, or -1 when it took more than 5 seconds
 
     net::TlsFiles invite(const std::string& name);
     Result<std::unique_ptr<tools::federation::OperatorLink>> operator_link() const;
@@ -47,6 +52,7 @@ public:
 
     const Path& folder() const { return hub_; }
     std::uint16_t port() const { return port_; }
+    pid_t process() const { return server_; }
 
 private:
     bool ended(Duration patience, int& status);

@@ -3,7 +3,7 @@
 
 #include <sys/resource.h>
 
-#include <chrono>
+#include "common/base/clock.hpp"
 
 namespace fedllm::tools::bench {
 
@@ -14,10 +14,7 @@ struct Cost {
 
 class Stopwatch {
 public:
-    Cost cost() const {
-        const std::chrono::duration<double> wall = std::chrono::steady_clock::now() - began_;
-        return {wall.count(), core_seconds() - core_began_};
-    }
+    Cost cost() const { return {monotonic_seconds() - began_, core_seconds() - core_began_}; }
     double seconds() const { return cost().seconds; }
 
 private:
@@ -30,7 +27,7 @@ private:
         return of(usage.ru_utime) + of(usage.ru_stime);
     }
 
-    std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
+    double began_ = monotonic_seconds();
     double core_began_ = core_seconds();
 };
 

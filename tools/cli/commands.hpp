@@ -17,7 +17,10 @@ struct Chosen {
 
 void add_init(CLI::App& app, Chosen& chosen);
 void add_invite(CLI::App& app, Chosen& chosen);
+void add_revoke(CLI::App& app, Chosen& chosen);
 void add_job(CLI::App& app, Chosen& chosen);
+void add_why(CLI::App& app, Chosen& chosen);
+void add_audit(CLI::App& app, Chosen& chosen);
 void add_export(CLI::App& app, Chosen& chosen);
 void add_train(CLI::App& app, Chosen& chosen);
 void add_eval(CLI::App& app, Chosen& chosen);
@@ -25,6 +28,7 @@ void add_generate(CLI::App& app, Chosen& chosen);
 void add_pull(CLI::App& app, Chosen& chosen);
 void add_check(CLI::App& app, Chosen& chosen);
 void add_tokenizer(CLI::App& app, Chosen& chosen);
+void add_bench(CLI::App& app, Chosen& chosen);
 void add_config(CLI::App& app, Chosen& chosen);
 
 std::string configuration_reference();  // configs/REFERENCE.md

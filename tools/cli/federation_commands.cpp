@@ -1,4 +1,4 @@
-// fedllm init, invite: certificates and configuration files.
+// fedllm init, invite, revoke: certificates and configuration files.
 #include <cstdio>
 #include <memory>
 
@@ -6,6 +6,7 @@
 #include "tools/cli/commands.hpp"
 #include "tools/cli/output.hpp"
 #include "tools/federation/authority.hpp"
+#include "tools/federation/revocation.hpp"
 
 namespace fedllm::tools::cli {
 
@@ -65,6 +66,41 @@ void add_invite(CLI::App& app, Chosen& chosen) {
                     "bundle for %s in %s\n  next, at the site: fill in models and data in client.yaml, then\n"
                     "        fedllm-client --config client.yaml\n",
                     options->name.c_str(), bundle.c_str());
+            }
+            return {};
+        };
+    });
+}
+
+void add_revoke(CLI::App& app, Chosen& chosen) {
+    auto options = std::make_shared<federation::RevokeOptions>();
+    auto folder = std::make_shared<std::string>("hub"), certificate = std::make_shared<std::string>(),
+         crl = std::make_shared<std::string>();
+    auto* command = app.add_subcommand("revoke", "Take the certificates of a site or an operator back");
+    command->footer(
+        "A running server reads the list within seconds (tls.crl, tls.reload_every) and disconnects whom it "
+        "names.\n"
+        "'fedllm invite NAME --out FOLDER' lets the site in again, with a new key.");
+    command->add_option("name", options->name, "name of the site or operator")->required();
+    command->add_option("--dir", *folder, "folder that 'fedllm init' made")->capture_default_str();
+    command->add_option("--certificate", *certificate,
+                        "take only this certificate back, not all of the name");
+    command->add_option("--crl", *crl,
+                        "the list (default: DIR/crl.pem); copy it to where the server reads it");
+    command->callback([options, folder, certificate, crl, &chosen] {
+        chosen.run = [options, folder, certificate, crl, &chosen]() -> Result<void> {
+            options->folder = *folder;
+            options->certificate = *certificate;
+            options->crl = *crl;
+            FEDLLM_TRY(const auto revoked, federation::revoke_member(*options, SystemClock().now()));
+            if (chosen.json) {
+                const Json result{{"name", options->name},
+                                  {"crl", revoked.crl.string()},
+                                  {"certificates", revoked.certificates}};
+                std::printf("%s\n", result.dump(2).c_str());
+            } else {
+                std::printf("%s: %zu certificate%s taken back\n  list: %s\n", options->name.c_str(),
+                            revoked.certificates, revoked.certificates == 1 ? "" : "s", revoked.crl.c_str());
             }
             return {};
         };

@@ -1,4 +1,4 @@
-// fedllm job submit|list|show: what an operator asks of the server.
+// fedllm job submit|list|show|pause|resume|stop: what an operator asks of the server.
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -70,6 +70,8 @@ Json to_json(const protocol::JobSummary& job) {
             {"rounds", job.rounds()},
             {"model_digest", job.model_digest()},
             {"waiting_for", job.waiting_for()},
+            {"cause", job.cause()},
+            {"chain", job.chain()},
             {"created_ms", job.created_ms()}};
 }
 
@@ -128,6 +130,7 @@ std::string render(const protocol::JobReport& report) {
     std::string text = job.job_id() + "  " + job.name() + "  " + job.state() + "  round " +
                        std::to_string(job.round()) + "/" + std::to_string(job.rounds()) + "\n";
     if (!job.waiting_for().empty()) text += "waiting for " + job.waiting_for() + "\n";
+    if (!job.cause().empty()) text += job.state() + ": " + job.cause() + "\n";
     std::vector<std::vector<std::string>> rows;
     for (const auto& round : report.rounds()) {
         const bool final = round.round() == job.rounds();
@@ -208,10 +211,10 @@ Result<void> follow(OperatorLink& link, const JobId& id) {
     for (;;) {
         FEDLLM_TRY(const auto report, link.show_job(id));
         follower.show(report);
-        if (report.summary().state() == "finished") return {};
-        if (report.summary().state() != "running") {
-            return make_error(Errc::Internal, id.get() + " " + report.summary().state() + ": " +
-                                                  report.summary().waiting_for());
+        const std::string& state = report.summary().state();
+        if (state == "finished") return {};
+        if (state != "running" && state != "paused") {
+            return make_error(Errc::Cancelled, id.get() + " " + state + ": " + report.summary().cause());
         }
         std::this_thread::sleep_for(std::chrono::milliseconds(500));
     }
@@ -243,12 +246,53 @@ Result<void> list(const std::string& hub, bool json) {
     std::vector<std::vector<std::string>> rows;
     for (const auto& job : jobs.jobs()) {
         rows.push_back({job.job_id(), job.name(), job.state(),
-                        std::to_string(job.round()) + "/" + std::to_string(job.rounds()), job.waiting_for()});
+                        std::to_string(job.round()) + "/" + std::to_string(job.rounds()),
+                        job.waiting_for().empty() ? job.cause() : job.waiting_for()});
     }
-    std::fputs(rows.empty() ? "no jobs yet; see 'fedllm job submit --help'\n"
-                            : table({"job", "name", "state", "round", "waiting for"}, rows).c_str(),
+    std::fputs(rows.empty()
+                   ? "no jobs yet; see 'fedllm job submit --help'\n"
+                   : table({"job", "name", "state", "round", "waiting for, or why it ended"}, rows).c_str(),
                stdout);
     return {};
+}
+
+Result<void> control(const std::string& id, const std::string& hub, protocol::JobAction action,
+                     const std::string& cause, bool json) {
+    FEDLLM_TRY(const auto link, connect(hub));
+    FEDLLM_TRY(const auto job, link->control_job(JobId(id), action, cause));
+    if (json) {
+        std::printf("%s\n", to_json(job).dump(2).c_str());
+    } else {
+        std::printf("%s is %s%s%s\n", job.job_id().c_str(), job.state().c_str(),
+                    job.waiting_for().empty() ? "" : ", waiting for ", job.waiting_for().c_str());
+    }
+    return {};
+}
+
+struct Control {
+    const char* verb;
+    protocol::JobAction action;
+    const char* help;
+};
+constexpr Control kControls[] = {
+    {"pause", protocol::JOB_ACTION_PAUSE, "Call its tasks back; what is accepted stays counted"},
+    {"resume", protocol::JOB_ACTION_RESUME, "Go on where it was paused"},
+    {"stop", protocol::JOB_ACTION_STOP, "End it for good; its versions stay"}};
+
+void add_controls(CLI::App& job, const std::shared_ptr<std::string>& hub,
+                  const std::shared_ptr<std::string>& id, Chosen& chosen) {
+    auto cause = std::make_shared<std::string>();
+    for (const Control& control_of : kControls) {
+        auto* command = job.add_subcommand(control_of.verb, control_of.help);
+        command->add_option("job", *id, "id of the job, such as j1")->required();
+        if (control_of.action != protocol::JOB_ACTION_RESUME) {
+            command->add_option("--cause", *cause, "why, in words: 'job show' and the log say it");
+        }
+        command->add_option("--dir", *hub, "folder that 'fedllm init' made")->capture_default_str();
+        command->callback([=, &chosen, action = control_of.action] {
+            chosen.run = [=, &chosen] { return control(*id, *hub, action, *cause, chosen.json); };
+        });
+    }
 }
 
 }  // namespace
@@ -258,7 +302,8 @@ void add_job(CLI::App& app, Chosen& chosen) {
     auto text = std::make_shared<std::string>();
     auto model = std::make_shared<std::string>();
     auto following = std::make_shared<bool>(false);
-    auto* job = app.add_subcommand("job", "Submit jobs to the server and see how they stand");
+    auto* job =
+        app.add_subcommand("job", "Submit jobs to the server, see how they stand, pause and stop them");
     job->require_subcommand(1);
 
     auto* submit_command = job->add_subcommand("submit", "Submit a job file; prints the job's id");
@@ -279,6 +324,7 @@ void add_job(CLI::App& app, Chosen& chosen) {
     show_command->callback(
         [=, &chosen] { chosen.run = [=, &chosen] { return show(*text, *hub, *following, chosen.json); }; });
 
+    add_controls(*job, hub, text, chosen);
     for (auto* command : {submit_command, list_command, show_command}) {
         command->add_option("--dir", *hub, "folder that 'fedllm init' made")->capture_default_str();
     }

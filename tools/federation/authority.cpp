@@ -4,7 +4,8 @@
 #include <filesystem>
 
 #include "client/agent/client_config.hpp"
-#include "common/net/certificates.hpp"
+#include "common/net/revocation.hpp"
+#include "common/net/tls.hpp"
 #include "server/app/server_config.hpp"
 #include "tools/federation/operator_config.hpp"
 
@@ -23,7 +24,18 @@ Result<void> write_credentials(const Path& folder, const std::string& stem,
     return write_file_atomically(folder / (stem + ".crt"), credentials.certificate_pem);
 }
 
+// The record from which `fedllm revoke` knows what to take back, whoever holds the bundle.
+Result<void> record_issued(const Path& folder, const std::string& certificate_pem) {
+    FEDLLM_TRY(const auto facts, net::read_certificate(certificate_pem));
+    FEDLLM_TRY_VOID(make_directories(folder / "issued"));
+    const std::string name = facts.identity.name.get() + "-" + facts.identity.fingerprint.substr(0, 16);
+    return write_file_atomically(folder / "issued" / (name + ".crt"), certificate_pem);
+}
+
+}  // namespace
+
 Result<net::Credentials> read_authority(const Path& folder) {
+    FEDLLM_TRY_VOID(net::check_key_file(folder / "ca.key"));
     auto certificate = read_file(folder / "ca.crt");
     auto key = read_file(folder / "ca.key");
     if (!certificate || !key) {
@@ -33,8 +45,6 @@ Result<net::Credentials> read_authority(const Path& folder) {
     }
     return net::Credentials{*certificate, *key};
 }
-
-}  // namespace
 
 Result<void> init_federation(const InitOptions& options, Timestamp now) {
     const Path& folder = options.folder;
@@ -65,7 +75,10 @@ Result<void> init_federation(const InitOptions& options, Timestamp now) {
 
     FEDLLM_TRY_VOID(write_credentials(folder, "server", server_credentials));
     FEDLLM_TRY_VOID(write_credentials(folder, "operator", operator_credentials));
+    FEDLLM_TRY(const auto nobody, net::revoke(authority, "", {}, now));
+    FEDLLM_TRY_VOID(write_file_atomically(folder / "crl.pem", nobody.crl_pem));
     server::app::ServerConfig config;
+    config.tls.crl = "crl.pem";
     config.listen.port = options.port;
     config.admin.port = options.admin_port;
     FEDLLM_TRY_VOID(
@@ -99,6 +112,7 @@ Result<Path> invite_client(const InviteOptions& options, Timestamp now) {
                                           .addresses = {},
                                           .validity = net::valid_for(now, options.days)};
     FEDLLM_TRY(const auto credentials, net::issue_certificate(authority, request));
+    FEDLLM_TRY_VOID(record_issued(options.folder, credentials.certificate_pem));
     FEDLLM_TRY_VOID(write_credentials(out, "client", credentials));
     FEDLLM_TRY_VOID(write_file_atomically(out / "ca.crt", authority.certificate_pem));
     client::agent::ClientConfig config = client::agent::example_client_config();

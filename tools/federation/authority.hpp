@@ -1,6 +1,7 @@
 // The federation's own certificate authority, in a folder: what `fedllm init` makes and `fedllm invite` uses.
 //
 //   ca.crt ca.key             the authority; ca.key signs, keep it off the server if you can
+//   crl.pem issued/           the certificates taken back by `fedllm revoke`; every one that `invite` issued
 //   server.crt server.key server.yaml
 //   operator.crt operator.key operator.yaml
 //   clients/NAME/             one bundle per site: ca.crt client.crt client.key client.yaml
@@ -13,6 +14,7 @@
 #include "common/base/clock.hpp"
 #include "common/base/files.hpp"
 #include "common/base/result.hpp"
+#include "common/net/certificates.hpp"
 
 namespace fedllm::tools::federation {
 
@@ -37,5 +39,8 @@ struct InviteOptions {
 
 // Returns the bundle's folder.
 Result<Path> invite_client(const InviteOptions& options, Timestamp now);
+
+// ca.crt and ca.key. PermissionDenied when others can read the key: whoever has it can let anyone in.
+Result<net::Credentials> read_authority(const Path& folder);
 
 }  // namespace fedllm::tools::federation

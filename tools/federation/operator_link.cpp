@@ -122,6 +122,53 @@ Result<protocol::JobReport> OperatorLink::show_job(const JobId& id) {
     return std::move(*answered.mutable_job_report());
 }
 
+Result<protocol::JobSummary> OperatorLink::control_job(const JobId& id, protocol::JobAction action,
+                                                       const std::string& cause) {
+    protocol::ClientMessage request;
+    request.mutable_control_job()->set_job_id(id.get());
+    request.mutable_control_job()->set_action(action);
+    request.mutable_control_job()->set_cause(cause);
+    FEDLLM_TRY(auto answered, run(ask(std::move(request))));
+    return std::move(*answered.mutable_job_controlled()->mutable_summary());
+}
+
+Result<protocol::Because> OperatorLink::why(const std::string& subject) {
+    protocol::ClientMessage request;
+    request.mutable_why()->set_subject(subject);
+    FEDLLM_TRY(auto answered, run(ask(std::move(request))));
+    return std::move(*answered.mutable_because());
+}
+
+Result<protocol::AuditRows> OperatorLink::audit_rows(const JobId& id) {
+    protocol::AuditRows all;
+    do {
+        protocol::ClientMessage request;
+        request.mutable_audit_job()->set_job_id(id.get());
+        const int known = all.rounds_size();
+        if (known > 0) {
+            const auto& last = all.rounds(known - 1);
+            request.mutable_audit_job()->set_round(last.round());
+            request.mutable_audit_job()->set_contributions(
+                static_cast<std::uint32_t>(last.contributions_size()));
+        }
+        FEDLLM_TRY(auto answered, run(ask(std::move(request))));
+        auto page = std::move(*answered.mutable_audit_rows());
+        // The page's first round goes on where the one before ended.
+        auto& rounds = *page.mutable_rounds();
+        if (known > 0 && !rounds.empty() && rounds[0].round() == all.rounds(known - 1).round()) {
+            all.mutable_rounds(known - 1)->mutable_contributions()->MergeFrom(rounds[0].contributions());
+            rounds.DeleteSubrange(0, 1);
+        } else if (known > 0 && page.more()) {
+            return make_error(Errc::OutOfOrder, "the server's pages of rows do not follow each other");
+        }
+        all.mutable_rounds()->MergeFrom(rounds);
+        page.clear_rounds();
+        all.MergeFrom(page);
+        all.set_more(page.more());
+    } while (all.more());
+    return all;
+}
+
 Result<std::vector<std::byte>> OperatorLink::fetch(const std::string& digest) {
     return run(fetch_version(digest));
 }

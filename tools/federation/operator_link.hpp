@@ -24,6 +24,10 @@ public:
     Result<JobId> submit(const std::string& job, std::span<const std::byte> initial);
     Result<protocol::JobList> list_jobs();
     Result<protocol::JobReport> show_job(const JobId& id);
+    Result<protocol::JobSummary> control_job(const JobId& id, protocol::JobAction action,
+                                             const std::string& cause);
+    Result<protocol::Because> why(const std::string& subject);
+    Result<protocol::AuditRows> audit_rows(const JobId& id);  // all pages as one
     Result<std::vector<std::byte>> fetch(const std::string& digest);
 
 private:

@@ -59,6 +59,8 @@ TEST(ClientConfig, ErrorsNameFileKeyAndWhatToDo) {
         std::string::npos);
     EXPECT_NE(error_of(kLeast + "policy:\n  methods: []\n").find("every job would be refused"),
               std::string::npos);
+    EXPECT_NE(error_of(kLeast + "policy:\n  upload_rate_max: 4 KiB\n").find("policy.upload_rate_max: 4096 bytes"),
+              std::string::npos);
     EXPECT_NE(error_of(kLeast + "gpus: []\n").find("gpus: names none"), std::string::npos);
     EXPECT_NE(error_of(kLeast + "gpus: [1, 1]\n").find("gpus: names one twice"), std::string::npos);
     EXPECT_NE(error_of(kLeast + "gpus: [0, one]\n").find("client.yaml:7: gpus: "), std::string::npos);

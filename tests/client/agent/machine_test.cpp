@@ -184,8 +184,20 @@ TEST_F(Script, AnotherTaskAfterAReconnectionEndsTheOldOne) {
     begin_work();
     on(Disconnected{});
     on(Welcomed{});
-    EXPECT_EQ(on(TaskArrived{make_task("b")}), "stop; forget a");
+    EXPECT_EQ(on(TaskArrived{make_task("b")}), "stop; drop a");
     EXPECT_EQ(on(WorkFailed{a_, kCancelled}), "prepare b");
+}
+
+TEST_F(Script, TheNextTaskSaysWhatBecameOfAnUpdateWhoseVerdictWasLost) {
+    finish_work();
+    on(Disconnected{});
+    on(Welcomed{});
+    Task next = make_task("b");
+    next.counted = a_;
+    EXPECT_EQ(on(TaskArrived{next}), "keep a; prepare b");
+    Task other = make_task("c");
+    other.job_id = JobId("another job");
+    EXPECT_EQ(on(TaskArrived{other}), "forget b; prepare c") << "it knows nothing of that job's tasks";
 }
 
 TEST_F(Script, TheSameTaskOnAnotherVersionIsAnotherTask) {
@@ -194,7 +206,7 @@ TEST_F(Script, TheSameTaskOnAnotherVersionIsAnotherTask) {
     on(Welcomed{});
     Task changed = make_task("a");
     changed.model_digest = "other";
-    EXPECT_EQ(on(TaskArrived{changed}), "forget a; prepare a");
+    EXPECT_EQ(on(TaskArrived{changed}), "drop a; prepare a");
 }
 
 TEST_F(Script, WorkThatFailsIsDeclined) {
@@ -203,7 +215,7 @@ TEST_F(Script, WorkThatFailsIsDeclined) {
     on(Disconnected{});
     on(Welcomed{});
     EXPECT_EQ(on(TaskArrived{make_task("a")}), "decline a not_finite") << "without training again";
-    EXPECT_EQ(on(TaskArrived{make_task("b")}), "forget a; prepare b");
+    EXPECT_EQ(on(TaskArrived{make_task("b")}), "drop a; prepare b");
 }
 
 TEST_F(Script, AfterADiskThatFailsTheTaskIsComeBackFor) {

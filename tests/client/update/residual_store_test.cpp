@@ -64,16 +64,26 @@ TEST_F(Residuals, AreForgottenWhenNobodyKnowsWhatBecameOfALaterUpdate) {
     leave(1, 2.0F);
     store_.forget(task(1));
     EXPECT_EQ(loaded(key(2)), 0.0F);
+}
 
+TEST_F(Residuals, OfTasksBeforeACrashAreSettledByTheNextTask) {
     leave(2, 3.0F);
     store_.keep(task(2));
     leave(3, 4.0F);
-    store_.forget_all_but(task(3));
+    store_.settle_others(task(3), JobId("j1"), task(2));
     EXPECT_EQ(loaded(key(3)), 3.0F) << "its own task goes on";
-    store_.forget_all_but(task(4));  // after a crash: another task
-    EXPECT_EQ(loaded(key(4)), 0.0F);
-    store_.keep(task(3));
-    EXPECT_EQ(loaded(key(4)), 0.0F);
+    store_.settle_others(task(4), JobId("j1"), task(3));
+    EXPECT_EQ(loaded(key(4)), 4.0F) << "counted, though nobody here heard so";
+
+    leave(4, 5.0F);
+    store_.settle_others(task(5), JobId("j1"), task(3));
+    EXPECT_EQ(loaded(key(5)), 4.0F) << "not counted";
+    store_.keep(task(4));
+    EXPECT_EQ(loaded(key(5)), 4.0F) << "too late: it is gone";
+
+    leave(5, 6.0F);
+    store_.settle_others(TaskId("j2/0/site-a"), JobId("j2"), TaskId(""));
+    EXPECT_EQ(loaded(key(6)), 0.0F) << "another job's task says nothing of it";
 }
 
 TEST_F(Residuals, OfAnotherJobARoundToComeOrLongAgoAreNotUsed) {

@@ -8,6 +8,8 @@
 #include <boost/asio/ssl/stream.hpp>
 
 #include "common/net/openssl.hpp"
+#include "common/net/revocation.hpp"
+#include "common/net/tls_files.hpp"
 #include "tests/common/net/support.hpp"
 
 namespace fedllm::net {
@@ -34,28 +36,10 @@ protected:
 
     // A revocation list of our authority with this one certificate on it.
     std::string revocation_of(const Path& certificate_file) {
-        const auto issuer =
-            std::move(certificates_from_pem(authority_.credentials().certificate_pem).value().front());
-        const auto revoked =
-            std::move(certificates_from_pem(read_file(certificate_file).value()).value().front());
-        const Key key = key_from_pem(authority_.credentials().key_pem).value();
-        const Crl crl(X509_CRL_new());
-        using Time = std::unique_ptr<ASN1_TIME, OpensslFree<&ASN1_TIME_free>>;
-        const Time now(X509_gmtime_adj(nullptr, -60)), later(X509_gmtime_adj(nullptr, 3600));
-        X509_CRL_set_version(crl.get(), X509_CRL_VERSION_2);
-        X509_CRL_set_issuer_name(crl.get(), X509_get_subject_name(issuer.get()));
-        X509_CRL_set1_lastUpdate(crl.get(), now.get());
-        X509_CRL_set1_nextUpdate(crl.get(), later.get());
-        X509_REVOKED* const entry = X509_REVOKED_new();
-        X509_REVOKED_set_serialNumber(entry, X509_get_serialNumber(revoked.get()));
-        X509_REVOKED_set_revocationDate(entry, now.get());
-        X509_CRL_add0_revoked(crl.get(), entry);
-        X509_CRL_sign(crl.get(), key.get(), EVP_sha256());
-        const Bio bio(BIO_new(BIO_s_mem()));
-        PEM_write_bio_X509_CRL(bio.get(), crl.get());
-        char* data = nullptr;
-        const long size = BIO_get_mem_data(bio.get(), &data);
-        return {data, static_cast<std::size_t>(size)};
+        return revoke(authority_.credentials(), "", {read_file(certificate_file).value()},
+                      SystemClock().now())
+            .value()
+            .crl_pem;
     }
 
     static awaitable<void> shake_and_read(TlsContext server, TlsContext client, Handshakes& hands,
@@ -157,6 +141,71 @@ TEST_F(TlsTest, RevokedCertificate) {
     Handshakes hands;
     run(loop_, shake_hands(server(), client(authority_.issue(Role::Client, "site-b")), hands));
     EXPECT_TRUE(*hands.server) << to_string(hands.server->error());
+}
+
+TEST_F(TlsTest, AListThatWouldLockEverybodyOutIsRefused) {
+    server_files_.crl = folder_.path() / "crl.pem";
+    const auto message_of_list = [&](const std::string& pem) {
+        write_file_atomically(*server_files_.crl, pem).value();
+        const auto context = make_server_context(server_files_);
+        return context ? std::string("taken") : context.error().message;
+    };
+    const Timestamp now = SystemClock().now();
+    EXPECT_NE(message_of_list("garbage").find("crl.pem: no PEM"), std::string::npos);
+    EXPECT_NE(
+        message_of_list(revoke(foreign_.credentials(), "", {}, now)->crl_pem).find("no authority of ours"),
+        std::string::npos);
+    const auto old = create_authority("test federation", TestAuthority::expired()).value();
+    EXPECT_NE(message_of_list(revoke(old, "", {}, now)->crl_pem), "taken") << "the same name, another key";
+    EXPECT_EQ(message_of_list(revoke(authority_.credentials(), "", {}, now)->crl_pem), "taken");
+}
+
+TEST_F(TlsTest, RevocationsAddUp) {
+    const Timestamp now = SystemClock().now();
+    const auto pem_of = [&](const std::string& name) {
+        return read_file(authority_.issue(Role::Client, name).certificate).value();
+    };
+    const std::string a = pem_of("a"), b = pem_of("b");
+    const auto first = revoke(authority_.credentials(), "", {a}, now).value();
+    const auto second = revoke(authority_.credentials(), first.crl_pem, {a, b}, now).value();
+    EXPECT_EQ(first.added, 1u);
+    EXPECT_EQ(second.added, 1u) << "one of them was on it already";
+    const auto third = revoke(authority_.credentials(), second.crl_pem, {a, b}, now).value();
+    EXPECT_EQ(third.added, 0u);
+    const std::string foreign = read_file(foreign_.issue(Role::Client, "c").certificate).value();
+    EXPECT_EQ(revoke(authority_.credentials(), "", {foreign}, now).error().code, Errc::PermissionDenied);
+    EXPECT_EQ(revoke(foreign_.credentials(), first.crl_pem, {}, now).error().code, Errc::PermissionDenied);
+}
+
+TEST_F(TlsTest, FilesThatCannotBeUsedLeaveTheOldOnesInUse) {
+    auto tls = ReloadingTls::open(client_files_, &make_client_context).value();
+    const TlsContext first = tls.context();
+    EXPECT_FALSE(tls.refresh().value()) << "nothing changed";
+    write_file_atomically(client_files_.certificate, std::string_view("half a certifi")).value();
+    const auto broken = tls.refresh();
+    ASSERT_FALSE(broken);
+    EXPECT_NE(broken.error().message.find("site-a.pem"), std::string::npos) << broken.error().message;
+    EXPECT_EQ(tls.context(), first);
+    EXPECT_FALSE(tls.refresh().value()) << "said once";
+    (void)authority_.issue(Role::Client, "site-a");
+    EXPECT_TRUE(tls.refresh().value());
+    EXPECT_NE(tls.context(), first);
+    EXPECT_TRUE(tls.refresh(ReloadingTls::Look::Always).value());
+}
+
+TEST_F(TlsTest, AConnectedPeerCanBeJudgedAgain) {
+    Handshakes hands;
+    run(loop_, shake_hands(server(), client(client_files_), hands));
+    ASSERT_TRUE(*hands.server);
+    const PeerProof& proof = (*hands.server)->proof;
+    EXPECT_TRUE(proof.check(server())) << to_string(proof.check(server()).error());
+    EXPECT_GT(proof.not_after(), SystemClock().now() + std::chrono::hours(24));
+    server_files_.crl = folder_.path() / "crl.pem";
+    write_file_atomically(*server_files_.crl, revocation_of(client_files_.certificate)).value();
+    EXPECT_NE(proof.check(server()).error().message.find("certificate revoked"), std::string::npos);
+    TlsFiles elsewhere = foreign_.issue(Role::Server, "elsewhere");
+    const auto other = make_server_context(elsewhere).value();
+    EXPECT_FALSE(proof.check(other)) << "another authority, if of the same name";
 }
 
 TEST_F(TlsTest, WrongServerName) {

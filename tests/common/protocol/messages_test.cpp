@@ -1,5 +1,6 @@
 #include "common/protocol/messages.hpp"
 
+#include <google/protobuf/descriptor.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -228,6 +229,65 @@ TEST(Messages, WireNonsense) {
     EXPECT_EQ(not_utf8.error().code, Errc::Malformed);
     EXPECT_EQ(not_utf8.error().message, "Goodbye: reason is not UTF-8")
         << "found before Protobuf prints about it";
+}
+
+// Every repeated field that the protocol has or will have, wherever it is nested: more of it than the scan
+// lets pass.
+std::vector<std::byte> delimited(int field, std::span<const std::byte> content) {
+    std::vector<std::byte> bytes;
+    const auto varint = [&bytes](std::uint64_t value) {
+        for (; value >= 0x80; value >>= 7) bytes.push_back(static_cast<std::byte>(value | 0x80));
+        bytes.push_back(static_cast<std::byte>(value));
+    };
+    varint(static_cast<std::uint64_t>(field) << 3 | 2);
+    varint(content.size());
+    bytes.insert(bytes.end(), content.begin(), content.end());
+    return bytes;
+}
+
+using Refuses = std::function<Error(std::span<const std::byte>)>;
+
+int bomb_each_repeated_field(const google::protobuf::Descriptor& type, std::size_t elements_max, int depth,
+                             const Refuses& parse) {
+    int found = 0;
+    for (int i = 0; i < type.field_count() && depth < 6; ++i) {
+        const auto& field = *type.field(i);
+        EXPECT_FALSE(field.is_packable())
+            << field.full_name() << ": packed numbers are not counted by the scan";
+        if (field.is_repeated()) {
+            std::vector<std::byte> bomb;
+            for (std::size_t n = 0; n <= elements_max; ++n) {
+                const auto element = delimited(field.number(), {});
+                bomb.insert(bomb.end(), element.begin(), element.end());
+            }
+            const Error error = parse(bomb);
+            EXPECT_EQ(error.code, Errc::TooLarge) << field.full_name() << ": " << error.message;
+            ++found;
+        }
+        if (field.message_type() == nullptr) continue;
+        const Refuses inside = [&](std::span<const std::byte> bytes) {
+            return parse(delimited(field.number(), bytes));
+        };
+        found += bomb_each_repeated_field(*field.message_type(), elements_max, depth + 1, inside);
+    }
+    return found;
+}
+
+template <class Message>
+Refuses refuses(Result<Message> (*parse)(std::span<const std::byte>)) {
+    return [parse](std::span<const std::byte> bytes) {
+        const auto message = parse(bytes);
+        return message ? make_error(Errc::Internal, "it was taken") : message.error();
+    };
+}
+
+TEST(Messages, NoRepeatedFieldEscapesTheCount) {
+    EXPECT_GE(bomb_each_repeated_field(*ClientMessage::descriptor(), kClientElementsMax, 0,
+                                       refuses(&parse_client_message)),
+              2);
+    EXPECT_GE(bomb_each_repeated_field(*ServerMessage::descriptor(), kServerElementsMax, 0,
+                                       refuses(&parse_server_message)),
+              4);
 }
 
 TEST(Messages, ReasonsAreErrorNames) {

@@ -133,9 +133,10 @@ TEST_F(CommitTest, WhatIsPublishedAndWhatIsLeftOutAddUp) {
     auto step = some_values(3, 0.01f);
     const auto base = version, exact_step = step;
     const codec::Layout layout = codec::layout_of(manifest());
-    const auto encoded = *advance({}, layout, 0, base, step, [&](std::uint64_t first, std::span<const float> some) {
-        std::copy(some.begin(), some.end(), version.begin() + static_cast<std::ptrdiff_t>(first));
-    });
+    const auto encoded =
+        *advance({}, layout, 0, base, step, [&](std::uint64_t first, std::span<const float> some) {
+            std::copy(some.begin(), some.end(), version.begin() + static_cast<std::ptrdiff_t>(first));
+        });
     EXPECT_EQ(encoded, *codec::encode({}, layout, exact_step, 0));
     double left_out = 0;
     for (std::size_t i = 0; i < version.size(); ++i) {
@@ -219,12 +220,10 @@ TEST_F(CommitTest, AResidualThatIsDamagedOrGoneIsNotZero) {
     for (const codec::CodecId id : lossy_codecs()) {
         job_.download.codec.id = id;
         base_.residual_digest = std::string(64, '0');
-        EXPECT_EQ(compute(contributions()).error().code,
-                  Errc::NotFound);
+        EXPECT_EQ(compute(contributions()).error().code, Errc::NotFound);
         const std::vector<std::byte> few(4);
         base_.residual_digest = versions().write(store::Attachment::Residual, few)->digest;
-        EXPECT_EQ(compute(contributions()).error().code,
-                  Errc::ManifestMismatch);
+        EXPECT_EQ(compute(contributions()).error().code, Errc::ManifestMismatch);
     }
 }
 

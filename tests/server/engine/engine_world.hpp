@@ -1,5 +1,5 @@
-// An engine and its clients in one process, without sockets: the clients are Links that remember what they were
-// told, and coroutines that upload. For tests of the engine, and for the benchmark of closing a round.
+// An engine and its clients in one process, without sockets: the clients are Links that remember what they
+// were told, and coroutines that upload. For tests of the engine, and for the benchmark of closing a round.
 #pragma once
 
 #include <boost/asio/co_spawn.hpp>
@@ -160,7 +160,8 @@ private:
             const std::uint64_t at = intake->held();
             if (at >= sending.stop_at && sending.cut) break;
             while (at >= sending.stop_at && !sending.go_on) (void)co_await net::sleep_for(Duration(1));
-            const auto piece = sending.bytes.subspan(at, std::min<std::size_t>(sending.piece, sending.bytes.size() - at));
+            const auto piece =
+                sending.bytes.subspan(at, std::min<std::size_t>(sending.piece, sending.bytes.size() - at));
             sending.last_byte = monotonic_seconds();
             const auto taken = co_await engine.take(*intake, at, piece);
             if (!taken) co_await engine.refuse_upload(std::move(intake), taken.error(), peer);

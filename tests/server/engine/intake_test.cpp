@@ -31,7 +31,8 @@ protected:
         return {.codec = GetParam(), .clip_norm = 10.0, .samples_max = 1000};
     }
     SharedSum new_sum() const {
-        return std::make_shared<RoundSum>(shape(), *tensor::FixedPoint::choose(11, 1e5), tensor::SumBits::Bits64);
+        return std::make_shared<RoundSum>(shape(), *tensor::FixedPoint::choose(11, 1e5),
+                                          tensor::SumBits::Bits64);
     }
     Sent update(std::uint64_t seed, std::size_t bad_at = kElements) const {
         Rng rng(seed, "update");

@@ -24,11 +24,13 @@ TEST(Registry, NewestConnectionOfANameWins) {
     EXPECT_FALSE(registry.is_current(ClientId("site-a"), old_one.session));
 
     // The older connection's end comes late and must not take the client away.
-    EXPECT_FALSE(registry.leave(ClientId("site-a"), old_one.session));
+    EXPECT_FALSE(registry.leave(ClientId("site-a"), old_one.session, Timestamp(Duration(7))));
     ASSERT_NE(registry.find(ClientId("site-a")), nullptr);
-    EXPECT_TRUE(registry.leave(ClientId("site-a"), new_one.session));
+    EXPECT_FALSE(registry.left(ClientId("site-a")));
+    EXPECT_TRUE(registry.leave(ClientId("site-a"), new_one.session, Timestamp(Duration(7))));
+    EXPECT_EQ(registry.left(ClientId("site-a")), Timestamp(Duration(7)));
     EXPECT_EQ(registry.find(ClientId("site-a")), nullptr);
-    EXPECT_FALSE(registry.leave(ClientId("site-a"), new_one.session));
+    EXPECT_FALSE(registry.leave(ClientId("site-a"), new_one.session, Timestamp(Duration(7))));
 }
 
 TEST(Registry, EligibleAreThoseWithTheBaseModelSortedByName) {

@@ -2,7 +2,7 @@
 // again, and that the session state machine takes or refuses without harm.
 #include "common/protocol/messages.hpp"
 #include "common/protocol/session.hpp"
-#include "tests/fuzz/targets.hpp"
+#include "tests/fuzz/protocol/targets.hpp"
 
 namespace fedllm::fuzz {
 namespace {
@@ -31,7 +31,7 @@ int messages(const std::uint8_t* data, std::size_t size) {
 
 }  // namespace fedllm::fuzz
 
-#ifdef FEDLLM_FUZZ_MESSAGES
+#ifdef FEDLLM_FUZZ_ENTRY
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
     return fedllm::fuzz::messages(data, size);
 }

@@ -5,7 +5,7 @@
 #include "common/protocol/frame.hpp"
 #include "common/protocol/messages.hpp"
 #include "tests/common/protocol/bytes.hpp"
-#include "tests/fuzz/targets.hpp"
+#include "tests/fuzz/protocol/targets.hpp"
 
 namespace fedllm::protocol {
 namespace {
@@ -68,6 +68,16 @@ TEST(FuzzReplay, Frames) {
     two.insert(two.end(), seeds[0].begin(), seeds[0].end());
     seeds.push_back(two);
     replay(&fuzz::frame, seeds);
+}
+
+TEST(FuzzReplay, Sessions) {
+    std::vector<std::vector<std::byte>> seeds;
+    for (int first = 0; first < 256; first += 5) {
+        std::vector<std::byte> seed;
+        for (int i = 0; i < 40; ++i) seed.push_back(static_cast<std::byte>(first + 7 * i));
+        seeds.push_back(seed);
+    }
+    replay(&fuzz::session, seeds);
 }
 
 }  // namespace

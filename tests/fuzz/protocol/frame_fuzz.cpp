@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "common/protocol/frame.hpp"
-#include "tests/fuzz/targets.hpp"
+#include "tests/fuzz/protocol/targets.hpp"
 
 namespace fedllm::fuzz {
 
@@ -25,7 +25,7 @@ int frame(const std::uint8_t* data, std::size_t size) {
 
 }  // namespace fedllm::fuzz
 
-#ifdef FEDLLM_FUZZ_FRAME
+#ifdef FEDLLM_FUZZ_ENTRY
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
     return fedllm::fuzz::frame(data, size);
 }

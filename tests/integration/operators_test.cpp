@@ -1,0 +1,238 @@
+// What an operator may do and see: pause and stop, audits of what is on the disk, retention.
+#include <fstream>
+
+#include "server/audit/audit.hpp"
+#include "server/store/chain.hpp"
+#include "tests/integration/crowd.hpp"
+
+namespace fedllm::test {
+namespace {
+
+namespace audit = server::audit;
+namespace fs = std::filesystem;
+namespace store = server::store;
+
+using protocol::JOB_ACTION_PAUSE;
+using protocol::JOB_ACTION_RESUME;
+using protocol::JOB_ACTION_STOP;
+
+void configure(const Federation& federation, const std::string& yaml) {
+    std::ofstream(federation.folder() / "server.yaml", std::ios::app) << yaml;
+}
+
+Result<protocol::JobSummary> control(const Federation& federation, protocol::JobAction action,
+                                     const std::string& cause = "") {
+    FEDLLM_TRY(const auto link, federation.operator_link());
+    return link->control_job(JobId("j1"), action, cause);
+}
+
+protocol::JobSummary summary(const Federation& federation) {
+    const auto link = federation.operator_link();
+    const auto report = link ? (*link)->show_job(JobId("j1")) : Result<protocol::JobReport>(link.error());
+    EXPECT_TRUE(report) << to_string(report.error());
+    return report ? report->summary() : protocol::JobSummary();
+}
+
+// ---------------------------------------------------------------------------------------------- job control
+
+TEST(Control, APausedJobStaysPausedOverAKillAndGoesOn) {
+    Federation federation;
+    federation.start();
+    TinyJob{.clients = 2, .minimum = 2, .rounds = 2}.submit(federation);
+    bool paused = false;
+    Crowd crowd(federation, {"ash", "birch"}, [&](int message) {
+        if (message != 5 || paused) return;
+        paused = true;
+        const auto now = control(federation, JOB_ACTION_PAUSE, "a holiday");
+        ASSERT_TRUE(now) << to_string(now.error());
+        EXPECT_EQ(now->state(), "paused");
+        EXPECT_EQ(now->cause(), "a holiday");
+        federation.kill();
+        federation.start();
+        EXPECT_EQ(summary(federation).state(), "paused");
+        EXPECT_EQ(summary(federation).cause(), "a holiday");
+        const auto resumed = control(federation, JOB_ACTION_RESUME);
+        ASSERT_TRUE(resumed) << to_string(resumed.error());
+        EXPECT_EQ(resumed->state(), "running");
+    });
+    crowd.run();
+    EXPECT_TRUE(paused);
+    EXPECT_EQ(summary(federation).state(), "finished");
+    EXPECT_EQ(summary(federation).cause(), "all 2 rounds are done");
+    const auto late = control(federation, JOB_ACTION_STOP);
+    ASSERT_FALSE(late);
+    EXPECT_EQ(late.error().code, Errc::Stale);
+    EXPECT_NE(late.error().message.find("all 2 rounds are done"), std::string::npos) << late.error().message;
+}
+
+TEST(Control, AStoppedJobHasACauseAndStaysStopped) {
+    Federation federation;
+    federation.start();
+    TinyJob{}.submit(federation);
+    const auto stopped = control(federation, JOB_ACTION_STOP, "wrong data");
+    ASSERT_TRUE(stopped) << to_string(stopped.error());
+    EXPECT_EQ(stopped->state(), "stopped");
+    federation.kill();
+    federation.start();
+    EXPECT_EQ(summary(federation).state(), "stopped");
+    EXPECT_EQ(summary(federation).cause(), "wrong data");
+    EXPECT_EQ(federation.metric("fedllm_connections{role=\"client\"}"), 0.0);
+    EXPECT_EQ(control(federation, JOB_ACTION_RESUME).error().code, Errc::Stale);
+    const auto link = federation.operator_link();
+    EXPECT_EQ((*link)->control_job(JobId("j9"), JOB_ACTION_STOP, "").error().code, Errc::NotFound);
+}
+
+// --------------------------------------------------------------------------------------------------- audits
+
+// A finished job of four rounds whose updates are kept, and its state directory to spoil copies of.
+class AuditTest : public ::testing::TestWithParam<const char*> {
+protected:
+    void run(const std::string& retention) {
+        configure(federation_, retention);
+        federation_.start();
+        TinyJob{.clients = 2, .minimum = 2, .rounds = 4, .download_codec = GetParam()}.submit(federation_);
+        Crowd crowd(federation_, {"ash", "birch"}, [](int) {});
+        crowd.run();
+        const auto link = federation_.operator_link();
+        rows_ = *(*link)->audit_rows(JobId("j1"));
+    }
+    Path state() const { return federation_.folder() / "state"; }
+    static audit::Report look(const Path& state) {
+        const store::Ledger ledger = *store::Ledger::open_to_read(state);
+        const auto history = *audit::read_history(ledger, JobId("j1"));
+        audit::Report report = audit::check_chain(history);
+        audit::check_files(history, store::Versions::to_read(state), server::ingest::Spool::to_read(state),
+                           report);
+        return report;
+    }
+    // What the audit says of a copy that `spoil` has changed.
+    template <class Spoil>
+    std::string problem_of(Spoil spoil) const {
+        const TempDir copy;
+        fs::copy(state(), copy.path() / "state",
+                 fs::copy_options::recursive | fs::copy_options::copy_symlinks);
+        spoil(copy.path() / "state");
+        return look(copy.path() / "state").first_problem().value_or("");
+    }
+    static void change(const Path& state, const std::string& sql) {
+        const auto done =
+            (*store::Database::open(state / "ledger.db"))->execute("PRAGMA foreign_keys=OFF; " + sql);
+        EXPECT_TRUE(done) << done.error().message;
+    }
+    static void flip_last_byte(const Path& file) {
+        std::fstream bytes(file, std::ios::in | std::ios::out | std::ios::binary);
+        bytes.seekg(-1, std::ios::end);
+        const char last = static_cast<char>(bytes.get() ^ 1);
+        bytes.seekp(-1, std::ios::end);
+        bytes.put(last);
+        EXPECT_TRUE(bytes.good()) << file;
+    }
+    Path version(const Path& state, int round) const {
+        return store::Versions::to_read(state).path_of(rows_.rounds(round).base_digest());
+    }
+
+    Federation federation_;
+    protocol::AuditRows rows_;
+};
+INSTANTIATE_TEST_SUITE_P(Downloads, AuditTest, testing::Values("none", "deadzone"),
+                         [](const auto& codec) { return std::string(codec.param); });
+
+TEST_P(AuditTest, FindsWhatWasChangedAndNothingElse) {
+    run("retention: {updates: 100}\n");
+    const audit::Report beside_the_server = look(state());
+    EXPECT_FALSE(beside_the_server.first_problem()) << *beside_the_server.first_problem();
+    ASSERT_EQ(beside_the_server.rounds.size(), 4u);
+    for (const auto& round : beside_the_server.rounds) {
+        EXPECT_EQ(round.link, audit::Verdict::Fits);
+        EXPECT_EQ(round.version, audit::Verdict::Fits);
+        EXPECT_EQ(round.mean, audit::Verdict::Fits) << "the updates are kept";
+    }
+    EXPECT_EQ(beside_the_server.chain, rows_.rounds(3).chain());
+    EXPECT_EQ(summary(federation_).chain(), rows_.rounds(3).chain());
+    EXPECT_EQ(federation_.terminate(), 0);
+
+    EXPECT_EQ(problem_of([](const Path&) {}), "");
+    const auto begins = [](const std::string& problem, const std::string& expected) {
+        EXPECT_TRUE(problem.starts_with(expected)) << problem << "\nexpected: " << expected;
+    };
+    begins(problem_of([](const Path& copy) {
+               change(copy, "UPDATE parts SET weight = weight + 1 WHERE round = 1 AND client = 'ash'");
+           }),
+           "round 1: its inputs");
+    begins(problem_of([](const Path& copy) {
+               change(copy, "UPDATE parts SET update_digest = '00' WHERE round = 2 AND client = 'ash'");
+           }),
+           "round 2: its inputs");
+    const std::string changed = problem_of([&](const Path& copy) { flip_last_byte(version(copy, 2)); });
+    begins(changed, "round 1: ");
+    EXPECT_NE(changed.find("do not hash to its name"), std::string::npos) << changed;
+    EXPECT_NE(problem_of([&](const Path& copy) {
+                  flip_last_byte(version(copy, 0));
+              }).find("do not hash to its name"),
+              std::string::npos);
+    EXPECT_NE(problem_of([&](const Path& copy) { fs::remove(version(copy, 3)); }), "")
+        << "retention took nothing";
+    begins(problem_of([&](const Path& copy) {
+               for (const auto& file : fs::directory_iterator(copy / "spool")) {
+                   if (file.path().string().find(rows_.rounds(3).contributions(0).digest()) !=
+                       std::string::npos) {
+                       flip_last_byte(file.path());
+                   }
+               }
+           }),
+           "round 3: ");
+    // Somebody changes a weight and writes the chain anew to its end: now only the mean can tell.
+    begins(problem_of([](const Path& copy) {
+               change(copy, "UPDATE parts SET weight = weight + 5 WHERE round = 1 AND client = 'ash'");
+               for (std::uint32_t number = 1; number < 4; ++number) {
+                   const auto chain = [&] {
+                       const store::Ledger ledger = *store::Ledger::open_to_read(copy);
+                       const auto rounds = *ledger.rounds(JobId("j1"));
+                       return store::chain_of_round(rounds[number - 1].chain, rounds[number],
+                                                    *ledger.contributions(JobId("j1"), RoundId(number)));
+                   }();
+                   change(copy, std::string("UPDATE rounds SET chain = '")
+                                    .append(chain)
+                                    .append("' WHERE round = ")
+                                    .append(std::to_string(number)));
+               }
+           }),
+           "round 1: the mean of its updates does not give");
+}
+
+TEST_P(AuditTest, RetentionTakesOldFilesAndTheAuditKnows) {
+    run("retention: {versions: 2, updates: 1}\n");
+    const auto present = [&](int round) { return fs::exists(version(state(), round)); };
+    const auto gone = [&] { return !present(1) && !present(2); };
+    for (int i = 0; i < 200 && !gone(); ++i) usleep(10'000);
+    EXPECT_TRUE(present(0)) << "the initial version stays";
+    EXPECT_FALSE(present(1));
+    EXPECT_FALSE(present(2));
+    EXPECT_TRUE(present(3));
+    EXPECT_TRUE(fs::exists(state() / "adapters/j1/latest/adapter_model.safetensors"));
+    EXPECT_TRUE(fs::exists(state() / "adapters/j1/round-0003"));
+    EXPECT_FALSE(fs::exists(state() / "adapters/j1/round-0002"));
+    const audit::Report report = look(state());
+    EXPECT_FALSE(report.first_problem()) << *report.first_problem();
+    EXPECT_EQ(report.rounds[0].version, audit::Verdict::NotKept);
+    EXPECT_EQ(report.rounds[2].version, audit::Verdict::Fits);
+    EXPECT_EQ(report.rounds[2].mean, audit::Verdict::NotKept);
+    EXPECT_EQ(report.rounds[3].mean, audit::Verdict::Fits) << "the last round's updates are kept";
+    const auto link = federation_.operator_link();
+    const auto removed = (*link)->fetch(rows_.rounds(1).base_digest());
+    ASSERT_FALSE(removed);
+    EXPECT_EQ(removed.error().code, Errc::NotFound);
+    EXPECT_NE(removed.error().message.find("retention.versions"), std::string::npos)
+        << removed.error().message;
+    EXPECT_TRUE((*link)->fetch(rows_.rounds(3).next_digest()));
+
+    // A lower figure at the next start takes what was left, and nothing more than that.
+    EXPECT_EQ(federation_.terminate(), 0);
+    federation_.start();
+    EXPECT_TRUE(present(0));
+    EXPECT_TRUE(present(3));
+    EXPECT_FALSE(look(state()).first_problem());
+}
+
+}  // namespace
+}  // namespace fedllm::test

@@ -1,0 +1,239 @@
+// Strangers at the door in thousands, and members who try to be somebody else: the round goes on. The long
+// form, with FEDLLM_LONG_TESTS=1, holds 10,000 half-open connections and 1,000 slow handshakes for two
+// minutes and prints how much longer a round takes.
+#include <sys/resource.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <thread>
+
+#include "tests/integration/crowd.hpp"
+
+namespace fedllm::test {
+namespace {
+
+using asio::ip::tcp;
+using namespace std::chrono_literals;
+
+// Connections from many addresses of the loopback network that never finish their handshake, kept up: whoever
+// is hung up on comes back. On a thread of its own.
+class Strangers {
+public:
+    Strangers(std::uint16_t port, int half_open, int slow) : port_(port) {
+        const int threads = half_open + slow;
+        for (int i = 0; i < threads; ++i) tasks_.spawn("stranger", come_again(i, /*slow=*/i >= half_open));
+        thread_ = std::thread([this] { io_.run(); });
+    }
+    ~Strangers() {
+        io_.stop();
+        thread_.join();
+    }
+    Strangers(const Strangers&) = delete;
+    Strangers& operator=(const Strangers&) = delete;
+
+    std::uint64_t arrivals() const { return arrivals_; }
+
+private:
+    awaitable<Result<void>> come_again(int number, bool slow) {
+        for (;;) {
+            const Result<void> gone = co_await come(number, slow);
+            if (!gone && gone.error().code == Errc::Cancelled) co_return Result<void>{};
+            // Ten thousand that come back once in two seconds are 5,000 connections a second.
+            const Result<void> slept = co_await net::sleep_for(2s);
+            if (!slept) co_return Result<void>{};
+        }
+    }
+
+    awaitable<Result<void>> come(int number, bool slow) {
+        tcp::socket socket(io_);
+        boost::system::error_code failed;
+        socket.open(tcp::v4(), failed);
+        const auto host = 0x7f010000u + static_cast<unsigned>(number % 20'000) + 2;  // 127.1.0.2 and so on
+        if (!failed) socket.bind({asio::ip::address_v4(host), 0}, failed);
+        if (failed) co_return Result<void>{};
+        const auto [ec] =
+            co_await socket.async_connect({asio::ip::make_address("127.0.0.1"), port_}, net::kNoThrow);
+        if (ec) co_return Result<void>{};
+        ++arrivals_;
+        // The beginning of a ClientHello of 512 bytes, a byte at a time; the half-open ones say nothing at
+        // all.
+        static constexpr std::array<unsigned char, 6> kBegin{0x16, 0x03, 0x01, 0x02, 0x00, 0x01};
+        std::array<char, 64> scrap;
+        for (std::size_t i = 0; slow; ++i) {
+            const unsigned char byte = i < kBegin.size() ? kBegin[i] : 0;
+            const auto [cut, sent] = co_await socket.async_send(asio::buffer(&byte, 1), net::kNoThrow);
+            if (cut) co_return Result<void>{};
+            const Result<void> slept = co_await net::sleep_for(1s);
+            if (!slept) co_return slept;
+        }
+        const auto [end, count] = co_await socket.async_read_some(asio::buffer(scrap), net::kNoThrow);
+        co_return Result<void>{};
+    }
+
+    std::uint16_t port_;
+    std::atomic<std::uint64_t> arrivals_ = 0;
+    asio::io_context io_{1};
+    net::TaskGroup tasks_{io_.get_executor()};
+    std::thread thread_;
+};
+
+double resident_bytes(const Federation& federation) {
+    return federation.metric("fedllm_process_resident_bytes");
+}
+
+double refused(const Federation& federation, const std::string& why) {
+    return federation.metric("fedllm_connections_refused_total{reason=\"" + why + "\"}");
+}
+
+// Seconds that one job of `rounds` rounds takes two truthful clients.
+double seconds_of(Federation& federation, const std::string& job, std::uint32_t rounds) {
+    TinyJob{.clients = 2, .minimum = 2, .rounds = rounds}.submit(federation);
+    Crowd crowd(federation, {job + "-ash", job + "-birch"}, [](int) {});
+    const double began = monotonic_seconds();
+    EXPECT_NE(crowd.run(job), "");
+    return monotonic_seconds() - began;
+}
+
+bool enough_descriptors(rlim_t needed) {
+    rlimit limit{};
+    ::getrlimit(RLIMIT_NOFILE, &limit);
+    const rlimit wanted{.rlim_cur = limit.rlim_max, .rlim_max = limit.rlim_max};
+    return ::setrlimit(RLIMIT_NOFILE, &wanted) == 0 && limit.rlim_max >= needed;
+}
+
+TEST(Strangers, AThousandAtTheDoorDoNotStopARound) {
+    if (!enough_descriptors(2000)) GTEST_SKIP() << "needs 2,000 descriptors";
+    Federation federation;
+    federation.start();
+    const double before = resident_bytes(federation);
+    Strangers strangers(federation.port(), 900, 100);
+    const double seconds = seconds_of(federation, "j1", 10);
+    std::printf("10 rounds in %.2f s beside 1,000 strangers who came %llu times\n", seconds,
+                static_cast<unsigned long long>(strangers.arrivals()));
+    EXPECT_GT(strangers.arrivals(), 256u) << "more than there is room for";
+    EXPECT_GT(refused(federation, "unauthenticated_max"), 0);
+    EXPECT_LE(resident_bytes(federation) - before, 64.0 * (1 << 20));
+    EXPECT_EQ(federation.terminate(), 0);
+}
+
+TEST(StrangersLong, TenThousandForTwoMinutes) {
+    if (std::getenv("FEDLLM_LONG_TESTS") == nullptr) GTEST_SKIP() << "takes minutes: FEDLLM_LONG_TESTS=1";
+    if (!enough_descriptors(12'000)) GTEST_SKIP() << "needs 12,000 descriptors";
+    Federation federation;
+    federation.start();
+    const int rounds = 20;
+    std::vector<double> quiet, loud;
+    int job = 0;
+    for (int i = 0; i < 5; ++i) quiet.push_back(seconds_of(federation, "j" + std::to_string(++job), rounds));
+    const double before = resident_bytes(federation);
+    {
+        Strangers strangers(federation.port(), 10'000, 1000);
+        std::this_thread::sleep_for(5s);
+        for (const double began = monotonic_seconds(); monotonic_seconds() - began < 115;) {
+            loud.push_back(seconds_of(federation, "j" + std::to_string(++job), rounds));
+        }
+        std::printf("%llu arrivals\n", static_cast<unsigned long long>(strangers.arrivals()));
+        std::printf("memory grew by %.1f MiB\n", (resident_bytes(federation) - before) / (1 << 20));
+    }
+    std::sort(quiet.begin(), quiet.end());
+    std::sort(loud.begin(), loud.end());
+    const double quiet_median = quiet[quiet.size() / 2] / rounds,
+                 loud_median = loud[loud.size() / 2] / rounds;
+    std::printf("a round: %.2f ms alone, %.2f ms beside 11,000 strangers: %+.1f %%\n", quiet_median * 1e3,
+                loud_median * 1e3, (loud_median / quiet_median - 1) * 100);
+}
+
+// ------------------------------------------------------------------------------------------------ other
+// people's work
+
+class OtherPeople : public testing::Test {
+protected:
+    void SetUp() override {
+        federation_.start();
+        for (Peer* const peer : {&ash_, &mallory_}) ASSERT_TRUE(loop_.run(peer->connect(federation_.port())));
+        TinyJob{.clients = 2, .minimum = 2, .rounds = 2}.submit(federation_);
+        for (Peer* const peer : {&ash_, &mallory_}) ASSERT_TRUE(loop_.run(peer->next())->has_task());
+    }
+    // What the server answers `message` of mallory's with; a Ping behind it shows that there was nothing.
+    void says(const protocol::ClientMessage& message) { ASSERT_TRUE(loop_.run(mallory_.send(message))); }
+
+    Federation federation_;
+    Loop loop_;
+    Peer ash_{federation_.invite("ash")}, mallory_{federation_.invite("mallory")};
+};
+
+// Each thing that a client can say about a task, about somebody else's.
+TEST_F(OtherPeople, NobodyActsForAnother) {
+    const std::string theirs = "j1/0/ash";
+    const auto bytes = encoded(honest_values(theirs));
+    protocol::ClientMessage progress, evaluation, decline, fetch;
+    progress.mutable_progress()->set_task_id(theirs);
+    progress.mutable_progress()->set_step(9);
+    progress.mutable_progress()->set_steps(9);
+    evaluation.mutable_evaluation()->set_task_id(theirs);
+    evaluation.mutable_evaluation()->set_tokens(5);
+    evaluation.mutable_evaluation()->set_loss_sum(5);
+    decline.mutable_decline()->set_task_id(theirs);
+    decline.mutable_decline()->set_reason("out_of_memory");
+    fetch.mutable_fetch()->set_task_id(theirs);
+    fetch.mutable_fetch()->set_digest(std::string(64, 'a'));
+    for (const auto& message : {progress, evaluation, decline, fetch}) says(message);
+    ASSERT_TRUE(loop_.run(mallory_.send(truthful_offer(theirs, bytes))));
+    const auto verdict = loop_.run(mallory_.next());
+    ASSERT_TRUE(verdict && verdict->has_verdict());
+    EXPECT_EQ(verdict->verdict().reason(), name(Errc::PermissionDenied));
+
+    // Ash's task is as it was: offered, taken and counted.
+    ASSERT_TRUE(loop_.run(ash_.send(truthful_offer(theirs, bytes))));
+    const auto proceed = loop_.run(ash_.next());
+    ASSERT_TRUE(proceed && proceed->has_proceed()) << proceed->ShortDebugString();
+    EXPECT_EQ(proceed->proceed().offset(), 0u);
+    ASSERT_TRUE(loop_.run(ash_.send_bytes(0, bytes)));
+    const auto accepted = loop_.run(ash_.next());
+    ASSERT_TRUE(accepted && accepted->has_verdict()) << accepted->ShortDebugString();
+    EXPECT_EQ(accepted->verdict().outcome(), protocol::OUTCOME_ACCEPTED);
+}
+
+TEST_F(OtherPeople, AClientIsNoOperator) {
+    protocol::ClientMessage list, show, submit;
+    list.mutable_list_jobs();
+    show.mutable_show_job()->set_job_id("j1");
+    submit.mutable_submit_job()->set_job("name: x");
+    submit.mutable_submit_job()->set_initial_digest(std::string(64, 'a'));
+    submit.mutable_submit_job()->set_initial_bytes(10);
+    for (const auto& message : {list, show, submit}) {
+        ASSERT_TRUE(loop_.run(mallory_.connect(federation_.port())));
+        says(message);
+        const auto answer = loop_.run([](Peer& peer) -> awaitable<Result<protocol::ServerMessage>> {
+            for (;;) {  // its task comes first, once more
+                FEDLLM_CO_TRY(const auto next, co_await peer.next());
+                if (!next.has_task()) co_return next;
+            }
+        }(mallory_));
+        if (answer) {
+            EXPECT_TRUE(answer->has_goodbye()) << answer->ShortDebugString();
+        }
+    }
+    EXPECT_GE(federation_.metric("fedllm_messages_refused_total{reason=\"out_of_order\"}"), 3);
+}
+
+// A message of the largest size that is nothing but empty elements, which Protobuf would blow up a
+// hundredfold.
+TEST_F(OtherPeople, ABombOfEmptyElementsIsRefusedBeforeItGoesOff) {
+    const double before = resident_bytes(federation_);
+    for (int i = 0; i < 20; ++i) {
+        ASSERT_TRUE(loop_.run(mallory_.connect(federation_.port())));
+        protocol::ClientMessage bomb;
+        auto& hello = *bomb.mutable_hello();
+        for (int element = 0; element < 400'000; ++element) hello.add_base_models();
+        EXPECT_LE(bomb.ByteSizeLong(), 1u << 20);
+        says(bomb);
+        while (loop_.run(mallory_.next())) {
+        }
+    }
+    EXPECT_EQ(federation_.metric("fedllm_messages_refused_total{reason=\"too_large\"}"), 20);
+    EXPECT_LE(resident_bytes(federation_) - before, 16.0 * (1 << 20));
+}
+
+}  // namespace
+}  // namespace fedllm::test
