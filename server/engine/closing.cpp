@@ -5,6 +5,7 @@
 #include <boost/asio/post.hpp>
 #include <cmath>
 
+#include "common/base/rewrite.hpp"
 #include "common/log/log.hpp"
 #include "common/net/offload.hpp"
 #include "server/engine/engine.hpp"
@@ -74,12 +75,30 @@ Result<void> check_files(const store::VersionRow& row, const store::Versions& ve
 // ------------------------------------------------------------------------------------------------------------
 // at the start
 
-// A process that died may have sent a version whose file was not yet on the disk. What is there is synced;
-// what is not is computed again from the updates, which are kept until then.
+// Updates are kept until the version that they made is on the disk.
+Result<bool> Engine::keeps_updates_of(const store::VersionRow& version) const {
+    if (version.round.get() == 0) return false;
+    FEDLLM_TRY(const auto parts, ledger_.contributions(version.job, RoundId(version.round.get() - 1)));
+    for (const store::PartRow& part : parts) {
+        FEDLLM_TRY(const auto found, disk().find(spool_.update_path(part.task, part.update_digest)));
+        if (found) return true;
+    }
+    return false;
+}
+
+// A process that died may have sent a version whose file was not yet on the disk. What is there is synced; what
+// is not is computed again from the updates, which are kept until then.
 Result<void> Engine::check_newest(const store::JobRow& row) {
     FEDLLM_TRY(const store::VersionRow newest, ledger_.version(row.id, row.round));
     const auto intact = check_files(newest, versions_);
-    if (intact) return versions_.sync(paths_of(newest, versions_));
+    if (intact) {
+        const auto paths = paths_of(newest, versions_);
+        FEDLLM_TRY(const bool unsettled, keeps_updates_of(newest));
+        for (const Path& path : paths) {
+            if (unsettled) FEDLLM_TRY_VOID(write_again(path));
+        }
+        return versions_.sync(paths);
+    }
     if (!is_damage(intact.error())) return intact;
     FEDLLM_TRY(const bool reopened, ledger_.reopen_closed(row.id));
     if (reopened) {

@@ -178,6 +178,7 @@ private:
     void fail(const ActiveJob& job, const round::FailJob& effect);
     // Closing (closing.cpp).
     Result<void> check_newest(const store::JobRow& row);
+    Result<bool> keeps_updates_of(const store::VersionRow& version) const;
     void begin_sum(ActiveJob& job);
     void add_spooled(const SharedSum& sum, const std::vector<Contribution>& missing);
     net::awaitable<Result<void>> add_spooled(SharedSum sum, Contribution one);

@@ -8,27 +8,19 @@
 #include <utility>
 #include <vector>
 
+#include "common/base/rewrite.hpp"
+
 namespace fedllm::server::store {
 
 namespace {
 
-constexpr std::size_t kPieceBytes = std::size_t{1} << 20;
-
-// A process that met a failed sync has ended, and this one may be its successor on the same system: pages of
-// the journal may then read as written, count as clean and not be on the disk (see disk.hpp). SQLite would
-// build on them, and a power cut would take all that was committed since. Written again, with the same bytes,
-// they are synced like any others.
-Result<void> write_again(const Path& journal) {
+// SQLite would build on what a failed sync left in the journal, and a power cut would take all that was
+// committed since.
+Result<void> settle_journal(const Path& journal) {
     FEDLLM_TRY(const auto found, disk().find(journal));
     if (!found || found->bytes == 0) return {};
-    FEDLLM_TRY(const auto file, disk().open(journal, Disk::Open::Write));
-    std::vector<std::byte> piece(kPieceBytes);
-    for (std::uint64_t offset = 0; offset < found->bytes;) {
-        FEDLLM_TRY(const std::size_t count, file->read(offset, piece));
-        if (count == 0) break;
-        FEDLLM_TRY_VOID(file->write(offset, std::span(piece).first(count)));
-        offset += count;
-    }
+    FEDLLM_TRY_VOID(write_again(journal));
+    FEDLLM_TRY(const auto file, disk().open(journal, Disk::Open::Read));
     return file->sync();
 }
 
@@ -110,7 +102,7 @@ Database::~Database() {
 }
 
 Result<std::unique_ptr<Database>> Database::open(const Path& path) {
-    FEDLLM_TRY_VOID(write_again(path.string() + "-wal"));
+    FEDLLM_TRY_VOID(settle_journal(path.string() + "-wal"));
     std::unique_ptr<Database> database(new Database(path));
     if (sqlite3_open_v2(path.c_str(), &database->handle_, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE,
                         disk().database_driver()) != SQLITE_OK) {

@@ -3,6 +3,7 @@
 #include <utility>
 #include <vector>
 
+#include "common/base/rewrite.hpp"
 #include "common/crypto/sha256.hpp"
 #include "common/formats/param_set_file.hpp"
 
@@ -122,13 +123,16 @@ Result<MappedFile> Versions::publish(Attachment kind, UnnamedFile file, std::str
     return publish(path_of(kind, digest), std::move(file), digest);
 }
 
-// Where the same bytes lie already (an update of nothing), they stay: they may be what the round starts from,
-// and on the disk, which the new file is not.
+// Where the same bytes lie already, they stay: they may be what the round starts from (an update of nothing),
+// and on the disk, which the new file is not. Or somebody died who could not sync them.
 Result<MappedFile> Versions::publish(const Path& path, UnnamedFile file, std::string_view digest) {
     FEDLLM_TRY(const auto there, disk().find(path));
     if (there) {
         const auto checked = crypto::from_hex(digest);
-        if (auto same = map_verified(path, *checked)) return same;
+        if (auto same = map_verified(path, *checked)) {
+            FEDLLM_TRY_VOID(write_again(path));
+            return same;
+        }
     }
     FEDLLM_TRY_VOID(disk().rename(file.path_, path));
     file.file_.reset();
