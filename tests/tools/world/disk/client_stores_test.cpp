@@ -46,7 +46,7 @@ Result<void> live(Server& server, std::vector<std::string>& complaints) {
         const update::ResidualStore::Key key{JobId("j1"), "name: job", RoundId(round)};
         updates.drop_all_but(task);
         const TaskId counted(round == 0 ? "" : "j1/" + std::to_string(round - 1) + "/site");
-        updates.residuals().settle_others(task, JobId("j1"), counted);
+        updates.residuals().settle_others(task, key.job, counted);
         auto claim = updates.find(task);
         if (!claim) {
             const std::string version = version_of(round);
