@@ -79,8 +79,12 @@ Result<void> recompute(const std::string& job_yaml, const store::VersionRow& bas
     } else {
         FEDLLM_TRY(std::vector<float> step, read_residual(base.residual_digest, layout.elements, versions));
         FEDLLM_TRY_VOID(add_mean(job, layout, counted, spool, step));
+        const std::span<float> values = computed.values();  // each is read before it is written
         FEDLLM_TRY(const auto encoded,
-                   engine::advance(job.download.codec, layout, base.round.get(), computed.values(), step));
+                   engine::advance(job.download.codec, layout, base.round.get(), values, step,
+                                   [&](std::uint64_t first, std::span<const float> version) {
+                                       std::copy(version.begin(), version.end(), values.begin() + first);
+                                   }));
         if (crypto::to_hex(crypto::sha256(encoded)) != next.encoded_digest) return differs(next, "the step");
     }
     FEDLLM_TRY(const tensor::ParamSet committed, versions.read(next.digest));

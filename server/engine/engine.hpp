@@ -41,7 +41,7 @@ struct EngineOptions {
     std::uint64_t upload_bytes_max = std::uint64_t{64} << 30;
     std::uint64_t upload_memory = std::uint64_t{256} << 20;  // of all uploads together
     unsigned threads = 0;                                    // of the compute pool; 0: one per core
-    RetentionRules retention;
+    RetentionRules retention{};
     // Where the pool's work runs instead, for simulated worlds.
     std::optional<net::asio::any_io_executor> compute{};
 };

@@ -76,6 +76,7 @@ Result<void> ServerProcess::begin() {
     const server::engine::EngineOptions options{.state_directory = kState,
                                                 .upload_bytes_max = std::uint64_t{1} << 30,
                                                 .threads = 1,
+                                                .retention = {},
                                                 .compute = host().slow_executor()};
     const auto on_fatal = [this](const Error& error) {
         if (!fatal_) world().trace.say(name(), "cannot go on: " + to_string(error));
@@ -144,7 +145,7 @@ void ServerProcess::stop() { asio::co_spawn(host().context(), shut_down(*this), 
 awaitable<void> ServerProcess::shut_down(ServerProcess& server) {
     server.world().network.stop_listening();
     const auto sessions = server.sessions_;  // one that is asked may end at once
-    for (const auto& [number, session] : sessions) session->ask_to_stop();
+    for (const auto& [number, session] : sessions) session->end("the server is shutting down");
     for (int turn = 0; turn < 20 && !server.sessions_.empty(); ++turn) {
         const auto slept = co_await net::sleep_for(100ms);
         if (!slept) co_return;
