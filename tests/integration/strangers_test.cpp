@@ -66,7 +66,7 @@ private:
             const Result<void> slept = co_await net::sleep_for(1s);
             if (!slept) co_return slept;
         }
-        const auto [end, count] = co_await socket.async_read_some(asio::buffer(scrap), net::kNoThrow);
+        [[maybe_unused]] const auto [end, count] = co_await socket.async_read_some(asio::buffer(scrap), net::kNoThrow);
         co_return Result<void>{};
     }
 

@@ -9,6 +9,8 @@ namespace store = server::store;
 
 namespace {
 
+__extension__ typedef __int128 Exact;  // wide enough for every sum here
+
 constexpr int kExactBits = 80;           // of a value's fraction in the exact sum
 constexpr double kHalfUlp = 0x1p-24;     // of f32, relative
 constexpr double kFixedPoint = 0x1p-24;  // the coarsest that the server's sum may be
@@ -204,7 +206,7 @@ void Truth::check_round(const server::engine::Engine& engine, JobTruth& job, con
 
 std::optional<std::vector<double>> Truth::exact_mean(const JobTruth& job,
                                                      const std::vector<store::PartRow>& parts) {
-    std::vector<__int128> sums;
+    std::vector<Exact> sums;
     std::uint64_t total = 0;
     for (const store::PartRow& part : parts) {
         if (part.status != store::PartStatus::Accepted) continue;
@@ -222,8 +224,8 @@ std::optional<std::vector<double>> Truth::exact_mean(const JobTruth& job,
         }
         sums.resize(made.values.size());
         for (std::size_t i = 0; i < sums.size(); ++i) {
-            sums[i] += static_cast<__int128>(std::ldexp(static_cast<double>(made.values[i]), kExactBits)) *
-                       static_cast<__int128>(weight);
+            sums[i] += static_cast<Exact>(std::ldexp(static_cast<double>(made.values[i]), kExactBits)) *
+                       static_cast<Exact>(weight);
         }
         total += weight;
     }

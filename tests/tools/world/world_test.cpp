@@ -63,8 +63,8 @@ TEST_F(WorldTest, NothingIsLostAndEveryJobEnds) {
     for (std::size_t kind = 0; kind < kTroubles; ++kind) {
         const std::string what(name(static_cast<Trouble>(kind)));
         std::printf("  %s: %llu\n", what.c_str(), static_cast<unsigned long long>(seen[kind]));
-        if (ran >= 100)
-            EXPECT_GT(seen[kind], 0u) << what << " was never seen: these worlds prove nothing about it";
+        if (ran < 100) continue;
+        EXPECT_GT(seen[kind], 0u) << what << " was never seen: these worlds prove nothing about it";
     }
 }
 
