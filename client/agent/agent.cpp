@@ -373,6 +373,7 @@ void Agent::carry_out(const StopWork&) { stop_work_.request_stop(); }
 
 void Agent::carry_out(const Upload& effect) {
     auto file = updates_.map(effect.id);
+    if (!file && file.error().code == Errc::IoFailed) return carry_out(Disconnect{file.error()});
     if (!file)
         return apply(TaskRefused{effect.id, with_context(file.error(), "the finished update is gone")});
     upload_ = {seconds(), file->bytes().size() - effect.offset};

@@ -143,7 +143,10 @@ Engine::ActiveJob* Engine::find(const JobId& id) const {
 // Whoever waits for a client hears of it before anything else happens to it.
 void Engine::raise(const JobId& job, round::Event event) {
     events_.emplace_back(job, std::move(event));
-    if (handling_) return;
+    if (!handling_) handle_all();
+}
+
+void Engine::handle_all() {
     handling_ = true;
     while (true) {
         if (const auto tidings = schedule_.next()) {
@@ -360,11 +363,15 @@ registry::SessionId Engine::join(const ClientId& client, const protocol::Hello& 
     for (const auto& job : jobs_) {
         if (round::is_asked(job->state, client)) schedule_.take(job->id, client);
     }
+    // All hear of it before anybody is told that it is free or busy: whom this tells has not to be told
+    // again.
+    handling_ = true;
     for (const JobId& id : std::vector<JobId>(schedule_.order())) {
         if (schedule_.can_train(id, client) && !schedule_.sees(id, client)) continue;  // told that it is busy
         schedule_.told({id, client, true});
-        raise(id, round::ClientJoined{client, base_models});
+        handle(id, round::ClientJoined{client, base_models});
     }
+    handle_all();
     return session;
 }
 

@@ -164,6 +164,7 @@ private:
     void raise(const JobId& job, round::Event event);
     void raise(const ActiveJob& job, round::Event event) { raise(job.id, std::move(event)); }
     void hand_over(const JobId& id, const round::Event& event);
+    void handle_all();
     void handle(const JobId& id, const round::Event& event);
     void apply(ActiveJob& job, const round::Effect& effect);
     void free_client(const ActiveJob& job, const ClientId& client);

@@ -4,15 +4,31 @@
 
 namespace fedllm::server::round {
 
+namespace {
+
+// Those who may still be asked in the open round.
+std::size_t unasked(const JobState& state) {
+    std::size_t count = 0;
+    for (const auto* clients : {&state.connected, &state.busy}) {
+        for (const ClientId& client : *clients) count += state.parts.find({state.round, client}) == nullptr;
+    }
+    return count;
+}
+
+}  // namespace
+
 bool gathers(const JobState& state) {
     if (is_over(state) || state.paused || state.rules.asynchronous) return false;
     if (state.connected.size() + state.busy.size() < state.rules.clients_minimum) return false;
     switch (state.phase) {
         case Phase::Waiting: return state.round.get() < state.rules.rounds;
         case Phase::Aggregating: return state.round.get() + 1 < state.rules.rounds;
-        case Phase::Training:
-            return state.parts.count(PartState::Accepted) + state.parts.counted_on() <
-                   state.rules.clients_minimum;
+        case Phase::Training: {
+            const std::size_t sure = state.parts.count(PartState::Accepted) + state.parts.counted_on();
+            const std::size_t needed = state.rules.clients_minimum;
+            // Where too few are left who did not decline, the others' clients would wait for nothing.
+            return sure < needed && unasked(state) >= needed - sure;
+        }
         default: return false;
     }
 }

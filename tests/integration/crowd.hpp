@@ -22,7 +22,7 @@ public:
         for (const auto& name : names) peers_.push_back(std::make_unique<Peer>(federation_.invite(name)));
     }
 
-    // Until the job is finished: the digest of its final model.
+    // Until all jobs are finished: the digest of this one's final model.
     std::string run(const std::string& job = "j1") {
         job_ = JobId(job);
         for (const auto& peer : peers_) tasks_.spawn("client", serve(*peer));
@@ -102,8 +102,15 @@ private:
             if (!slept) break;
             const auto link = federation_.operator_link();
             if (!link) continue;
-            const auto report = (*link)->show_job(job_);
-            if (report && report->summary().state() == "finished") digest_ = report->summary().model_digest();
+            const auto list = (*link)->list_jobs();
+            if (!list) continue;
+            std::string digest;
+            bool finished = true;
+            for (const protocol::JobSummary& job : list->jobs()) {
+                finished = finished && job.state() == "finished";
+                if (job.job_id() == job_.get()) digest = job.model_digest();
+            }
+            if (finished) digest_ = digest;
         }
         for (const auto& peer : peers_) peer->close();
         co_return Result<void>{};

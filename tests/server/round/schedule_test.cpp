@@ -78,6 +78,9 @@ TEST(Schedule, WhoCannotHaveEnoughGathersNobody) {
     EXPECT_FALSE(gathers(job.state()));
     job.send(ClientDeclined{id("a"), RoundId(0), "policy_refused", ""});
     job.send(ClientDeclined{id("b"), RoundId(0), "policy_refused", ""});
+    EXPECT_FALSE(gathers(job.state())) << "nobody is left to ask: others' clients would wait for nothing";
+    job.send(ClientBusy{id("c")});
+    job.send(ClientBusy{id("d")});
     EXPECT_TRUE(gathers(job.state())) << "to save the round";
     job.send(PauseRequested{"ops"});
     EXPECT_FALSE(gathers(job.state()));
