@@ -20,6 +20,9 @@ struct JobPlan {
     std::string download_codec = "none";
     bool error_feedback = true;
     double server_learning_rate = 1;
+    std::uint32_t buffer = 0;  // asynchronous: updates per version
+    double staleness_power = 0.5;
+    std::uint32_t staleness_max = 16;
     Duration submitted{};  // after the world began
 
     std::string yaml() const;

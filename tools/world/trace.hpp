@@ -31,8 +31,9 @@ enum class Trouble {
     DiskLost,    // an unsynced write that did not survive
     DiskError,   // EIO
     DiskFull,    // ENOSPC
+    Stale,       // an update that was counted began with an older version than its round
 };
-inline constexpr std::size_t kTroubles = static_cast<std::size_t>(Trouble::DiskFull) + 1;
+inline constexpr std::size_t kTroubles = static_cast<std::size_t>(Trouble::Stale) + 1;
 std::string_view name(Trouble trouble);
 
 class Trace {

@@ -20,7 +20,8 @@ namespace fedllm::tools::world {
 // Invariants, as check() looks at them:
 //  - An update whose acceptance a server has sent is in its ledger with that digest from then on, crash or
 //  not.
-//  - The version that a round starts from is the same for ever.
+//  - The version that a round starts from is the same for ever, also when it was lost and is made again.
+//  - A job never goes back, except to make such a version again, which nothing counted has started from.
 //  - A committed version is its base plus the exact mean (128-bit integers) of exactly the updates that the
 //  ledger
 //    counts for its round, each of which its client has made for that task; with a download codec, version
@@ -46,6 +47,7 @@ public:
 
     std::uint64_t acknowledged() const { return acknowledged_.size(); }
     std::uint64_t rounds_checked() const { return rounds_checked_; }
+    std::uint64_t stale() const { return stale_; }  // contributions that started from an older version
     std::uint64_t bytes_made() const { return bytes_made_; }          // of updates
     std::uint64_t bytes_uploaded() const { return bytes_uploaded_; }  // in chunks, again or not
 
@@ -73,7 +75,7 @@ private:
     void check_job(const server::engine::Engine& engine, const server::store::JobRow& row);
     void check_round(const server::engine::Engine& engine, JobTruth& job,
                      const server::store::RoundRow& round);
-    std::optional<std::vector<double>> exact_mean(const JobTruth& job,
+    std::optional<std::vector<double>> exact_mean(const JobTruth& job, const server::store::RoundRow& round,
                                                   const std::vector<server::store::PartRow>& parts);
     void same_version(JobTruth& job, const JobId& id, RoundId round, const std::string& digest);
 
@@ -85,6 +87,7 @@ private:
     std::optional<std::string> violation_;
     bool curious_ = false;
     std::uint64_t rounds_checked_ = 0;
+    std::uint64_t stale_ = 0;
     std::uint64_t bytes_made_ = 0;
     std::uint64_t bytes_uploaded_ = 0;
 };

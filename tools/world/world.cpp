@@ -59,6 +59,7 @@ Outcome World::run() {
     }
     if (!truth_.violation()) check(Truth::Thoroughness::Everything);
     collect_disk_troubles();
+    trace_.count(Trouble::Stale, truth_.stale());
     return {.violation = truth_.violation(),
             .events = events_,
             .virtual_seconds = std::chrono::duration<double>(time_.now().time_since_epoch()).count(),
