@@ -119,6 +119,8 @@ Result<std::unique_ptr<Engine::ActiveJob>> Engine::load(const store::JobRow& row
     const round::Rules rules = round::rules_of(row.id, active->spec);
     if (rounds.empty()) {
         active->state = round::start(rules, row.model_digest);
+        if (row.status == store::JobStatus::Paused)
+            active->state.paused = round::Pause{clock_.now(), row.detail};
         return active;
     }
     std::vector<store::PartRow> parts;
