@@ -81,6 +81,7 @@ Mishaps draw_mishaps(Draw& draw) {
     mishaps.server_power_loss = draw.sometimes(10, 300);
     mishaps.client_power_loss = draw.sometimes(5, 300);
     mishaps.weather_change = draw.sometimes(10, 100);
+    mishaps.operator_acts = draw.sometimes(3, 100);
     mishaps.kill_per_event = draw.rarely(1e-5, 1e-3);
     mishaps.server_disk_error = draw.one_in(100, 10'000);
     mishaps.server_disk_full = draw.one_in(100, 10'000);

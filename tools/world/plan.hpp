@@ -37,6 +37,7 @@ struct Mishaps {
     Duration server_power_loss{};
     Duration client_power_loss{};
     Duration weather_change{};
+    Duration operator_acts{};   // pauses, resumes or, rarely, stops a job
     double kill_per_event = 0;  // at any event, whoever has it
     // One in so many operations of the disk.
     std::uint64_t server_disk_error = 0;

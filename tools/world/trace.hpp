@@ -31,7 +31,10 @@ enum class Trouble {
     DiskLost,    // an unsynced write that did not survive
     DiskError,   // EIO
     DiskFull,    // ENOSPC
-    Stale,       // an update that was counted began with an older version than its round
+    Paused,      // an operator paused a job that ran
+    Resumed,
+    Stopped,
+    Stale,  // an update that was counted began with an older version than its round
 };
 inline constexpr std::size_t kTroubles = static_cast<std::size_t>(Trouble::Stale) + 1;
 std::string_view name(Trouble trouble);

@@ -130,6 +130,16 @@ void Truth::on_server_message(Talk& talk, const protocol::ServerMessage& message
     curious_ = true;
 }
 
+void Truth::asked_for(const JobId& job, protocol::JobAction action) {
+    jobs_[job].asked_for.insert(action);
+    if (jobs_[job].told != store::name(store::JobStatus::Stopped)) jobs_[job].told.clear();
+}
+
+void Truth::controlled(const JobId& job, const std::string& status) {
+    jobs_[job].told = status;
+    curious_ = true;
+}
+
 void Truth::same_version(JobTruth& job, const JobId& id, RoundId round, const std::string& digest) {
     const auto [known, is_new] = job.versions.emplace(round, digest);
     if (!is_new && known->second != digest) {
@@ -173,6 +183,7 @@ void Truth::check_acknowledged(const store::Ledger& ledger, const std::set<std::
 
 void Truth::check_job(const server::engine::Engine& engine, const store::JobRow& row) {
     JobTruth& job = jobs_[row.id];
+    check_status(job, row);
     same_version(job, row.id, row.round, row.model_digest);
     if (row.round < job.next && !is_made_again(engine.ledger(), row, job.next)) {
         return violated(row.id.get() + " is at round " + std::to_string(row.round.get()) + ", but was at " +
@@ -191,6 +202,19 @@ void Truth::check_job(const server::engine::Engine& engine, const store::JobRow&
         if (violation_) return;
         job.next = RoundId(round.round.get() + 1);
     }
+}
+
+void Truth::check_status(const JobTruth& job, const store::JobRow& row) {
+    const auto wished = [&](protocol::JobAction action) { return job.asked_for.contains(action); };
+    const std::string status(store::name(row.status));
+    if (row.status == store::JobStatus::Paused && !wished(protocol::JOB_ACTION_PAUSE))
+        violated(row.id.get() + " is paused, which nobody wished");
+    if (row.status == store::JobStatus::Stopped && !wished(protocol::JOB_ACTION_STOP))
+        violated(row.id.get() + " is stopped, which nobody wished");
+    const bool holds = job.told == store::name(store::JobStatus::Paused) ||
+                       job.told == store::name(store::JobStatus::Stopped);
+    if (holds && status != job.told)
+        violated(row.id.get() + " is " + status + ", but its operator was told that it is " + job.told);
 }
 
 void Truth::check_round(const server::engine::Engine& engine, JobTruth& job, const store::RoundRow& round) {

@@ -22,6 +22,8 @@ namespace fedllm::tools::world {
 //  not.
 //  - The version that a round starts from is the same for ever, also when it was lost and is made again.
 //  - A job never goes back, except to make such a version again, which nothing counted has started from.
+//  - A job is paused or stopped only when its operator wished so; and so it stays when the operator was told,
+//    until the next wish.
 //  - A committed version is its base plus the exact mean (128-bit integers) of exactly the updates that the
 //  ledger
 //    counts for its round, each of which its client has made for that task; with a download codec, version
@@ -32,6 +34,10 @@ public:
     // An update that a client's worker has made.
     void made(const TaskId& task, const ClientId& client, const std::string& digest,
               std::vector<float> values, std::uint64_t samples);
+
+    // An operator's wish, and what a server said that the job is now.
+    void asked_for(const JobId& job, protocol::JobAction action);
+    void controlled(const JobId& job, const std::string& status);
 
     void on_bytes(std::uint64_t connection, const ClientId& client, Side from,
                   std::span<const std::byte> bytes) override;
@@ -67,12 +73,15 @@ private:
         RoundId next;               // to be checked
         std::vector<double> exact;  // with a download codec: what version and residual add up to
         std::map<RoundId, std::string> versions;
+        std::set<protocol::JobAction> asked_for;  // ever
+        std::string told;                         // the answer to the last wish; empty: none was heard
     };
 
     void on_frame(Talk& talk, const ClientId& client, Side from, const protocol::Frame& frame);
     void on_server_message(Talk& talk, const protocol::ServerMessage& message);
     void check_acknowledged(const server::store::Ledger& ledger, const std::set<std::string>& tasks);
     void check_job(const server::engine::Engine& engine, const server::store::JobRow& row);
+    void check_status(const JobTruth& job, const server::store::JobRow& row);
     void check_round(const server::engine::Engine& engine, JobTruth& job,
                      const server::store::RoundRow& round);
     std::optional<std::vector<double>> exact_mean(const JobTruth& job, const server::store::RoundRow& round,

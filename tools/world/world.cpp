@@ -51,6 +51,7 @@ Outcome World::run() {
     start_mishap(plan_.mishaps.server_power_loss, &World::cut_server_power);
     start_mishap(plan_.mishaps.client_power_loss, &World::cut_client_power);
     start_mishap(plan_.mishaps.weather_change, &World::change_weather);
+    start_mishap(plan_.mishaps.operator_acts, &World::operator_acts);
     const TimePoint end = fair_from_ + plan_.patience;
     while (!done_ && !truth_.violation()) {
         if (!fair_ && !mishaps_last()) make_fair();
@@ -149,7 +150,7 @@ awaitable<void> World::operate() {
     }
 }
 
-// Submits what the ledger does not have yet, on the way.
+// Submits what the ledger does not have yet, and in the end resumes what is paused, on the way.
 bool World::all_done() {
     if (!server_->up() || server_->is_ending()) return false;
     const ScopedDisk scope(server_->disk());
@@ -168,7 +169,10 @@ bool World::all_done() {
         } else if (found->status == server::store::JobStatus::Failed) {
             truth_.violated(job.name + " failed: " + found->detail);
         } else {
-            done = done && found->status == server::store::JobStatus::Finished;
+            const bool stopped = found->status == server::store::JobStatus::Stopped;
+            done = done && (stopped || found->status == server::store::JobStatus::Finished);
+            const bool paused = found->status == server::store::JobStatus::Paused;
+            if (paused && !mishaps_last()) server_->control(job.name, protocol::JOB_ACTION_RESUME);
         }
     }
     return done;
@@ -223,6 +227,15 @@ void World::change_weather() {
     Weather weather = draw_plan(rng_.next_u64()).weather;
     weather.window_bytes = plan_.weather.window_bytes;
     network_.set_weather(weather);
+}
+
+void World::operator_acts() {
+    if (!server_->up() || server_->is_ending()) return;
+    const JobPlan& job = plan_.jobs[rng_.below(plan_.jobs.size())];
+    const std::uint64_t drawn = rng_.below(20);
+    server_->control(job.name, drawn == 0   ? protocol::JOB_ACTION_STOP
+                               : drawn < 10 ? protocol::JOB_ACTION_PAUSE
+                                            : protocol::JOB_ACTION_RESUME);
 }
 
 void World::make_fair() {

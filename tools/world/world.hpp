@@ -67,6 +67,7 @@ private:
     void cut_server_power();
     void cut_client_power();
     void change_weather();
+    void operator_acts();
 
     Plan plan_;
     Rng rng_;
