@@ -77,6 +77,7 @@ Result<void> ServerProcess::begin() {
     metrics_ = std::make_unique<server::observe::Metrics>();
     const server::engine::EngineOptions options{.state_directory = kState,
                                                 .upload_bytes_max = std::uint64_t{1} << 30,
+                                                .upload_memory = world().plan.upload_memory,
                                                 .threads = 1,
                                                 .retention = {},
                                                 .compute = host().slow_executor()};

@@ -26,12 +26,13 @@ enum class Trouble {
     ClientKill,
     ServerPowerLoss,  // nobody is told
     ClientPowerLoss,
-    ServerStop,  // SIGTERM
-    DiskTorn,    // a write of which a part survived a crash
-    DiskLost,    // an unsynced write that did not survive
-    DiskError,   // EIO
-    DiskFull,    // ENOSPC
-    Paused,      // an operator paused a job that ran
+    ServerStop,   // SIGTERM
+    DiskTorn,     // a write of which a part survived a crash
+    DiskLost,     // an unsynced write that did not survive
+    DiskError,    // EIO
+    DiskFull,     // ENOSPC
+    UploadWaits,  // for its share of the memory
+    Paused,       // an operator paused a job that ran
     Resumed,
     Stopped,
     Stale,  // an update that was counted began with an older version than its round

@@ -166,6 +166,18 @@ void Truth::check(const server::engine::Engine& engine, Thoroughness how) {
     for (const store::JobRow& row : *jobs) check_job(engine, row);
 }
 
+std::size_t Truth::check_memory(const server::engine::Engine& engine) {
+    const auto& memory = engine.upload_memory();
+    const std::size_t uploads = engine.uploads_under_way();
+    const std::uint64_t least = uploads * protocol::FrameLimits{}.chunk_bytes_max;
+    if (memory.bytes_in_use() > memory.bytes_max() || (uploads > 1 && least > memory.bytes_max())) {
+        violated(std::to_string(uploads) + " uploads at once take " +
+                 std::to_string(std::max(least, memory.bytes_in_use())) + " bytes of " +
+                 std::to_string(memory.bytes_max()));
+    }
+    return memory.waiting();
+}
+
 void Truth::check_acknowledged(const store::Ledger& ledger, const std::set<std::string>& tasks) {
     for (const std::string& task : tasks) {
         const TaskName name = parse(task);

@@ -24,6 +24,8 @@ namespace fedllm::tools::world {
 //  - A job never goes back, except to make such a version again, which nothing counted has started from.
 //  - A job is paused or stopped only when its operator wished so; and so it stays when the operator was told,
 //    until the next wish.
+//  - Uploads never take more than their memory, each with at least a buffer of the largest chunk; an upload
+//    that is more than all of it is alone.
 //  - A committed version is its base plus the exact mean (128-bit integers) of exactly the updates that the
 //  ledger
 //    counts for its round, each of which its client has made for that task; with a download codec, version
@@ -45,6 +47,8 @@ public:
 
     // Whether the server has said something since the last check that the ledger must bear out.
     bool curious() const { return curious_; }
+    // Memory: after every event of the server. How many uploads wait for a share comes back.
+    std::size_t check_memory(const server::engine::Engine& engine);
     enum class Thoroughness { News, Everything };
     void check(const server::engine::Engine& engine, Thoroughness how);
 

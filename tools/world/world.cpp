@@ -95,6 +95,11 @@ bool World::step() {
 }
 
 void World::after_event(Process& process) {
+    if (&process == server_.get() && server_->engine() != nullptr) {
+        const std::size_t waiting = truth_.check_memory(*server_->engine());
+        if (waiting > uploads_waiting_) trace_.count(Trouble::UploadWaits);
+        uploads_waiting_ = waiting;
+    }
     if (process.is_ending()) {
         bury(process, process.disk().crashed() ? Process::Death::PowerLost : Process::Death::Killed);
     } else if (mishaps_last() && plan_.mishaps.kill_per_event > 0 &&

@@ -82,6 +82,7 @@ private:
     std::unique_ptr<ServerProcess> server_;
     std::vector<std::unique_ptr<ClientProcess>> clients_;
     std::uint64_t events_ = 0;
+    std::size_t uploads_waiting_ = 0;  // for memory
     bool fair_ = false;
     bool done_ = false;
 };
