@@ -97,11 +97,14 @@ void Machine::on(const Progressed& event, Effects& out) {
     if (is_current(event.id) && in<Working>() && live_) out.push_back(SendProgress{event.id, event.progress});
 }
 
+// Of a task that was released and given again meanwhile, the release may have taken the update: what is on
+// the disk then decides, when the task is prepared.
 void Machine::on(const Trained& event, Effects& out) {
-    if (release_worker(event.id)) {
-        settle(event.claim, out);
-    } else {
+    const bool was_released = in<Waiting>();
+    if (!release_worker(event.id)) {
         out.push_back(DropUpdate{event.id});
+    } else if (!was_released) {
+        settle(event.claim, out);
     }
     go_on(out);
 }

@@ -49,9 +49,11 @@ Result<void> Engine::add_counted(const round::AskClient& effect, protocol::Task&
 }
 
 // The last steps that lead to the task's version, oldest first, while they are fewer bytes than the version
-// itself: from further back, and for whoever holds nothing, the whole version is the shorter way.
+// itself, which in an asynchronous job may not be the newest: from further back, and for whoever holds
+// nothing, the whole version is the shorter way.
 Result<void> Engine::add_steps(const ActiveJob& job, protocol::Task& task) const {
-    FEDLLM_TRY(const auto latest, ledger_.latest_versions(job.id, protocol::kVersionStepsMax));
+    FEDLLM_TRY(const auto latest,
+               ledger_.versions_up_to(job.id, RoundId(task.round()), protocol::kVersionStepsMax));
     std::size_t count = 0;
     for (std::uint64_t bytes = 0; count < latest.size() && !latest[count].base_digest.empty(); ++count) {
         if (latest[count].removed) break;

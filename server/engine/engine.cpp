@@ -119,6 +119,8 @@ Result<std::unique_ptr<Engine::ActiveJob>> Engine::load(const store::JobRow& row
     const round::Rules rules = round::rules_of(row.id, active->spec);
     if (rounds.empty()) {
         active->state = round::start(rules, row.model_digest);
+        if (row.status == store::JobStatus::Paused)
+            active->state.paused = round::Pause{clock_.now(), row.detail};
         return active;
     }
     std::vector<store::PartRow> parts;
@@ -179,10 +181,12 @@ void Engine::hand_over(const JobId& id, const round::Event& event) {
 void Engine::handle(const JobId& id, const round::Event& event) {
     hand_over(id, event);
     ActiveJob* const job = find(id);
-    if (job == nullptr) return;
+    if (job == nullptr || failed_) return;
     auto transition = round::step(std::move(job->state), event, clock_.now());
     job->state = std::move(transition.state);
-    for (const round::Effect& effect : transition.effects) apply(*job, effect);
+    for (const round::Effect& effect : transition.effects) {
+        if (!failed_) apply(*job, effect);
+    }
     if (const auto client = round::client_of(event)) free_client(*job, *client);
     schedule_.update(id, round::gathers(job->state), job->last_opened);
     log_waiting(*job);
@@ -337,8 +341,10 @@ asio::awaitable<Result<void>> Engine::tick() {
 }
 
 bool Engine::hold(const Result<void>& done) {
-    if (!done) on_fatal_(done.error());
-    return done.has_value();
+    if (done) return true;
+    failed_ = true;
+    on_fatal_(done.error());
+    return false;
 }
 
 // ----------------------------------------------------------------------------------------------------------

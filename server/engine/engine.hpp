@@ -108,6 +108,8 @@ public:
     // For simulated worlds, which check what is there against what they saw.
     const store::Ledger& ledger() const { return ledger_; }
     const store::Versions& versions() const { return versions_; }
+    const ingest::UploadMemory& upload_memory() const { return *upload_memory_; }
+    std::size_t uploads_under_way() const { return uploads_.size(); }
 
 private:
     friend struct TakeBack;
@@ -247,6 +249,7 @@ private:
     std::vector<std::unique_ptr<Intake>> left_over_;  // let go of while stopping
     std::deque<std::pair<JobId, round::Event>> events_;
     bool handling_ = false;
+    bool failed_ = false;  // the ledger: what follows from an effect that it lacks must not reach it either
     Timestamp started_{};  // this process
 };
 

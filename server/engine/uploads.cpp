@@ -301,6 +301,8 @@ void Engine::accept(Intake& intake, Link& reply) {
     if (job == nullptr) {
         return post(reply, refusal(target.task, {Errc::Stale, "the job is over"}));
     }
+    // The next process knows what is counted, and this one not even which round is open.
+    if (failed_) return put_off(target, {Errc::StoreFailed, "the ledger has failed"}, reply);
     const auto admitted = round::admits(job->state, target.round, target.client);
     if (!admitted) {
         metrics_.update_refused(target.job, admitted.error().code);

@@ -50,8 +50,8 @@ public:
     // advanced to the next round.
     Result<void> commit_round(const JobId& job, RoundId round, const RoundResult& result,
                               const VersionRow& next);
-    // The job's newest version is not on the disk: it and the round that starts from it are forgotten, and the
-    // round that made it is closing again, with the same contributions. False: it is the initial version.
+    // The job's newest version is not on the disk: it and the round that starts from it are forgotten, and
+    // the round that made it is closing again, with the same contributions. False: it is the initial version.
     Result<bool> reopen_closed(const JobId& job);
     Result<std::vector<RoundRow>> rounds(const JobId& job) const;
     Result<std::string> chain(const JobId& job) const;  // its latest value; see chain.hpp
@@ -80,8 +80,8 @@ public:
                                RoundId round) const;                   // that the round starts from; NotFound
     Result<VersionRow> step(std::string_view encoded_digest) const;    // the version it leads to; NotFound
     Result<std::vector<VersionRow>> versions(const JobId& job) const;  // the initial one first
-    Result<std::vector<VersionRow>> latest_versions(const JobId& job,
-                                                    std::size_t count) const;  // newest first
+    // The version that `round` starts from and those before it, newest first.
+    Result<std::vector<VersionRow>> versions_up_to(const JobId& job, RoundId round, std::size_t count) const;
 
     // Retention. The rows stay; their files are about to go.
     Result<void> remove_versions(const JobId& job, std::span<const RoundId> rounds, Timestamp now);

@@ -229,11 +229,13 @@ Result<std::vector<VersionRow>> Ledger::versions(const JobId& job) const {
     return read_versions(select.bind(job.get()));
 }
 
-Result<std::vector<VersionRow>> Ledger::latest_versions(const JobId& job, std::size_t count) const {
-    FEDLLM_TRY(Statement select,
-               database_->prepare("SELECT " FEDLLM_VERSION_COLUMNS
-                                  " FROM versions WHERE job_id = ? ORDER BY round DESC LIMIT ?"));
-    return read_versions(select.bind(job.get()).bind(std::uint64_t{count}));
+Result<std::vector<VersionRow>> Ledger::versions_up_to(const JobId& job, RoundId round,
+                                                       std::size_t count) const {
+    FEDLLM_TRY(
+        Statement select,
+        database_->prepare("SELECT " FEDLLM_VERSION_COLUMNS
+                           " FROM versions WHERE job_id = ? AND round <= ? ORDER BY round DESC LIMIT ?"));
+    return read_versions(select.bind(job.get()).bind(round.get()).bind(std::uint64_t{count}));
 }
 
 Result<std::optional<Timestamp>> Ledger::last_answer(const ClientId& client) const {

@@ -48,6 +48,12 @@ JobPlan draw_job(Draw& draw, std::uint32_t number, std::uint32_t clients) {
     job.error_feedback = draw.half();
     job.server_learning_rate = draw.half() ? 1.0 : 0.7;
     job.submitted = draw.time(0.01, 60);
+    if (draw.half()) {
+        job.buffer = static_cast<std::uint32_t>(draw.between(job.minimum, job.clients));
+        job.rounds = static_cast<std::uint32_t>(draw.between(1, 8));
+        job.staleness_power = draw.half() ? 0.5 : draw.scale(0.1, 4);
+        job.staleness_max = static_cast<std::uint32_t>(draw.between(0, 4));
+    }
     return job;
 }
 
@@ -75,6 +81,7 @@ Mishaps draw_mishaps(Draw& draw) {
     mishaps.server_power_loss = draw.sometimes(10, 300);
     mishaps.client_power_loss = draw.sometimes(5, 300);
     mishaps.weather_change = draw.sometimes(10, 100);
+    mishaps.operator_acts = draw.sometimes(3, 100);
     mishaps.kill_per_event = draw.rarely(1e-5, 1e-3);
     mishaps.server_disk_error = draw.one_in(100, 10'000);
     mishaps.server_disk_full = draw.one_in(100, 10'000);
@@ -88,6 +95,11 @@ Mishaps draw_mishaps(Draw& draw) {
 }  // namespace
 
 std::string JobPlan::yaml() const {
+    const std::string asynchronous = buffer == 0
+                                         ? ""
+                                         : "aggregation: {mode: async, buffer: " + std::to_string(buffer) +
+                                               ", staleness_power: " + std::to_string(staleness_power) +
+                                               ", staleness_max: " + std::to_string(staleness_max) + "}\n";
     return "name: " + name + "\nbase_model: tiny\nseed: " + std::to_string(seed) +
            "\nlora: {rank: 2, alpha: 4, target_modules: [q_proj]}\nrounds: " + std::to_string(rounds) +
            "\nclients_per_round: " + std::to_string(clients) +
@@ -95,7 +107,7 @@ std::string JobPlan::yaml() const {
            "\nsamples_max: 100\nserver_learning_rate: " + std::to_string(server_learning_rate) +
            "\nupdate: {codec: " + update_codec +
            ", clip_norm: 4, error_feedback: " + (error_feedback ? "true" : "false") +
-           "}\ndownload: {codec: " + download_codec + "}\ntrain: {local_steps: 1}\n";
+           "}\ndownload: {codec: " + download_codec + "}\ntrain: {local_steps: 1}\n" + asynchronous;
 }
 
 Plan draw_plan(std::uint64_t seed) {
@@ -111,6 +123,8 @@ Plan draw_plan(std::uint64_t seed) {
     plan.mishaps = draw_mishaps(draw);
     plan.mishaps_until = draw.time(10, 600);
     plan.patience = std::chrono::hours(2);
+    const auto buffer = protocol::FrameLimits{}.chunk_bytes_max;
+    if (draw.half()) plan.upload_memory = draw.between(buffer / 2, 4 * buffer);  // of some uploads, or of one
     plan.server_slowness = std::chrono::microseconds(static_cast<std::int64_t>(draw.scale(1, 1e6)));
     plan.training = draw.time(0.01, 60);
     return plan;

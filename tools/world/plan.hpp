@@ -20,6 +20,9 @@ struct JobPlan {
     std::string download_codec = "none";
     bool error_feedback = true;
     double server_learning_rate = 1;
+    std::uint32_t buffer = 0;  // asynchronous: updates per version
+    double staleness_power = 0.5;
+    std::uint32_t staleness_max = 16;
     Duration submitted{};  // after the world began
 
     std::string yaml() const;
@@ -34,6 +37,7 @@ struct Mishaps {
     Duration server_power_loss{};
     Duration client_power_loss{};
     Duration weather_change{};
+    Duration operator_acts{};   // pauses, resumes or, rarely, stops a job
     double kill_per_event = 0;  // at any event, whoever has it
     // One in so many operations of the disk.
     std::uint64_t server_disk_error = 0;
@@ -49,6 +53,7 @@ struct Plan {
     std::uint32_t clients = 1;
     std::vector<JobPlan> jobs;
     protocol::Limits limits;
+    std::uint64_t upload_memory = std::uint64_t{256} << 20;
     Weather weather;  // while mishaps last
     Mishaps mishaps;
     Duration mishaps_until{};  // from then on the weather is fair

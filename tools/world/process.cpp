@@ -1,5 +1,7 @@
 #include "tools/world/process.hpp"
 
+#include <algorithm>
+
 #include "common/crypto/sha256.hpp"
 #include "common/formats/param_set_file.hpp"
 #include "common/protocol/messages.hpp"
@@ -75,6 +77,7 @@ Result<void> ServerProcess::begin() {
     metrics_ = std::make_unique<server::observe::Metrics>();
     const server::engine::EngineOptions options{.state_directory = kState,
                                                 .upload_bytes_max = std::uint64_t{1} << 30,
+                                                .upload_memory = world().plan.upload_memory,
                                                 .threads = 1,
                                                 .retention = {},
                                                 .compute = host().slow_executor()};
@@ -137,6 +140,29 @@ awaitable<void> ServerProcess::submit_job(ServerProcess& server, JobPlan job) {
     }
     server.world().trace.say("operator",
                              "submits " + job.name + (taken ? "" : ": " + to_string(taken.error())));
+}
+
+void ServerProcess::control(const std::string& job, protocol::JobAction action) {
+    asio::post(host().context(), [this, job, action] { control_now(job, action); });
+}
+
+void ServerProcess::control_now(const std::string& job, protocol::JobAction action) {
+    const auto rows = engine_->ledger().jobs();
+    if (!rows) return;
+    const auto row = std::ranges::find(*rows, job, &server::store::JobRow::name);
+    if (row == rows->end()) return;
+    protocol::ControlJob request;
+    request.set_job_id(row->id.get());
+    request.set_action(action);
+    world().truth.asked_for(row->id, action);
+    const auto done = engine_->control("operator", request);
+    world().trace.say("operator", protocol::JobAction_Name(action) + " " + job +
+                                      (done ? ": it is " + done->state() : ": " + to_string(done.error())));
+    if (done && !is_ending()) world().truth.controlled(row->id, done->state());
+    if (!done || done->state() == server::store::name(row->status)) return;
+    world().trace.count(action == protocol::JOB_ACTION_PAUSE    ? Trouble::Paused
+                        : action == protocol::JOB_ACTION_RESUME ? Trouble::Resumed
+                                                                : Trouble::Stopped);
 }
 
 void ServerProcess::stop() { asio::co_spawn(host().context(), shut_down(*this), rethrow); }

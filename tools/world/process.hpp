@@ -74,6 +74,7 @@ public:
 
     // What its operator does; the outcome shows in the ledger.
     void submit(const JobPlan& job);
+    void control(const std::string& job, protocol::JobAction action);
     void stop();  // SIGTERM: stopped() follows
 
 private:
@@ -82,6 +83,7 @@ private:
     void leave_network(Network::Farewell farewell) override;
     static net::awaitable<void> serve(ServerProcess& server, std::unique_ptr<net::Stream> stream,
                                       ClientId client);
+    void control_now(const std::string& job, protocol::JobAction action);
     static net::awaitable<void> submit_job(ServerProcess& server, JobPlan job);
     static net::awaitable<void> shut_down(ServerProcess& server);
 

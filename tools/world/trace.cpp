@@ -7,9 +7,10 @@ namespace fedllm::tools::world {
 
 std::string_view name(Trouble trouble) {
     static constexpr std::array<std::string_view, kTroubles> kNames{
-        "delay",       "loss",       "refused",     "reset",       "half open",         "silence",
-        "late bytes",  "partition",  "server kill", "client kill", "server power loss", "client power loss",
-        "server stop", "torn write", "lost write",  "disk error",  "disk full"};
+        "delay",       "loss",        "refused",     "reset",       "half open",         "silence",
+        "late bytes",  "partition",   "server kill", "client kill", "server power loss", "client power loss",
+        "server stop", "torn write",  "lost write",  "disk error",  "disk full",         "upload waits",
+        "job paused",  "job resumed", "job stopped", "stale update"};
     return kNames[static_cast<std::size_t>(trouble)];
 }
 

@@ -26,13 +26,18 @@ enum class Trouble {
     ClientKill,
     ServerPowerLoss,  // nobody is told
     ClientPowerLoss,
-    ServerStop,  // SIGTERM
-    DiskTorn,    // a write of which a part survived a crash
-    DiskLost,    // an unsynced write that did not survive
-    DiskError,   // EIO
-    DiskFull,    // ENOSPC
+    ServerStop,   // SIGTERM
+    DiskTorn,     // a write of which a part survived a crash
+    DiskLost,     // an unsynced write that did not survive
+    DiskError,    // EIO
+    DiskFull,     // ENOSPC
+    UploadWaits,  // for its share of the memory
+    Paused,       // an operator paused a job that ran
+    Resumed,
+    Stopped,
+    Stale,  // an update that was counted began with an older version than its round
 };
-inline constexpr std::size_t kTroubles = static_cast<std::size_t>(Trouble::DiskFull) + 1;
+inline constexpr std::size_t kTroubles = static_cast<std::size_t>(Trouble::Stale) + 1;
 std::string_view name(Trouble trouble);
 
 class Trace {

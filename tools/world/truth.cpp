@@ -1,5 +1,6 @@
 #include "tools/world/truth.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -28,6 +29,38 @@ TaskName parse(const std::string& task) {
     return {JobId(task.substr(0, first)),
             RoundId(static_cast<std::uint32_t>(std::stoul(task.substr(first + 1, second - first - 1)))),
             ClientId(task.substr(second + 1))};
+}
+
+// The parts that a round's sum has. In an asynchronous job they may have started some versions before it.
+Result<std::vector<store::PartRow>> counted_in(const store::Ledger& ledger, const job::JobSpec& spec,
+                                               const store::RoundRow& round) {
+    const bool asynchronous = spec.aggregation.mode == job::Mode::Async;
+    const std::uint32_t last = round.round.get();
+    const std::uint32_t before = asynchronous ? std::min(last, spec.aggregation.staleness_max) : 0;
+    std::vector<store::PartRow> counted;
+    for (std::uint32_t from = last - before; from <= last; ++from) {
+        FEDLLM_TRY(const auto parts, ledger.parts(round.job, RoundId(from)));
+        for (const store::PartRow& part : parts) {
+            const bool accepted = part.status == store::PartStatus::Accepted;
+            if (accepted && part.counted == round.round) counted.push_back(part);
+        }
+    }
+    return counted;
+}
+
+// Whether a job is back at a round because the version that it made was lost before it was on the disk: with
+// its set closed, and nothing counted that started from that version.
+bool is_made_again(const store::Ledger& ledger, const store::JobRow& job, RoundId lost) {
+    if (job.round.get() + 1 != lost.get()) return false;
+    const auto rounds = ledger.rounds(job.id);
+    const auto parts = ledger.parts(job.id, lost);
+    if (!rounds || !parts) return true;  // the ledger is out of order, and its process about to end
+    return std::ranges::any_of(*rounds,
+                               [&](const store::RoundRow& row) {
+                                   return row.round == job.round && row.status == store::RoundStatus::Closing;
+                               }) &&
+           std::ranges::none_of(
+               *parts, [](const store::PartRow& part) { return part.status == store::PartStatus::Accepted; });
 }
 
 }  // namespace
@@ -97,6 +130,16 @@ void Truth::on_server_message(Talk& talk, const protocol::ServerMessage& message
     curious_ = true;
 }
 
+void Truth::asked_for(const JobId& job, protocol::JobAction action) {
+    jobs_[job].asked_for.insert(action);
+    if (jobs_[job].told != store::name(store::JobStatus::Stopped)) jobs_[job].told.clear();
+}
+
+void Truth::controlled(const JobId& job, const std::string& status) {
+    jobs_[job].told = status;
+    curious_ = true;
+}
+
 void Truth::same_version(JobTruth& job, const JobId& id, RoundId round, const std::string& digest) {
     const auto [known, is_new] = job.versions.emplace(round, digest);
     if (!is_new && known->second != digest) {
@@ -123,6 +166,18 @@ void Truth::check(const server::engine::Engine& engine, Thoroughness how) {
     for (const store::JobRow& row : *jobs) check_job(engine, row);
 }
 
+std::size_t Truth::check_memory(const server::engine::Engine& engine) {
+    const auto& memory = engine.upload_memory();
+    const std::size_t uploads = engine.uploads_under_way();
+    const std::uint64_t least = uploads * protocol::FrameLimits{}.chunk_bytes_max;
+    if (memory.bytes_in_use() > memory.bytes_max() || (uploads > 1 && least > memory.bytes_max())) {
+        violated(std::to_string(uploads) + " uploads at once take " +
+                 std::to_string(std::max(least, memory.bytes_in_use())) + " bytes of " +
+                 std::to_string(memory.bytes_max()));
+    }
+    return memory.waiting();
+}
+
 void Truth::check_acknowledged(const store::Ledger& ledger, const std::set<std::string>& tasks) {
     for (const std::string& task : tasks) {
         const TaskName name = parse(task);
@@ -140,22 +195,13 @@ void Truth::check_acknowledged(const store::Ledger& ledger, const std::set<std::
 
 void Truth::check_job(const server::engine::Engine& engine, const store::JobRow& row) {
     JobTruth& job = jobs_[row.id];
-    if (row.round < job.next) {
-        // A version may be sent before its file is on the disk: a start that does not find it closes the same
-        // round again, which has to give the same version.
-        const auto rounds = engine.ledger().rounds(row.id);
-        if (!rounds) return;
-        const bool again = row.round.get() + 1 == job.next.get() && !rounds->empty() &&
-                           rounds->back().round == row.round &&
-                           rounds->back().status == store::RoundStatus::Closing;
-        if (again) return;
+    check_status(job, row);
+    same_version(job, row.id, row.round, row.model_digest);
+    if (row.round < job.next && !is_made_again(engine.ledger(), row, job.next)) {
         return violated(row.id.get() + " is at round " + std::to_string(row.round.get()) + ", but was at " +
                         std::to_string(job.next.get()));
     }
-    if (job.next == row.round) {
-        if (row.round.get() > 0) same_version(job, row.id, row.round, row.model_digest);
-        return;
-    }
+    if (row.round <= job.next) return;
     const auto spec = job::parse_job(row.yaml, row.id.get());
     if (!spec) return violated(row.id.get() + ": its job cannot be read");
     job.spec = *spec;
@@ -170,10 +216,23 @@ void Truth::check_job(const server::engine::Engine& engine, const store::JobRow&
     }
 }
 
+void Truth::check_status(const JobTruth& job, const store::JobRow& row) {
+    const auto wished = [&](protocol::JobAction action) { return job.asked_for.contains(action); };
+    const std::string status(store::name(row.status));
+    if (row.status == store::JobStatus::Paused && !wished(protocol::JOB_ACTION_PAUSE))
+        violated(row.id.get() + " is paused, which nobody wished");
+    if (row.status == store::JobStatus::Stopped && !wished(protocol::JOB_ACTION_STOP))
+        violated(row.id.get() + " is stopped, which nobody wished");
+    const bool holds = job.told == store::name(store::JobStatus::Paused) ||
+                       job.told == store::name(store::JobStatus::Stopped);
+    if (holds && status != job.told)
+        violated(row.id.get() + " is " + status + ", but its operator was told that it is " + job.told);
+}
+
 void Truth::check_round(const server::engine::Engine& engine, JobTruth& job, const store::RoundRow& round) {
     const std::string where = round.job.get() + " round " + std::to_string(round.round.get());
     const RoundId next_round(round.round.get() + 1);
-    const auto parts = engine.ledger().parts(round.job, round.round);
+    const auto parts = counted_in(engine.ledger(), job.spec, round);
     const auto base_row = engine.ledger().version(round.job, round.round);
     const auto next_row = engine.ledger().version(round.job, next_round);
     if (!parts || !base_row || !next_row) return violated(where + ": committed, but its rows cannot be read");
@@ -183,7 +242,7 @@ void Truth::check_round(const server::engine::Engine& engine, JobTruth& job, con
     const auto next = engine.versions().read(next_row->digest);
     if (!base) return violated(where + ": its base: " + to_string(base.error()));
     if (!next) return violated(where + ": its version: " + to_string(next.error()));
-    const auto mean = exact_mean(job, *parts);
+    const auto mean = exact_mean(job, round, *parts);
     if (!mean) return;
     const bool whole = job.spec.download.codec.id == codec::CodecId::None;
     if (whole || job.exact.empty()) job.exact.assign(base->values().begin(), base->values().end());
@@ -215,12 +274,16 @@ void Truth::check_round(const server::engine::Engine& engine, JobTruth& job, con
     ++rounds_checked_;
 }
 
-std::optional<std::vector<double>> Truth::exact_mean(const JobTruth& job,
+std::optional<std::vector<double>> Truth::exact_mean(const JobTruth& job, const store::RoundRow& round,
                                                      const std::vector<store::PartRow>& parts) {
+    if (parts.size() < job.spec.clients_minimum || parts.size() > job::updates_per_version(job.spec)) {
+        violated(round.job.get() + " round " + std::to_string(round.round.get()) + ": committed with " +
+                 std::to_string(parts.size()) + " contributions");
+        return std::nullopt;
+    }
     std::vector<Exact> sums;
     std::uint64_t total = 0;
     for (const store::PartRow& part : parts) {
-        if (part.status != store::PartStatus::Accepted) continue;
         const auto& of_task = made_[part.task.get()];
         const auto found = of_task.find(part.update_digest);
         if (found == of_task.end()) {
@@ -228,7 +291,10 @@ std::optional<std::vector<double>> Truth::exact_mean(const JobTruth& job,
             return std::nullopt;
         }
         const Made& made = found->second;
-        const std::uint64_t weight = job.spec.weighting == job::Weighting::Samples ? made.samples : 1;
+        const std::uint32_t staleness = round.round.get() - part.round.get();
+        const std::uint64_t weight = (job.spec.weighting == job::Weighting::Samples ? made.samples : 1) *
+                                     job::staleness_weight(job.spec.aggregation, staleness);
+        stale_ += staleness > 0;
         if (made.client != part.client || part.weight != weight) {
             violated(part.task.get() + ": the ledger has another client or weight");
             return std::nullopt;
@@ -239,10 +305,6 @@ std::optional<std::vector<double>> Truth::exact_mean(const JobTruth& job,
                        static_cast<Exact>(weight);
         }
         total += weight;
-    }
-    if (total == 0) {
-        violated("a round of no contributions was committed");
-        return std::nullopt;
     }
     std::vector<double> mean(sums.size());
     for (std::size_t i = 0; i < mean.size(); ++i) {

@@ -51,6 +51,7 @@ Outcome World::run() {
     start_mishap(plan_.mishaps.server_power_loss, &World::cut_server_power);
     start_mishap(plan_.mishaps.client_power_loss, &World::cut_client_power);
     start_mishap(plan_.mishaps.weather_change, &World::change_weather);
+    start_mishap(plan_.mishaps.operator_acts, &World::operator_acts);
     const TimePoint end = fair_from_ + plan_.patience;
     while (!done_ && !truth_.violation()) {
         if (!fair_ && !mishaps_last()) make_fair();
@@ -59,6 +60,7 @@ Outcome World::run() {
     }
     if (!truth_.violation()) check(Truth::Thoroughness::Everything);
     collect_disk_troubles();
+    trace_.count(Trouble::Stale, truth_.stale());
     return {.violation = truth_.violation(),
             .events = events_,
             .virtual_seconds = std::chrono::duration<double>(time_.now().time_since_epoch()).count(),
@@ -93,6 +95,11 @@ bool World::step() {
 }
 
 void World::after_event(Process& process) {
+    if (&process == server_.get() && server_->engine() != nullptr) {
+        const std::size_t waiting = truth_.check_memory(*server_->engine());
+        if (waiting > uploads_waiting_) trace_.count(Trouble::UploadWaits);
+        uploads_waiting_ = waiting;
+    }
     if (process.is_ending()) {
         bury(process, process.disk().crashed() ? Process::Death::PowerLost : Process::Death::Killed);
     } else if (mishaps_last() && plan_.mishaps.kill_per_event > 0 &&
@@ -148,7 +155,7 @@ awaitable<void> World::operate() {
     }
 }
 
-// Submits what the ledger does not have yet, on the way.
+// Submits what the ledger does not have yet, and in the end resumes what is paused, on the way.
 bool World::all_done() {
     if (!server_->up() || server_->is_ending()) return false;
     const ScopedDisk scope(server_->disk());
@@ -167,7 +174,10 @@ bool World::all_done() {
         } else if (found->status == server::store::JobStatus::Failed) {
             truth_.violated(job.name + " failed: " + found->detail);
         } else {
-            done = done && found->status == server::store::JobStatus::Finished;
+            const bool stopped = found->status == server::store::JobStatus::Stopped;
+            done = done && (stopped || found->status == server::store::JobStatus::Finished);
+            const bool paused = found->status == server::store::JobStatus::Paused;
+            if (paused && !mishaps_last()) server_->control(job.name, protocol::JOB_ACTION_RESUME);
         }
     }
     return done;
@@ -222,6 +232,15 @@ void World::change_weather() {
     Weather weather = draw_plan(rng_.next_u64()).weather;
     weather.window_bytes = plan_.weather.window_bytes;
     network_.set_weather(weather);
+}
+
+void World::operator_acts() {
+    if (!server_->up() || server_->is_ending()) return;
+    const JobPlan& job = plan_.jobs[rng_.below(plan_.jobs.size())];
+    const std::uint64_t drawn = rng_.below(20);
+    server_->control(job.name, drawn == 0   ? protocol::JOB_ACTION_STOP
+                               : drawn < 10 ? protocol::JOB_ACTION_PAUSE
+                                            : protocol::JOB_ACTION_RESUME);
 }
 
 void World::make_fair() {

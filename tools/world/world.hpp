@@ -67,6 +67,7 @@ private:
     void cut_server_power();
     void cut_client_power();
     void change_weather();
+    void operator_acts();
 
     Plan plan_;
     Rng rng_;
@@ -81,6 +82,7 @@ private:
     std::unique_ptr<ServerProcess> server_;
     std::vector<std::unique_ptr<ClientProcess>> clients_;
     std::uint64_t events_ = 0;
+    std::size_t uploads_waiting_ = 0;  // for memory
     bool fair_ = false;
     bool done_ = false;
 };

@@ -173,6 +173,13 @@ TEST_F(Script, ReleasedTheMomentItWasDone) {
     EXPECT_EQ(on(Trained{a_, kClaim}), "drop a; prepare b");
 }
 
+TEST_F(Script, ReleasedTheMomentItWasDoneAndAskedAgain) {
+    begin_work();
+    EXPECT_EQ(on(ReleaseArrived{a_, "paused"}), "stop; drop a");
+    EXPECT_EQ(on(TaskArrived{make_task("a")}), "");
+    EXPECT_EQ(on(Trained{a_, kClaim}), "prepare a") << "the release may have taken the file that it left";
+}
+
 TEST_F(Script, ReleasedAndAskedAgain) {
     begin_work();
     on(ReleaseArrived{a_, "late"});

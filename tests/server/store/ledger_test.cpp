@@ -198,7 +198,8 @@ TEST_F(LedgerTest, ARoundWhoseVersionIsGoneClosesAgain) {
 
     ASSERT_TRUE(ledger().open_round(round_row(1, "d1"), asked));
     ASSERT_TRUE(ledger().accept(part(1, "site-a", "u2")));
-    EXPECT_EQ(ledger().reopen_closed(job_).error().code, Errc::StoreFailed) << "an accepted update is not given up";
+    EXPECT_EQ(ledger().reopen_closed(job_).error().code, Errc::StoreFailed)
+        << "an accepted update is not given up";
 }
 
 TEST_F(LedgerTest, RefusedAndDeclinedPartsCountNoMore) {
@@ -252,11 +253,14 @@ TEST_F(LedgerTest, StepsAreFoundByTheirDigestAndNewestFirst) {
     EXPECT_EQ(*ledger().step("s1"), next);
     EXPECT_EQ(ledger().step("").error().code, Errc::NotFound) << "the initial version has no step";
     EXPECT_EQ(ledger().step("d1").error().code, Errc::NotFound);
-    const auto latest = *ledger().latest_versions(job_, 2);
+    const auto latest = *ledger().versions_up_to(job_, RoundId(1), 2);
     ASSERT_EQ(latest.size(), 2u);
     EXPECT_EQ(latest[0], next);
     EXPECT_EQ(latest[1].digest, "d0");
-    EXPECT_EQ(ledger().latest_versions(job_, 1)->size(), 1u);
+    EXPECT_EQ(ledger().versions_up_to(job_, RoundId(1), 1)->size(), 1u);
+    const auto before = *ledger().versions_up_to(job_, RoundId(0), 2);
+    ASSERT_EQ(before.size(), 1u) << "an asynchronous job asks for an older version's update again";
+    EXPECT_EQ(before[0].digest, "d0");
 }
 
 // Text from clients goes into the ledger as values, never as SQL; bytes that are odd come back as they were.
