@@ -94,7 +94,7 @@ public:
     virtual Result<void> make_directory(const Path& path) = 0;  // in one that exists; fine where it is there
     virtual Result<void> link(const Path& target, const Path& path) = 0;  // symbolic
     virtual Result<void> rename(const Path& from, const Path& to) = 0;    // replaces
-    virtual Result<void> remove(const Path& path) = 0;                    // fine where nothing is there
+    virtual Result<void> remove(const Path& path) = 0;                    // or empty folder; may be gone
     virtual Result<void> sync_directory(const Path& folder) = 0;  // what was made, renamed, removed in it
 
     // The memory behind whole pages of a map will not be read soon.

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <utility>
@@ -168,7 +169,7 @@ Result<void> PosixDisk::rename(const Path& from, const Path& to) {
 }
 
 Result<void> PosixDisk::remove(const Path& path) {
-    if (::unlink(path.c_str()) == 0 || errno == ENOENT) return {};
+    if (std::remove(path.c_str()) == 0 || errno == ENOENT) return {};
     return io_error(path, "deleting");
 }
 

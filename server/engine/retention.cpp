@@ -2,7 +2,6 @@
 #include "server/engine/retention.hpp"
 
 #include <algorithm>
-#include <filesystem>
 
 #include "common/log/log.hpp"
 #include "common/net/offload.hpp"
@@ -14,6 +13,18 @@ namespace {
 
 // `count` rounds before `round`, but not before the first.
 std::uint32_t back(RoundId round, std::uint32_t count) { return round.get() - std::min(round.get(), count); }
+
+// A link goes, and not what it leads to.
+Result<void> remove_with_contents(const Path& path) {
+    const auto gone = disk().remove(path);
+    if (gone) return {};
+    FEDLLM_TRY(const auto found, disk().find(path));
+    if (!found) return {};
+    if (found->kind != Disk::Status::Kind::Directory) return gone;
+    FEDLLM_TRY(const auto names, disk().list(path));
+    for (const std::string& name : names) FEDLLM_TRY_VOID(remove_with_contents(path / name));
+    return disk().remove(path);
+}
 
 }  // namespace
 
@@ -49,8 +60,11 @@ net::awaitable<Result<void>> Engine::expire(JobId id, Sweep sweep) {
     FEDLLM_CO_TRY(const auto paths, spent_files(id, looked_at));
     co_await net::offload(compute_, [&] {
         for (const Path& path : paths) {
-            std::error_code ignored;  // what is left behind costs space only, and the next start tries again
-            std::filesystem::remove_all(path, ignored);
+            // What is left behind costs space only, and the next start tries again.
+            if (auto gone = remove_with_contents(path); !gone) {
+                log::warn("a file whose time is over stays until the next start",
+                          {{"file", path.string()}, {"reason", gone.error().message}});
+            }
         }
         return true;
     });

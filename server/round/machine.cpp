@@ -23,7 +23,7 @@ std::vector<ClientId> draw(std::vector<ClientId> names, std::size_t count, std::
 
 }  // namespace
 
-void Step::advance() {
+void Step::advance(const std::optional<ClientId>& concerned) {
     if (state_.closing) close();
     if (state_.paused) return;
     if (state_.phase == Phase::Waiting) {
@@ -43,7 +43,7 @@ void Step::advance() {
         if (may_close(state_)) close();
     }
     if (state_.phase == Phase::FinalEvaluation) {
-        for (const ClientId& client : unasked()) ask_late(client);
+        ask_to_evaluate(concerned);
         if (may_finish(state_)) finish_evaluation();
     }
 }
@@ -115,10 +115,23 @@ void Step::ask_late(const ClientId& client) {
 std::vector<ClientId> Step::unasked() const {
     std::vector<ClientId> clients;
     for (const ClientId& client : state_.connected) {
-        if (!state_.parts.find({state_.round, client}) && !state_.parts.task_of(client))
-            clients.push_back(client);
+        if (is_unasked(client)) clients.push_back(client);
     }
     return clients;
+}
+
+bool Step::is_unasked(const ClientId& client) const {
+    return !state_.parts.find({state_.round, client}) && !state_.parts.task_of(client);
+}
+
+// What happens to one client makes nobody else free: with a crowd there, looking at all each time is most of
+// the work.
+void Step::ask_to_evaluate(const std::optional<ClientId>& concerned) {
+    if (!concerned) {
+        for (const ClientId& client : unasked()) ask_late(client);
+    } else if (state_.connected.contains(*concerned) && is_unasked(*concerned)) {
+        ask_late(*concerned);
+    }
 }
 
 void Step::keep_all_busy() {
@@ -191,7 +204,7 @@ void Step::release_all(const std::string& reason) {
 Transition step(JobState state, const Event& event, Timestamp now) {
     Step step(std::move(state), now);
     std::visit([&step](const auto& happened) { step.on(happened); }, event);
-    step.advance();
+    step.advance(client_of(event));
     return std::move(step).finish();
 }
 

@@ -44,7 +44,7 @@ public:
     void on(const ResumeRequested& event);
     void on(const StopRequested& event);
 
-    void advance();
+    void advance(const std::optional<ClientId>& concerned);  // by the event
     Transition finish() &&;
 
 private:
@@ -56,6 +56,8 @@ private:
     std::optional<Part> asked_part(const PartKey& key) const;
     std::vector<PartKey> all_asked() const;
     std::vector<ClientId> unasked() const;
+    bool is_unasked(const ClientId& client) const;
+    void ask_to_evaluate(const std::optional<ClientId>& concerned);
     std::string purpose(const std::string& what) const {
         return what + "/" + std::to_string(state_.round.get());
     }

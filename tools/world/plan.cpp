@@ -123,6 +123,7 @@ Plan draw_plan(std::uint64_t seed) {
     plan.mishaps = draw_mishaps(draw);
     plan.mishaps_until = draw.time(10, 600);
     plan.patience = std::chrono::hours(2);
+    plan.versions_kept = static_cast<std::uint32_t>(draw.between(3, 10));
     const auto buffer = protocol::FrameLimits{}.chunk_bytes_max;
     if (draw.half()) plan.upload_memory = draw.between(buffer / 2, 4 * buffer);  // of some uploads, or of one
     plan.server_slowness = std::chrono::microseconds(static_cast<std::int64_t>(draw.scale(1, 1e6)));

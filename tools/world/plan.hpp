@@ -53,6 +53,7 @@ struct Plan {
     std::uint32_t clients = 1;
     std::vector<JobPlan> jobs;
     protocol::Limits limits;
+    std::uint32_t versions_kept = 10;
     std::uint64_t upload_memory = std::uint64_t{256} << 20;
     Weather weather;  // while mishaps last
     Mishaps mishaps;

@@ -79,7 +79,7 @@ Result<void> ServerProcess::begin() {
                                                 .upload_bytes_max = std::uint64_t{1} << 30,
                                                 .upload_memory = world().plan.upload_memory,
                                                 .threads = 1,
-                                                .retention = {},
+                                                .retention = {.versions = world().plan.versions_kept},
                                                 .compute = host().slow_executor()};
     const auto on_fatal = [this](const Error& error) {
         if (!fatal_) world().trace.say(name(), "cannot go on: " + to_string(error));

@@ -145,6 +145,12 @@ TEST(Disk, KeepsAnOpenFileWhateverBecomesOfItsName) {
     EXPECT_FALSE(disk().find(made->path).value());
     ASSERT_TRUE(disk().remove(dir.path() / "b"));
     ASSERT_TRUE(disk().remove(dir.path() / "b")) << "what is not there need not be removed";
+    ASSERT_TRUE(disk().make_directory(dir.path() / "folder"));
+    write_file_atomically(dir.path() / "folder" / "c", std::string_view("c")).value();
+    EXPECT_FALSE(disk().remove(dir.path() / "folder")) << "it is not empty";
+    ASSERT_TRUE(disk().remove(dir.path() / "folder" / "c"));
+    ASSERT_TRUE(disk().remove(dir.path() / "folder"));
+    EXPECT_FALSE(disk().find(dir.path() / "folder").value());
     std::array<char, 4> read{};
     EXPECT_EQ(made->file->read(4, std::as_writable_bytes(std::span(read))).value(), 2u);
     EXPECT_EQ(std::string_view(read.data(), 2), "ef");

@@ -340,7 +340,7 @@ Result<void> SimulatedDisk::rename(const Path& from, const Path& to) {
 Result<void> SimulatedDisk::remove(const Path& path) {
     FEDLLM_TRY(const Place at, place_to_change(path));
     if (!at.found) return {};
-    if (at.found->kind == Inode::Kind::Directory) return io_error(path, "deleting: Is a directory");
+    if (!at.found->entries.empty()) return io_error(path, "deleting: Directory not empty");
     return change(path, "deleting", [&] { edit({{at.folder, at.name, nullptr}}); });
 }
 

@@ -59,6 +59,7 @@ TEST(SimulatedDisk, WorksLikeADisk) {
     EXPECT_EQ(disk().find("/state/latest").value()->kind, Disk::Status::Kind::Directory);
     EXPECT_FALSE(disk().find("/state/x/y").value());
     EXPECT_EQ(disk().open("/state/x/y", Disk::Open::Write).error().code, Errc::IoFailed);
+    EXPECT_FALSE(disk().remove("/state/a")) << "it is not empty";
     ASSERT_TRUE(disk().remove("/state/a/f"));
     EXPECT_EQ(content("/state/a/f"), "not_found");
     EXPECT_NE(disk().create_unique("/state/u", ".part")->path,
