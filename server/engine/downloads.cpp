@@ -93,6 +93,8 @@ net::awaitable<Result<SharedVersion>> Engine::version(std::string digest) {
         return step ? versions_.map(store::Attachment::Step, digest) : versions_.map(digest);
     });
     if (!mapped) co_return mapped.error();
+    // Of many that asked at once, all share what the first one mapped.
+    if (auto known = version_cache_[digest].lock()) co_return Result<SharedVersion>(std::move(known));
     auto shared = std::make_shared<const MappedFile>(std::move(*mapped));
     std::erase_if(version_cache_, [](const auto& entry) { return entry.second.expired(); });
     version_cache_[digest] = shared;

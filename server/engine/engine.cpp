@@ -99,6 +99,7 @@ Result<void> Engine::activate(const store::JobRow& row) {
     log::info((*active)->state.recovered ? "job resumed" : "job started",
               {{"job", id.get()}, {"name", row.name}, {"round", row.round.get()}});
     schedule_.add(id, (*active)->spec.priority, (*active)->spec.base_model);
+    version_cache_[(*active)->base.row.digest] = (*active)->base.version;
     jobs_.push_back(std::move(*active));
     begin_sum(*jobs_.back());
     tasks_.spawn("adapter", write_newest_adapter(id));
