@@ -25,7 +25,7 @@ for argument in "$@"; do
         --peers) peers=yes ;;
         --long) export FEDLLM_LONG=1 ;;
         --no-install) install=no ;;
-        --help | -h) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        --help | -h) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 0 ;;
         *) echo "tests/run.sh: unknown option '$argument'; see --help" >&2; exit 2 ;;
     esac
 done
