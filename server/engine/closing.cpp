@@ -27,9 +27,7 @@ store::VersionRow row_of(const NewVersion& made, const store::VersionRow& base, 
 std::vector<Contribution> contributions_of(const std::vector<store::PartRow>& parts,
                                            const job::JobSpec& spec) {
     std::vector<Contribution> all;
-    for (const store::PartRow& part : parts) {
-        if (part.status == store::PartStatus::Accepted) all.push_back(contribution_of(part, spec));
-    }
+    for (const store::PartRow& part : parts) all.push_back(contribution_of(part, spec));
     return all;
 }
 
@@ -86,8 +84,8 @@ Result<bool> Engine::keeps_updates_of(const store::VersionRow& version) const {
     return false;
 }
 
-// A process that died may have sent a version whose file was not yet on the disk. What is there is synced; what
-// is not is computed again from the updates, which are kept until then.
+// A process that died may have sent a version whose file was not yet on the disk. What is there is synced;
+// what is not is computed again from the updates, which are kept until then.
 Result<void> Engine::check_newest(const store::JobRow& row) {
     FEDLLM_TRY(const store::VersionRow newest, ledger_.version(row.id, row.round));
     const auto intact = check_files(newest, versions_);
