@@ -115,7 +115,8 @@ void Engine::begin_sum(ActiveJob& job) {
     if (job.state.phase != round::Phase::Training) return;
     const auto scale = job::sum_scale(job.spec);
     FEDLLM_CHECK(scale.has_value(), "parse_job() has checked it");
-    job.sum = std::make_shared<RoundSum>(job.shape, *scale, job.spec.aggregation.sum_bits);
+    job.sum = job.spare_sum ? std::exchange(job.spare_sum, nullptr)
+                            : std::make_shared<RoundSum>(job.shape, *scale, job.spec.aggregation.sum_bits);
     const auto parts = ledger_.contributions(job.id, job.state.round);
     if (!parts) {
         hold(parts.error());
@@ -226,7 +227,6 @@ net::awaitable<Result<void>> Engine::make_version(JobId id, round::CloseRound ef
             net::asio::post(compute_, std::move(work));
         };
         auto made = compute_version(spec, base, *sum, versions_, elsewhere);
-        sum = nullptr;  // its memory is free before the next round's fills
         if (!made || !last) return made;
         // Nobody waits for the last one, and an ended job is never looked at again: durable first.
         FEDLLM_TRY_VOID(versions_.sync(made->paths));
@@ -237,6 +237,12 @@ net::awaitable<Result<void>> Engine::make_version(JobId id, round::CloseRound ef
     job = find(id);
     if (job == nullptr) co_return Result<void>{};
     if (!version) co_return version.error();
+    if (sum.use_count() == 1) {
+        sum->clear();
+        job->spare_sum = std::move(sum);
+    } else {
+        sum = nullptr;  // its memory is free before the next round's fills
+    }
     const Timestamp now = clock_.now();
     const store::RoundResult result{now, eval_loss_of(parts), train_loss_of(parts)};
     const store::VersionRow next = row_of(*version, base.row, now);

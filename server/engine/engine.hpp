@@ -129,6 +129,7 @@ private:
         SharedShape shape;
         round::JobState state;
         SharedSum sum;          // of the open round; null between rounds
+        SharedSum spare_sum;    // of the round before, cleared
         RoundBase base;         // the newest version: what the open round starts from
         bool durable = true;    // it is on the disk: before that nothing that starts from it is accepted
         std::string last_wait;  // what was last logged as waited for
