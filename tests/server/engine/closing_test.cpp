@@ -77,8 +77,11 @@ protected:
     }
     bool whole() const { return std::string(GetParam()) == "none"; }
     std::size_t spooled() const {
-        return static_cast<std::size_t>(
-            std::distance(std::filesystem::directory_iterator(dir_.path() / "state/spool"), {}));
+        std::size_t files = 0;
+        for (const auto& entry : std::filesystem::recursive_directory_iterator(dir_.path() / "state/spool")) {
+            files += entry.is_regular_file() ? 1 : 0;
+        }
+        return files;
     }
 
     fedllm::test::TempDir dir_;
@@ -193,8 +196,8 @@ TEST_P(ClosingTest, ARestartSumsTheAcceptedUpdatesAgain) {
     world.stop();
 }
 
-// FedBuff, two updates a version: the third is under way when the first version is made. It is taken out of that
-// sum and counts in the next one, for less, being a version old.
+// FedBuff, two updates a version: the third is under way when the first version is made. It is taken out of
+// that sum and counts in the next one, for less, being a version old.
 TEST_P(ClosingTest, AnUploadThatOutlivesItsVersionCountsInTheNextOneForLess) {
     const std::string text = yaml(2, 3, 2) + "aggregation:\n  mode: async\n  buffer: 2\n";
     EngineWorld world(dir_.path() / "state", 2);
