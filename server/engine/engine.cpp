@@ -212,10 +212,7 @@ void Engine::apply(ActiveJob& job, const round::Effect& effect) {
             engine.release(job, e);
             engine.free_client(job, e.client);
         }
-        void operator()(const round::CloseRound& e) {
-            engine.tasks_.spawn("close round", engine.close_round(job.id, e),
-                                [changed = &engine.changed_] { changed->cancel(); });
-        }
+        void operator()(const round::CloseRound& e) { engine.begin_closing(job, e); }
         void operator()(const round::FinishJob& e) { engine.finish(job, e); }
         void operator()(const round::FailJob& e) { engine.fail(job, e); }
         void operator()(const round::StopJob& e) {
@@ -266,7 +263,15 @@ void Engine::release(const ActiveJob& job, const round::Release& effect) {
     protocol::ServerMessage message;
     message.mutable_release()->set_task_id(store::task_id(job.id, effect.round, effect.client).get());
     message.mutable_release()->set_reason(effect.reason);
-    link->second->post(std::move(message));
+    say(*link->second, std::move(message));
+}
+
+void Engine::say(Link& link, protocol::ServerMessage message) {
+    if (unsaid_) {
+        unsaid_->emplace_back(&link, std::move(message));
+    } else {
+        link.post(std::move(message));
+    }
 }
 
 void Engine::record(const ActiveJob& job, const round::RecordPart& effect) {

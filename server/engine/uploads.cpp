@@ -1,4 +1,5 @@
 // The engine's half about updates: Offer, bytes, verdict.
+#include <algorithm>
 #include <boost/asio/strand.hpp>
 
 #include "common/log/log.hpp"
@@ -39,13 +40,13 @@ protocol::Verdict refusal(const TaskId& task, const Error& error) {
     return verdict;
 }
 
-void post(Link& reply, protocol::Verdict verdict) {
+}  // namespace
+
+void Engine::say(Link& reply, protocol::Verdict verdict) {
     protocol::ServerMessage message;
     *message.mutable_verdict() = std::move(verdict);
-    reply.post(std::move(message));
+    say(reply, std::move(message));
 }
-
-}  // namespace
 
 ingest::UpdateRules Engine::update_rules(const job::JobSpec& spec) {
     return {
@@ -55,12 +56,12 @@ ingest::UpdateRules Engine::update_rules(const job::JobSpec& spec) {
 void Engine::on_evaluation(const ClientId& client, const protocol::Evaluation& evaluation, Link& reply) {
     const TaskId task(evaluation.task_id());
     const auto parsed = parse_task(client, task.get());
-    if (!parsed) return post(reply, refusal(task, parsed.error()));
-    if (find(parsed->job) == nullptr) return post(reply, refusal(task, {Errc::Stale, "the job is over"}));
+    if (!parsed) return say(reply, refusal(task, parsed.error()));
+    if (find(parsed->job) == nullptr) return say(reply, refusal(task, {Errc::Stale, "the job is over"}));
     if (auto fine = ingest::check_evaluation(evaluation.loss_sum(), evaluation.tokens()); !fine) {
         return refuse({parsed->job, parsed->round, client, task}, fine.error(), reply);
     }
-    post(reply, outcome(task, protocol::OUTCOME_ACCEPTED));
+    say(reply, outcome(task, protocol::OUTCOME_ACCEPTED));
     raise(parsed->job,
           round::EvaluationArrived{client, parsed->round, evaluation.loss_sum(), evaluation.tokens()});
 }
@@ -95,7 +96,7 @@ bool Engine::may_upload(const UploadTarget& target, const protocol::Offer& offer
         put_off(target, judged.error(), reply);
         return false;
     }
-    if (*judged) post(reply, std::move(**judged));
+    if (*judged) say(reply, std::move(**judged));
     return !*judged;
 }
 
@@ -112,7 +113,7 @@ net::awaitable<UploadUnderWay> Engine::on_offer(ClientId client, protocol::Offer
     const TaskId task(offer.task_id());
     const auto parsed = parse_task(client, task.get());
     if (!parsed) {
-        post(reply, refusal(task, parsed.error()));
+        say(reply, refusal(task, parsed.error()));
         co_return nullptr;
     }
     const UploadTarget target{parsed->job, parsed->round, client, task};
@@ -136,7 +137,7 @@ net::awaitable<UploadUnderWay> Engine::on_offer(ClientId client, protocol::Offer
         co_return nullptr;
     }
     const auto memory = upload_memory_;
-    Upload upload{net::asio::make_strand(compute_), {}, {}};
+    Upload upload{net::asio::make_strand(compute_), {}, {}, monotonic_seconds()};
     const std::uint64_t decoder = codec::decoder_bytes(*ingest::codec_of(claim, rules), shape->layout);
     upload.memory =
         memory->ask(protocol::FrameLimits{}.chunk_bytes_max + decoder, [engine = std::weak_ptr(self_)] {
@@ -178,6 +179,7 @@ net::awaitable<UploadUnderWay> Engine::on_offer(ClientId client, protocol::Offer
 net::awaitable<Result<void>> Engine::take(Intake& intake, std::uint64_t offset,
                                           std::span<const std::byte> bytes) {
     metrics_.bytes_moved(intake.target().client, observe::Direction::Up, bytes.size());
+    uploads_.at(&intake).last_byte = monotonic_seconds();
     auto taken = co_await net::offload(uploads_.at(&intake).line, [&] { return intake.take(offset, bytes); });
     if (ActiveJob* const job = find(intake.target().job)) {
         job->live[intake.target().client].bytes_up = intake.held();
@@ -299,14 +301,14 @@ void Engine::accept(Intake& intake, Link& reply) {
     const ingest::Claim& claim = intake.claim();
     ActiveJob* const job = find(target.job);
     if (job == nullptr) {
-        return post(reply, refusal(target.task, {Errc::Stale, "the job is over"}));
+        return say(reply, refusal(target.task, {Errc::Stale, "the job is over"}));
     }
     // The next process knows what is counted, and this one not even which round is open.
     if (failed_) return put_off(target, {Errc::StoreFailed, "the ledger has failed"}, reply);
     const auto admitted = round::admits(job->state, target.round, target.client);
     if (!admitted) {
         metrics_.update_refused(target.job, admitted.error().code);
-        return post(reply, refusal(target.task, admitted.error()));
+        return say(reply, refusal(target.task, admitted.error()));
     }
     store::PartRow row;
     row.job = target.job;
@@ -331,23 +333,33 @@ void Engine::accept(Intake& intake, Link& reply) {
     row.counted = *admitted;
     row.accepted = clock_.now();
     row.elapsed = round::time_taken(job->state, target.round, target.client, *row.accepted);
+    // With what follows from it, such as the closing of its round: one sync.
+    if (!together([&] { count(intake, row, reply); })) {
+        // Whether it is counted, the next process reads from the disk.
+        put_off(target, {Errc::StoreFailed, "the ledger has failed"}, reply);
+    }
+}
+
+void Engine::count(Intake& intake, const store::PartRow& row, Link& reply) {
+    const UploadTarget& target = intake.target();
     const auto counted = ledger_.accept(row);
     if (!counted) {
-        if (counted.error().code != Errc::StoreFailed) {
-            return post(reply, refusal(target.task, counted.error()));
-        }
-        hold(counted.error());  // whether it is counted, the next process reads from the disk
-        return put_off(target, counted.error(), reply);
+        if (counted.error().code == Errc::StoreFailed) return void(hold(counted.error()));
+        return say(reply, refusal(target.task, counted.error()));
     }
     if (*counted ==
         store::Acceptance::AlreadyCounted) {  // by another connection, with its own bytes in the sum
-        return post(reply, outcome(target.task, protocol::OUTCOME_ALREADY_ACCEPTED));
+        return say(reply, outcome(target.task, protocol::OUTCOME_ALREADY_ACCEPTED));
     }
-    job->sum->count(contribution_of(row, job->spec));
+    const ingest::Claim& claim = intake.claim();
+    ActiveJob& job = *find(target.job);
+    job.sum->count(contribution_of(row, job.spec));
     intake.keep();
-    uploads_.at(&intake).entry = {};
+    Upload& upload = uploads_.at(&intake);
+    upload.entry = {};
+    job.last_byte = std::max(job.last_byte, upload.last_byte);
     metrics_.update_accepted(target.job);
-    const double bf16_bytes = 2.0 * static_cast<double>(job->shape->manifest.elements());
+    const double bf16_bytes = 2.0 * static_cast<double>(row.elements);
     metrics_.update_compressed(target.job, target.client, bf16_bytes / static_cast<double>(claim.bytes),
                                claim.quantisation_error, claim.residual_norm);
     log::info("update accepted", {{"client", target.client.get()},
@@ -358,7 +370,7 @@ void Engine::accept(Intake& intake, Link& reply) {
                                   {"codec", row.codec},
                                   {"train_loss", claim.train_loss},
                                   {"norm", claim.update_norm}});
-    post(reply, outcome(target.task, protocol::OUTCOME_ACCEPTED));
+    say(reply, outcome(target.task, protocol::OUTCOME_ACCEPTED));
     raise(target.job, round::UploadAccepted{target.client, target.round});
 }
 
@@ -369,7 +381,7 @@ void Engine::refuse(const UploadTarget& target, const Error& error, Link& reply)
                                  {"round", target.round.get()},
                                  {"reason", name(error.code)},
                                  {"detail", error.message}});
-    post(reply, refusal(target.task, error));
+    say(reply, refusal(target.task, error));
     raise(target.job,
           round::UploadRefused{target.client, target.round, std::string(name(error.code)), error.message});
 }
