@@ -13,6 +13,10 @@ namespace {
 
 namespace asio = boost::asio;
 
+// For one of the compute pool. Uploads wait for the disk: what many of them have it sync at a time is one
+// sync for it, and a version that is being computed does not wait behind them.
+constexpr unsigned kUploadThreads = 8;
+
 unsigned threads_or_cores(unsigned threads) {
     return threads > 0 ? threads : std::max(1u, std::thread::hardware_concurrency());
 }
@@ -53,8 +57,11 @@ Engine::Engine(asio::any_io_executor strand, const EngineOptions& options, const
       changed_(strand),
       upload_memory_(std::make_shared<ingest::UploadMemory>(options.upload_memory)),
       self_(std::make_shared<Engine*>(this)) {
-    if (!options.compute) pool_.emplace(threads_or_cores(options.threads));
+    const unsigned threads = threads_or_cores(options.threads);
+    if (!options.compute) pool_.emplace(threads);
+    if (!options.compute) upload_pool_.emplace(kUploadThreads * threads);
     compute_ = options.compute ? *options.compute : pool_->get_executor();
+    upload_threads_ = options.compute ? *options.compute : upload_pool_->get_executor();
 }
 
 Engine::~Engine() = default;
@@ -78,6 +85,7 @@ Result<void> Engine::start() {
 
 asio::awaitable<void> Engine::stop() {
     co_await tasks_.stop(std::chrono::seconds(5));
+    if (upload_pool_) upload_pool_->join();
     if (pool_) pool_->join();
 }
 

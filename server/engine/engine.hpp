@@ -155,6 +155,18 @@ private:
         double last_byte = 0;  // when it came, by the monotonic clock
     };
 
+    // An update that is on the disk and in the sum, to be counted. Who shares: its upload's coroutine, which
+    // may go while it waits, and the queue.
+    struct Settled {
+        enum class Answer { None, Given, NotNow };
+        Settled(Intake& of, Link& to, const net::asio::any_io_executor& strand)
+            : intake(&of), reply(&to), bell(strand) {}
+        Intake* intake;  // null: it is gone
+        Link* reply;
+        net::Timer bell;  // never fires: cancelled with the answer
+        Answer answer = Answer::None;
+    };
+
     Engine(net::asio::any_io_executor strand, const EngineOptions& options, const Clock& clock,
            observe::Metrics& metrics, std::function<void(const Error&)> on_fatal,
            store::StateDirectory directory, store::Ledger ledger, store::Versions versions,
@@ -206,9 +218,13 @@ private:
                 const std::vector<store::PartRow>& parts);
     net::awaitable<Result<void>> settle_version(JobId id, RoundId round, std::vector<Path> paths);
     net::awaitable<Result<void>> write_newest_adapter(JobId id);
-    // Until `holds`, which is looked at whenever changed_ is cancelled; false when the task is being stopped.
+    // Until `holds`, which is looked at whenever the bell is cancelled; false when the task is being stopped.
     template <class Condition>
-    net::awaitable<bool> until(Condition holds);
+    net::awaitable<bool> until(Condition holds, net::Timer& bell);
+    template <class Condition>
+    net::awaitable<bool> until(Condition holds) {
+        return until(std::move(holds), changed_);
+    }
     net::awaitable<Result<void>> tick();
     std::optional<Timestamp> next_wake() const;
     void log_waiting(ActiveJob& job);
@@ -227,6 +243,10 @@ private:
     void say(Link& reply, protocol::Verdict verdict);
     void count(Intake& intake, const store::PartRow& row, Link& reply);
     net::awaitable<bool> place(Intake& intake);
+    bool is_placed(Intake& intake) const;
+    net::awaitable<void> conclude(Intake& intake, Link& reply);
+    void count_settled_soon();
+    void count_settled();
     void accept(Intake& intake, Link& reply);
     void take_back(Intake* intake);
     net::awaitable<Result<void>> let_go(std::unique_ptr<Intake> intake);
@@ -249,8 +269,10 @@ private:
     store::Ledger ledger_;
     store::Versions versions_;
     ingest::Spool spool_;
-    std::optional<net::asio::thread_pool> pool_;  // unless options_.compute takes its place
+    std::optional<net::asio::thread_pool> pool_;         // unless options_.compute takes its place
+    std::optional<net::asio::thread_pool> upload_pool_;  // the same
     net::asio::any_io_executor compute_;
+    net::asio::any_io_executor upload_threads_;
     net::TaskGroup tasks_;
     net::Timer timer_;
     net::Timer changed_;  // never fires: cancelled when something that until() may wait for has changed
@@ -263,6 +285,7 @@ private:
     std::shared_ptr<ingest::UploadMemory> upload_memory_;
     std::shared_ptr<Engine*> self_;
     std::map<Intake*, Upload> uploads_;               // until their last call has run
+    std::vector<std::shared_ptr<Settled>> settled_;   // in the order in which they are counted
     std::vector<std::unique_ptr<Intake>> left_over_;  // let go of while stopping
     std::deque<std::pair<JobId, round::Event>> events_;
     bool handling_ = false;
@@ -275,6 +298,7 @@ private:
 template <class Work>
 bool Engine::together(Work work) {
     FEDLLM_CHECK(unsaid_ == nullptr && !handling_);
+    if (failed_) return false;
     auto transaction = ledger_.together();
     if (!transaction) return hold(transaction.error());
     std::vector<std::pair<Link*, protocol::ServerMessage>> said;
@@ -287,10 +311,10 @@ bool Engine::together(Work work) {
 }
 
 template <class Condition>
-net::awaitable<bool> Engine::until(Condition holds) {
+net::awaitable<bool> Engine::until(Condition holds, net::Timer& bell) {
     while (!holds()) {
         if (tasks_.stopping()) co_return false;
-        [[maybe_unused]] auto [woken] = co_await changed_.async_wait(net::kNoThrow);
+        [[maybe_unused]] auto [woken] = co_await bell.async_wait(net::kNoThrow);
         const auto state = co_await net::asio::this_coro::cancellation_state;
         if (state.cancelled() != net::asio::cancellation_type::none) co_return false;
     }

@@ -1,5 +1,6 @@
 // The engine's half about updates: Offer, bytes, verdict.
 #include <algorithm>
+#include <boost/asio/post.hpp>
 #include <boost/asio/strand.hpp>
 
 #include "common/log/log.hpp"
@@ -8,6 +9,8 @@
 
 namespace fedllm::server::engine {
 namespace {
+
+constexpr std::size_t kCountedTogetherMax = 256;  // clients that wait for nothing else wait for all of these
 
 ingest::Claim claim_of(const protocol::Offer& offer) {
     ingest::Claim claim;
@@ -137,7 +140,7 @@ net::awaitable<UploadUnderWay> Engine::on_offer(ClientId client, protocol::Offer
         co_return nullptr;
     }
     const auto memory = upload_memory_;
-    Upload upload{net::asio::make_strand(compute_), {}, {}, monotonic_seconds()};
+    Upload upload{net::asio::make_strand(upload_threads_), {}, {}, monotonic_seconds()};
     const std::uint64_t decoder = codec::decoder_bytes(*ingest::codec_of(claim, rules), shape->layout);
     upload.memory =
         memory->ask(protocol::FrameLimits{}.chunk_bytes_max + decoder, [engine = std::weak_ptr(self_)] {
@@ -201,10 +204,8 @@ net::awaitable<void> Engine::finish_upload(UploadUnderWay intake, Link& reply) {
         accept(*intake, reply);
     } else if (!settled) {
         co_await refuse_upload(std::move(intake), settled.error(), reply);
-    } else if (co_await place(*intake)) {
-        accept(*intake, reply);
     } else {
-        put_off(intake->target(), {Errc::Cancelled, "it could not be added to the round's sum"}, reply);
+        co_await conclude(*intake, reply);
     }
 }
 
@@ -232,6 +233,65 @@ net::awaitable<bool> Engine::place(Intake& intake) {
         changed_.cancel();
         if (!entered) co_return false;
     }
+}
+
+// Whether place() has nothing to do.
+bool Engine::is_placed(Intake& intake) const {
+    const ActiveJob* const job = find(intake.target().job);
+    if (job == nullptr) return true;
+    if (round::withholds(job->state)) return false;
+    const Entry entry = entry_for(*job, intake.target(), intake.claim());
+    if (!round::admits(job->state, intake.target().round, intake.target().client)) return true;
+    return entry.sum && job->durable && entry == uploads_.at(&intake).entry;
+}
+
+// Until it has its verdict. What is ready while the ledger syncs an earlier one is counted together.
+net::awaitable<void> Engine::conclude(Intake& intake, Link& reply) {
+    struct Gone {  // with the connection, maybe
+        Settled& one;
+        ~Gone() { one.intake = nullptr; }
+    };
+    while (co_await place(intake)) {
+        const auto one = std::make_shared<Settled>(intake, reply, strand_);
+        const Gone gone{*one};
+        settled_.push_back(one);
+        if (settled_.size() == 1) count_settled_soon();
+        const bool counted = co_await until([&] { return one->answer != Settled::Answer::None; }, one->bell);
+        if (one->answer == Settled::Answer::Given) co_return;
+        if (!counted) break;
+    }
+    put_off(intake.target(), {Errc::Cancelled, "it could not be added to the round's sum"}, reply);
+}
+
+// Behind all that is ready to run now, which may settle others.
+void Engine::count_settled_soon() {
+    net::asio::post(strand_, [engine = std::weak_ptr(self_)] {
+        if (const auto still = engine.lock()) (*still)->count_settled();
+    });
+}
+
+void Engine::count_settled() {
+    const std::size_t count = std::min(settled_.size(), kCountedTogetherMax);
+    const std::vector<std::shared_ptr<Settled>> some(settled_.begin(),
+                                                     settled_.begin() + static_cast<std::ptrdiff_t>(count));
+    settled_.erase(settled_.begin(), settled_.begin() + static_cast<std::ptrdiff_t>(count));
+    const bool done = together([&] {
+        for (const auto& one : some) {
+            if (!one->intake || failed_) continue;
+            const bool placed = is_placed(*one->intake);  // one before it may have closed the round
+            one->answer = placed ? Settled::Answer::Given : Settled::Answer::NotNow;
+            if (placed) accept(*one->intake, *one->reply);
+        }
+    });
+    for (const auto& one : some) {
+        if (!done && one->intake) {
+            // Whether it is counted, the next process reads from the disk.
+            one->answer = Settled::Answer::Given;
+            put_off(one->intake->target(), {Errc::StoreFailed, "the ledger has failed"}, *one->reply);
+        }
+        one->bell.cancel();
+    }
+    if (!settled_.empty()) count_settled_soon();
 }
 
 net::awaitable<void> Engine::refuse_upload(UploadUnderWay intake, Error error, Link& reply) {
@@ -294,8 +354,7 @@ void Engine::put_off(const UploadTarget& target, const Error& error, Link& reply
     reply.end("the server cannot take the update now; offer it again");
 }
 
-// The bytes are on disk, and in the sum. From here to the ledger's commit nothing suspends, so the round
-// cannot close in between.
+// The bytes are on disk, and in the sum.
 void Engine::accept(Intake& intake, Link& reply) {
     const UploadTarget& target = intake.target();
     const ingest::Claim& claim = intake.claim();
@@ -303,8 +362,6 @@ void Engine::accept(Intake& intake, Link& reply) {
     if (job == nullptr) {
         return say(reply, refusal(target.task, {Errc::Stale, "the job is over"}));
     }
-    // The next process knows what is counted, and this one not even which round is open.
-    if (failed_) return put_off(target, {Errc::StoreFailed, "the ledger has failed"}, reply);
     const auto admitted = round::admits(job->state, target.round, target.client);
     if (!admitted) {
         metrics_.update_refused(target.job, admitted.error().code);
@@ -333,11 +390,7 @@ void Engine::accept(Intake& intake, Link& reply) {
     row.counted = *admitted;
     row.accepted = clock_.now();
     row.elapsed = round::time_taken(job->state, target.round, target.client, *row.accepted);
-    // With what follows from it, such as the closing of its round: one sync.
-    if (!together([&] { count(intake, row, reply); })) {
-        // Whether it is counted, the next process reads from the disk.
-        put_off(target, {Errc::StoreFailed, "the ledger has failed"}, reply);
-    }
+    count(intake, row, reply);
 }
 
 void Engine::count(Intake& intake, const store::PartRow& row, Link& reply) {
