@@ -221,7 +221,7 @@ net::awaitable<Result<void>> Engine::make_version(JobId id, RoundId round) {
         const auto elsewhere = [this](std::function<void()> work) {
             net::asio::post(compute_, std::move(work));
         };
-        auto made = compute_version(spec, base, *sum, versions_, elsewhere);
+        auto made = compute_version(spec, base, *sum, versions_, {elsewhere, threads_});
         sum = nullptr;  // its memory is free before the next round's fills
         if (!made || !last) return made;
         // Nobody waits for the last one, and an ended job is never looked at again: durable first.

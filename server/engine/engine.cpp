@@ -52,14 +52,14 @@ Engine::Engine(asio::any_io_executor strand, const EngineOptions& options, const
       ledger_(std::move(ledger)),
       versions_(std::move(versions)),
       spool_(std::move(spool)),
+      threads_(threads_or_cores(options.threads)),
       tasks_(strand),
       timer_(strand),
       changed_(strand),
       upload_memory_(std::make_shared<ingest::UploadMemory>(options.upload_memory)),
       self_(std::make_shared<Engine*>(this)) {
-    const unsigned threads = threads_or_cores(options.threads);
-    if (!options.compute) pool_.emplace(threads);
-    if (!options.compute) upload_pool_.emplace(kUploadThreads * threads);
+    if (!options.compute) pool_.emplace(threads_);
+    if (!options.compute) upload_pool_.emplace(kUploadThreads * threads_);
     compute_ = options.compute ? *options.compute : pool_->get_executor();
     upload_threads_ = options.compute ? *options.compute : upload_pool_->get_executor();
 }

@@ -271,6 +271,7 @@ private:
     ingest::Spool spool_;
     std::optional<net::asio::thread_pool> pool_;         // unless options_.compute takes its place
     std::optional<net::asio::thread_pool> upload_pool_;  // the same
+    unsigned threads_;                                   // of the first
     net::asio::any_io_executor compute_;
     net::asio::any_io_executor upload_threads_;
     net::TaskGroup tasks_;
