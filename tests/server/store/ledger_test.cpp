@@ -85,6 +85,33 @@ TEST_F(LedgerTest, JobsGetNumbersAndAreReadBackWhole) {
     EXPECT_EQ(ledger().version("d9").error().code, Errc::NotFound);
 }
 
+// What a process that died had begun together is not there, in no part; what it had committed is, all of it.
+TEST_F(LedgerTest, WhatIsWrittenTogetherIsThereAllOrNothing) {
+    open_first_round();
+    {
+        Ledger ours = ledger();
+        const auto unfinished = ours.together();
+        ASSERT_TRUE(unfinished);
+        EXPECT_EQ(*ours.accept(part(0, "site-a", "u1")), Acceptance::Counted);
+        ASSERT_TRUE(ours.close_round(job_, RoundId(0), {}));
+    }
+    EXPECT_EQ((*ledger().parts(job_, RoundId(0)))[0].status, PartStatus::Asked);
+    EXPECT_EQ((*ledger().rounds(job_))[0].status, RoundStatus::Open);
+    {
+        Ledger ours = ledger();
+        auto whole = ours.together();
+        ASSERT_TRUE(whole);
+        EXPECT_EQ(*ours.accept(part(0, "site-a", "u1")), Acceptance::Counted);
+        EXPECT_EQ(ours.accept(part(0, "site-a", "u2")).error().code, Errc::Duplicate) << "and harms no other";
+        EXPECT_EQ(*ours.accept(part(0, "site-b", "u3")), Acceptance::Counted);
+        ASSERT_TRUE(ours.close_round(job_, RoundId(0), {}));
+        EXPECT_TRUE(ledger().contributions(job_, RoundId(0))->empty()) << "not before its commit";
+        ASSERT_TRUE(whole->commit());
+        EXPECT_EQ(ledger().contributions(job_, RoundId(0))->size(), 2u);
+    }
+    EXPECT_EQ((*ledger().rounds(job_))[0].status, RoundStatus::Closing);
+}
+
 TEST_F(LedgerTest, ContributionIsCountedOnceAcrossRestarts) {
     open_first_round();
     EXPECT_EQ(*ledger().accept(part(0, "site-a", "u1")), Acceptance::Counted);
