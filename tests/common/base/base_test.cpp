@@ -43,6 +43,8 @@ TEST(Rng, StreamsAreReproducibleAndApart) {
     }
     EXPECT_EQ(equal_stream, 0);
     EXPECT_EQ(equal_seed, 0);
+    EXPECT_NE(Rng(7, 1).next_u64(), Rng(7, 2).next_u64()) << "streams with numbers, such as a row's";
+    EXPECT_NE(Rng(7, std::uint64_t{1} << 32).next_u64(), Rng(7, std::uint64_t{2} << 32).next_u64());
 }
 
 TEST(Rng, BelowIsUniformAndInRange) {
