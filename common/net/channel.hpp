@@ -61,6 +61,9 @@ public:
     void close();
     bool closed() const { return closed_; }
 
+    // No more chunks are expected now: what the last one needed is given back, its bytes too.
+    void release();
+
     const ChannelStats& stats() const { return stats_; }
     std::string remote() const { return stream_->remote(); }
     WireBytes wire_bytes() const { return stream_->wire_bytes(); }
@@ -84,8 +87,12 @@ private:
     protocol::FrameLimits frame_limits_ = protocol::kGreetingLimits;
     Watchdog read_watchdog_;
     Watchdog write_watchdog_;
-    std::unique_ptr<std::byte[]> body_;
+    struct FreeBody {
+        void operator()(std::byte* body) const;
+    };
+    std::unique_ptr<std::byte, FreeBody> body_;
     std::size_t body_capacity_ = 0;
+    bool amid_chunks_ = false;  // the next frame is likely one, too: the memory stays
     std::shared_ptr<SendQueue>
         senders_;                 // shared with the senders' coroutines, which may be destroyed after us
     std::optional<Error> ended_;  // why the channel is closed

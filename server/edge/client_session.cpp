@@ -123,8 +123,12 @@ awaitable<Result<void>> ClientSession::on_offer(protocol::Offer offer) {
 
 awaitable<Result<void>> ClientSession::on_chunk(std::uint64_t offset, std::span<const std::byte> bytes) {
     FEDLLM_CO_TRY(const auto relevance, session_.on_receive(MessageKind::Chunk));
-    if (relevance == protocol::Relevance::Stale || !intake_) co_return Result<void>{};
+    if (relevance == protocol::Relevance::Stale || !intake_) {
+        channel_.release();
+        co_return Result<void>{};
+    }
     auto taken = co_await engine_.take(*intake_, offset, bytes);
+    if (!taken || intake_->complete()) channel_.release();
     if (!taken) {
         co_await engine_.refuse_upload(std::move(intake_), taken.error(), *this);
     } else if (intake_->complete()) {

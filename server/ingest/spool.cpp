@@ -28,6 +28,10 @@ Result<void> in_pieces(std::span<const std::byte> rest, const Replay& each) {
     return {};
 }
 
+bool is_aligned(std::span<const std::byte> bytes) {
+    return reinterpret_cast<std::uintptr_t>(bytes.data()) % kDiskBlockBytes == 0;
+}
+
 // Gives all bytes of a file to `each`, in order and in pieces.
 Result<void> read_all(const Path& path, const Replay& each) {
     FEDLLM_TRY(const MappedFile file, MappedFile::open(path));
@@ -106,6 +110,14 @@ Result<void> Upload::append(std::span<const std::byte> bytes) {
                               std::to_string(bytes.size() - (bytes_total_ - held_)) + " more");
     }
     while (!bytes.empty()) {
+        if (in_block() == 0 && bytes.size() >= Block::kBytes && is_aligned(bytes)) {  // no copy
+            const auto blocks = bytes.first(bytes.size() / Block::kBytes * Block::kBytes);
+            FEDLLM_TRY_VOID(file_->write(held_, blocks));
+            hash_.update(blocks);
+            flushed_ = held_ += blocks.size();
+            bytes = bytes.subspan(blocks.size());
+            continue;
+        }
         const std::span<std::byte> block = block_.bytes(bytes_total_);
         const auto part = bytes.first(std::min(bytes.size(), Block::kBytes - in_block()));
         std::copy(part.begin(), part.end(), block.begin() + static_cast<std::ptrdiff_t>(in_block()));
