@@ -108,7 +108,8 @@ void Engine::begin_sum(ActiveJob& job) {
     if (job.state.phase != round::Phase::Training) return;
     const auto scale = job::sum_scale(job.spec);
     FEDLLM_CHECK(scale.has_value(), "parse_job() has checked it");
-    job.sum = std::make_shared<RoundSum>(job.shape, *scale, job.spec.aggregation.sum_bits);
+    job.sum = job.spare_sum ? std::exchange(job.spare_sum, nullptr)
+                            : std::make_shared<RoundSum>(job.shape, *scale, job.spec.aggregation.sum_bits);
     const auto parts = ledger_.contributions(job.id, job.state.round);
     if (!parts) {
         hold(parts.error());
@@ -222,7 +223,6 @@ net::awaitable<Result<void>> Engine::make_version(JobId id, RoundId round) {
             net::asio::post(compute_, std::move(work));
         };
         auto made = compute_version(spec, base, *sum, versions_, {elsewhere, threads_});
-        sum = nullptr;  // its memory is free before the next round's fills
         if (!made || !last) return made;
         // Nobody waits for the last one, and an ended job is never looked at again: durable first.
         FEDLLM_TRY_VOID(versions_.sync(made->paths));
@@ -230,8 +230,14 @@ net::awaitable<Result<void>> Engine::make_version(JobId id, RoundId round) {
                                       made->version_bytes->bytes(), options_.state_directory));
         return made;
     });
-    if (find(id) == nullptr || failed_) co_return Result<void>{};
+    job = find(id);
+    if (job == nullptr || failed_) co_return Result<void>{};
     if (!version) co_return version.error();
+    if (sum.use_count() == 1) {
+        sum->clear();
+        job->spare_sum = std::move(sum);
+    }
+    sum = nullptr;  // before the next round's memory fills
     // With the opening of the next round: one sync.
     if (together([&] { commit(id, round, *version, parts); })) {
         tasks_.spawn("settle version", settle_version(id, round, std::move(version->paths)));

@@ -130,6 +130,7 @@ private:
         SharedShape shape;
         round::JobState state;
         SharedSum sum;        // of the open round; null between rounds
+        SharedSum spare_sum;  // of the round before, cleared
         RoundBase base;       // the newest version: what the open round starts from
         bool durable = true;  // it is on the disk: before that nothing that starts from it is accepted
         // The last byte of what the open round counts, by the monotonic clock; then of the round that made

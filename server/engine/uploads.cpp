@@ -125,10 +125,11 @@ net::awaitable<UploadUnderWay> Engine::on_offer(ClientId client, protocol::Offer
     const auto memory = upload_memory_;
     Upload upload{net::asio::make_strand(upload_threads_), {}, {}, monotonic_seconds()};
     const std::uint64_t decoder = codec::decoder_bytes(*ingest::codec_of(claim, rules), shape->layout);
-    upload.memory =
-        memory->ask(protocol::FrameLimits{}.chunk_bytes_max + decoder, [engine = std::weak_ptr(self_)] {
-            if (const auto still = engine.lock()) (*still)->changed_.cancel();
-        });
+    const std::uint64_t block = std::min<std::uint64_t>(claim.bytes, ingest::Block::kBytes);
+    upload.memory = memory->ask(protocol::FrameLimits{}.chunk_bytes_max + block + decoder,
+                                [engine = std::weak_ptr(self_)] {
+                                    if (const auto still = engine.lock()) (*still)->changed_.cancel();
+                                });
     count_upload_memory();
     if (!co_await until([&] { return upload.memory.granted() && open(); })) co_return nullptr;
     count_upload_memory();

@@ -14,20 +14,50 @@ std::optional<Part> Step::asked_part(const PartKey& key) const {
 
 std::vector<PartKey> Step::all_asked() const {
     std::vector<PartKey> keys;
-    for (const auto& [key, part] : state_.parts) {
-        if (part.state == PartState::Asked) keys.push_back(key);
-    }
+    for (const auto& [client, round] : state_.parts.asked()) keys.push_back({round, client});
     return keys;
 }
 
-void Step::enter(Phase phase) {
-    state_.phase = phase;
-    state_.since = state_.worked;
+// Nobody's task, and no part in the open round.
+bool Step::is_unasked(const ClientId& client) const {
+    return !state_.parts.find({state_.round, client}) && !state_.parts.task_of(client);
+}
+
+// After each change to whether it is there, or to its parts.
+void Step::look_at(const ClientId& client) {
+    const bool unasked = is_unasked(client);
+    const auto keep = [&](std::set<ClientId>& those, const std::set<ClientId>& among) {
+        if (unasked && among.contains(client)) {
+            those.insert(client);
+        } else {
+            those.erase(client);
+        }
+    };
+    keep(state_.unasked, state_.connected);
+    keep(state_.unasked_busy, state_.busy);
 }
 
 // Who is asked has to be looked at again when it would be missing.
 void Step::watch(const PartKey& key, const Part& part) {
     state_.next_look = std::min(state_.next_look, missing_from(state_, key.client, part));
+}
+
+void Step::put(const PartKey& key, const Part& part) {
+    state_.parts.put(key, part);
+    look_at(key.client);
+    keep_last_moment(state_, key.client, part);
+    if (part.state == PartState::Asked && !part.missing) watch(key, part);
+}
+
+void Step::erase(const PartKey& key) {
+    state_.parts.erase(key);
+    state_.last_moments.erase(key.client);
+    look_at(key.client);
+}
+
+void Step::enter(Phase phase) {
+    state_.phase = phase;
+    state_.since = state_.worked;
 }
 
 void Step::on(const ClientJoined& event) {
@@ -38,6 +68,7 @@ void Step::on(const ClientJoined& event) {
     }
     state_.busy.erase(event.client);
     state_.connected.insert(event.client);
+    look_at(event.client);
     if (is_over(state_)) return;
     if (const auto key = state_.parts.task_of(event.client)) {
         Part part = *state_.parts.find(*key);
@@ -45,33 +76,39 @@ void Step::on(const ClientJoined& event) {
         part.left.reset();
         part.alive = state_.worked;
         part.missing = false;
-        state_.parts.put(*key, part);
-        watch(*key, part);
+        put(*key, part);
         if (!state_.paused) ask(*key);
         return;
     }
     // It was started again, perhaps with another policy: it may be asked again.
     const Part* const part = state_.parts.find({state_.round, event.client});
     if (part != nullptr && part->state == PartState::Declined)
-        state_.parts.erase({state_.round, event.client});
+        erase({state_.round, event.client});
 }
 
 void Step::on(const ClientLeft& event) {
     state_.connected.erase(event.client);
     state_.busy.erase(event.client);
+    look_at(event.client);
     const auto key = state_.parts.task_of(event.client);
     if (!key) return;
     Part part = *state_.parts.find(*key);
     if (part.left) return;
     part.left = state_.worked;
-    state_.parts.put(*key, part);
-    watch(*key, part);
+    put(*key, part);
+}
+
+void Step::on(const ClientBusy& event) {
+    state_.connected.erase(event.client);
+    state_.busy.insert(event.client);
+    look_at(event.client);
 }
 
 // It may have been asked before a pause during which another job had it.
 void Step::on(const ClientFree& event) {
     state_.busy.erase(event.client);
     state_.connected.insert(event.client);
+    look_at(event.client);
     const auto key = state_.parts.task_of(event.client);
     if (!key || state_.paused || is_over(state_)) return;
     on(SignOfLife{event.client});
@@ -84,8 +121,7 @@ void Step::on(const SignOfLife& event) {
     Part part = *state_.parts.find(*key);
     part.alive = state_.worked;
     part.missing = false;
-    state_.parts.put(*key, part);
-    watch(*key, part);
+    put(*key, part);
 }
 
 void Step::answered(const PartKey& key, Part part, PartState state) {
@@ -93,7 +129,7 @@ void Step::answered(const PartKey& key, Part part, PartState state) {
     part.settled = state_.worked;
     part.left.reset();
     part.missing = false;
-    state_.parts.put(key, part);
+    put(key, part);
 }
 
 void Step::settle(const PartKey& key, PartState state, store::PartStatus status, const std::string& reason,
@@ -102,7 +138,7 @@ void Step::settle(const PartKey& key, PartState state, store::PartStatus status,
     if (!part) return;
     answered(key, *part, state);
     if (key.round != state_.round)
-        state_.parts.erase(key);  // an older version's: it keeps nobody from the newest
+        erase(key);  // an older version's: it keeps nobody from the newest
     effects_.emplace_back(RecordPart{key.client, key.round, status, reason, detail});
 }
 
@@ -133,6 +169,9 @@ void Step::on(const RoundCommitted& event) {
         if (part.state == PartState::Asked) at_work.put(key, part);
     }
     state_.parts = std::move(at_work);
+    for (const auto* clients : {&state_.connected, &state_.busy}) {
+        for (const ClientId& client : *clients) look_at(client);
+    }
     state_.enough_since.reset();
     state_.recovered.reset();
     enter(Phase::Waiting);

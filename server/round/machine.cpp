@@ -10,15 +10,19 @@
 namespace fedllm::server::round {
 namespace {
 
-// `count` of the names, drawn by a stream that the job's seed and the purpose fix; sorted.
-std::vector<ClientId> draw(std::vector<ClientId> names, std::size_t count, std::uint64_t seed,
+// `count` of the clients, drawn by a stream that the job's seed and the purpose fix; sorted.
+std::vector<ClientId> draw(const std::set<ClientId>& clients, std::size_t count, std::uint64_t seed,
                            const std::string& purpose) {
     Rng rng(seed, purpose);
-    count = std::min(count, names.size());
-    for (std::size_t i = 0; i < count; ++i) std::swap(names[i], names[i + rng.below(names.size() - i)]);
-    names.resize(count);
-    std::sort(names.begin(), names.end());
-    return names;
+    std::vector<const ClientId*> all;
+    for (const ClientId& client : clients) all.push_back(&client);
+    std::vector<ClientId> drawn;
+    for (std::size_t i = 0; i < std::min(count, all.size()); ++i) {
+        std::swap(all[i], all[i + rng.below(all.size() - i)]);
+        drawn.push_back(*all[i]);
+    }
+    std::sort(drawn.begin(), drawn.end());
+    return drawn;
 }
 
 }  // namespace
@@ -28,7 +32,7 @@ void Step::advance(const std::optional<ClientId>& concerned) {
     if (state_.paused) return;
     if (state_.phase == Phase::Waiting) {
         if (state_.round.get() >= state_.rules.rounds) {
-            open(Phase::FinalEvaluation, unasked());
+            open(Phase::FinalEvaluation, {state_.unasked.begin(), state_.unasked.end()});
         } else {
             open_when_enough();
         }
@@ -62,7 +66,7 @@ void Step::notice_the_missing() {
             watch(key, part);
         } else {
             part.missing = true;
-            state_.parts.put(key, part);
+            put(key, part);
         }
     }
 }
@@ -82,8 +86,7 @@ void Step::open_when_enough() {
     const bool waited = state_.worked >= *state_.enough_since + patience(state_);
     if (there < state_.rules.clients_per_round && !waited) return;
     open(Phase::Training,
-         draw({state_.connected.begin(), state_.connected.end()},
-              state_.history.to_ask(state_.rules.clients_per_round), state_.rules.seed, purpose("select")));
+         draw(state_.connected, state_.history.to_ask(state_.rules.clients_per_round), state_.rules.seed, purpose("select")));
 }
 
 void Step::open(Phase phase, const std::vector<ClientId>& clients) {
@@ -95,8 +98,7 @@ void Step::open(Phase phase, const std::vector<ClientId>& clients) {
     for (const ClientId& client : clients) {
         const PartKey key{state_.round, client};
         const Part part{.asked = state_.worked, .alive = state_.worked, .left = {}};
-        state_.parts.put(key, part);
-        watch(key, part);
+        put(key, part);
         ask(key);
     }
 }
@@ -105,31 +107,17 @@ void Step::open(Phase phase, const std::vector<ClientId>& clients) {
 void Step::ask_late(const ClientId& client) {
     const PartKey key{state_.round, client};
     const Part part{.asked = state_.worked, .alive = state_.worked, .left = {}};
-    state_.parts.put(key, part);
-    watch(key, part);
+    put(key, part);
     effects_.emplace_back(RecordPart{client, state_.round, store::PartStatus::Asked, "", ""});
     ask(key);
-}
-
-// Who is free, and has no part in the open round yet.
-std::vector<ClientId> Step::unasked() const {
-    std::vector<ClientId> clients;
-    for (const ClientId& client : state_.connected) {
-        if (is_unasked(client)) clients.push_back(client);
-    }
-    return clients;
-}
-
-bool Step::is_unasked(const ClientId& client) const {
-    return !state_.parts.find({state_.round, client}) && !state_.parts.task_of(client);
 }
 
 // What happens to one client makes nobody else free: with a crowd there, looking at all each time is most of
 // the work.
 void Step::ask_to_evaluate(const std::optional<ClientId>& concerned) {
     if (!concerned) {
-        for (const ClientId& client : unasked()) ask_late(client);
-    } else if (state_.connected.contains(*concerned) && is_unasked(*concerned)) {
+        for (const ClientId& client : std::set<ClientId>(state_.unasked)) ask_late(client);
+    } else if (state_.unasked.contains(*concerned)) {
         ask_late(*concerned);
     }
 }
@@ -138,7 +126,7 @@ void Step::keep_all_busy() {
     const std::size_t at_work = state_.parts.counted_on(), most = state_.rules.clients_per_round;
     if (at_work >= most) return;
     const std::string purpose_now = purpose("select") + "/" + std::to_string(state_.parts.size());
-    for (const ClientId& client : draw(unasked(), most - at_work, state_.rules.seed, purpose_now)) {
+    for (const ClientId& client : draw(state_.unasked, most - at_work, state_.rules.seed, purpose_now)) {
         ask_late(client);
     }
 }
@@ -149,7 +137,7 @@ void Step::replace_the_missing() {
     const std::size_t wanted = state_.rules.clients_per_round;
     if (accepted >= state_.rules.clients_minimum || possible >= wanted) return;
     const std::string purpose_now = purpose("replace") + "/" + std::to_string(state_.parts.size());
-    for (const ClientId& client : draw(unasked(), wanted - possible, state_.rules.seed, purpose_now)) {
+    for (const ClientId& client : draw(state_.unasked, wanted - possible, state_.rules.seed, purpose_now)) {
         ask_late(client);
     }
 }
@@ -182,7 +170,7 @@ void Step::drop_the_stale() {
         release(key, "the model has moved on too far from round " + std::to_string(key.round.get()));
         effects_.emplace_back(
             RecordPart{key.client, key.round, store::PartStatus::Dropped, std::string(kTooStale), ""});
-        state_.parts.erase(key);
+        erase(key);
     }
 }
 

@@ -40,6 +40,7 @@
 #include "common/base/result.hpp"
 #include "common/job/job_spec.hpp"
 #include "server/round/history.hpp"
+#include "server/round/last_moments.hpp"
 #include "server/round/parts.hpp"
 #include "server/store/rows.hpp"
 
@@ -78,7 +79,10 @@ struct JobState {
     std::string model_digest;
     std::set<ClientId> connected;  // those that can train the base model, and are free to
     std::set<ClientId> busy;       // the same, while another job's task holds them
-    Parts parts;                   // of the open round; asynchronous: and of those still at work for it
+    std::set<ClientId> unasked;       // of those connected: who may still be asked in the open round
+    std::set<ClientId> unasked_busy;  // the same of those busy
+    Parts parts;  // of the open round; asynchronous: and of those still at work for it
+    LastMoments last_moments;  // of those asked; empty before K updates are in, and in asynchronous jobs
     History history;
     std::optional<Pause> paused;
     std::string cause;  // of Failed and Stopped

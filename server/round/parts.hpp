@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <map>
 #include <optional>
+#include <vector>
 
 #include "common/base/clock.hpp"
 #include "common/base/ids.hpp"
@@ -44,6 +45,9 @@ public:
     std::optional<PartKey> task_of(const ClientId& client) const;  // what it is asked for now
 
     std::size_t count(PartState state) const { return counts_[static_cast<std::size_t>(state)]; }
+    // When the `number`-th of the answers of this kind came, in order of time; none before.
+    std::optional<Duration> settled(PartState state, std::size_t number) const;
+    const std::map<ClientId, RoundId>& asked() const { return asked_; }  // by version, as in PartKey
     std::size_t missing() const { return missing_; }
     std::size_t counted_on() const { return count(PartState::Asked) - missing_; }
 
@@ -59,6 +63,7 @@ private:
     Map parts_;
     std::map<ClientId, RoundId> asked_;
     std::array<std::size_t, kPartStates> counts_{};
+    std::array<std::vector<Duration>, kPartStates> settled_;  // sorted; of those asked nothing
     std::size_t missing_ = 0;
 };
 

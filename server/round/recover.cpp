@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "server/round/machine.hpp"
+#include "server/round/timing.hpp"
 
 namespace fedllm::server::round {
 namespace {
@@ -128,6 +129,7 @@ JobState recover(const Rules& rules, const store::JobRow& job, const std::vector
         state.opened = clock.opening_of(rounds.back().round);
         state.since = state.opened;
     }
+    keep_last_moments(state);
     return state;
 }
 

@@ -4,19 +4,6 @@
 
 namespace fedllm::server::round {
 
-namespace {
-
-// Those who may still be asked in the open round.
-std::size_t unasked(const JobState& state) {
-    std::size_t count = 0;
-    for (const auto* clients : {&state.connected, &state.busy}) {
-        for (const ClientId& client : *clients) count += state.parts.find({state.round, client}) == nullptr;
-    }
-    return count;
-}
-
-}  // namespace
-
 bool gathers(const JobState& state) {
     if (is_over(state) || state.paused || state.rules.asynchronous) return false;
     if (state.connected.size() + state.busy.size() < state.rules.clients_minimum) return false;
@@ -27,7 +14,7 @@ bool gathers(const JobState& state) {
             const std::size_t sure = state.parts.count(PartState::Accepted) + state.parts.counted_on();
             const std::size_t needed = state.rules.clients_minimum;
             // Where too few are left who did not decline, the others' clients would wait for nothing.
-            return sure < needed && unasked(state) >= needed - sure;
+            return sure < needed && state.unasked.size() + state.unasked_busy.size() >= needed - sure;
         }
         default: return false;
     }

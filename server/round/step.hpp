@@ -21,10 +21,7 @@ public:
 
     void on(const ClientJoined& event);
     void on(const ClientLeft& event);
-    void on(const ClientBusy& event) {
-        state_.connected.erase(event.client);
-        state_.busy.insert(event.client);
-    }
+    void on(const ClientBusy& event);
     void on(const ClientFree& event);
     void on(const SignOfLife& event);
     void on(const ClientDeclined& event) {
@@ -55,18 +52,20 @@ private:
     }
     std::optional<Part> asked_part(const PartKey& key) const;
     std::vector<PartKey> all_asked() const;
-    std::vector<ClientId> unasked() const;
     bool is_unasked(const ClientId& client) const;
+    void look_at(const ClientId& client);
     void ask_to_evaluate(const std::optional<ClientId>& concerned);
     std::string purpose(const std::string& what) const {
         return what + "/" + std::to_string(state_.round.get());
     }
 
+    void watch(const PartKey& key, const Part& part);
+    void put(const PartKey& key, const Part& part);
+    void erase(const PartKey& key);
     void enter(Phase phase);
     void answered(const PartKey& key, Part part, PartState state);
     void settle(const PartKey& key, PartState state, store::PartStatus status, const std::string& reason,
                 const std::string& detail);
-    void watch(const PartKey& key, const Part& part);
     void notice_the_missing();
     void open_when_enough();
     void open(Phase phase, const std::vector<ClientId>& clients);

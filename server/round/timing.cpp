@@ -14,18 +14,6 @@ constexpr Duration kBlink = 2s;   // a cut connection is mostly back by then
 constexpr Duration kLease = 60s;  // two heartbeats of a healthy connection
 constexpr int kSlowest = 4;       // nobody is waited for longer than so many times the K-th's time
 
-// The K-th of the answers, in the order in which they came.
-std::optional<Duration> answer(const JobState& state, PartState wanted, std::size_t number) {
-    if (number == 0 || state.parts.count(wanted) < number) return std::nullopt;
-    std::vector<Duration> times;
-    for (const auto& [key, part] : state.parts) {
-        if (part.state == wanted) times.push_back(part.settled);
-    }
-    const auto chosen = times.begin() + static_cast<std::ptrdiff_t>(number - 1);
-    std::nth_element(times.begin(), chosen, times.end());
-    return *chosen;
-}
-
 // After a restart the time worked before it is known only in part, and the missing ones have to come back.
 Duration after_recovery(const JobState& state, Duration time) {
     if (!state.recovered) return time;
@@ -45,14 +33,9 @@ Duration late_from(const JobState& state, const ClientId& client, const Part& pa
 }
 
 std::optional<Duration> training_deadline(const JobState& state) {
-    const auto kth = answer(state, PartState::Accepted, state.rules.clients_minimum);
+    const auto kth = state.parts.settled(PartState::Accepted, state.rules.clients_minimum);
     if (!kth) return std::nullopt;
-    Duration latest = *kth;
-    for (const auto& [key, part] : state.parts) {
-        if (part.state == PartState::Asked)
-            latest = std::max(latest, late_from(state, key.client, part, *kth));
-    }
-    return latest;
+    return std::max(*kth, state.last_moments.latest().value_or(*kth));
 }
 
 // The buffer is not full, but nobody is at work who could fill it.
@@ -68,7 +51,7 @@ Duration first_moment(const JobState& state) {
 }
 
 std::optional<Duration> evaluation_deadline(const JobState& state) {
-    const auto last = answer(state, PartState::Evaluated, state.parts.count(PartState::Evaluated));
+    const auto last = state.parts.settled(PartState::Evaluated, state.parts.count(PartState::Evaluated));
     if (!last) return std::nullopt;
     return after_recovery(state, *last + std::max(kGraceMin, *last - state.opened));
 }
@@ -96,6 +79,27 @@ Duration missing_from(const JobState& state, const ClientId& client, const Part&
     if (state.recovered || state.phase == Phase::FinalEvaluation) return *part.left + patience(state);
     const Duration usual = state.history.expected_absence(client).value_or(kBlink);
     return *part.left + std::clamp(usual, kBlink, patience(state));
+}
+
+// What a last moment is made of stays as it is from the K-th update on, but for the part itself.
+void keep_last_moment(JobState& state, const ClientId& client, const Part& part) {
+    if (state.rules.asynchronous) return;
+    const std::size_t needed = state.rules.clients_minimum;
+    const auto kth = state.parts.settled(PartState::Accepted, needed);
+    if (!kth) return;
+    if (part.state == PartState::Asked) {
+        state.last_moments.put(client, late_from(state, client, part, *kth));
+    } else if (part.state == PartState::Accepted && state.parts.count(PartState::Accepted) == needed) {
+        keep_last_moments(state);  // this is the K-th
+    } else {
+        state.last_moments.erase(client);
+    }
+}
+
+void keep_last_moments(JobState& state) {
+    state.last_moments = {};
+    for (const auto& [client, round] : state.parts.asked())
+        keep_last_moment(state, client, *state.parts.find({round, client}));
 }
 
 std::optional<Duration> deadline(const JobState& state) {

@@ -17,6 +17,10 @@ Duration patience(const JobState& state);
 // When somebody asked is no longer counted on, if nothing is heard of it until then.
 Duration missing_from(const JobState& state, const ClientId& client, const Part& part);
 
+// JobState::last_moments, after this client's part was put; and all of them, after a restart.
+void keep_last_moment(JobState& state, const ClientId& client, const Part& part);
+void keep_last_moments(JobState& state);
+
 // When the round closes without those still missing; none before enough have answered.
 std::optional<Duration> deadline(const JobState& state);
 

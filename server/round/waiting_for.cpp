@@ -43,10 +43,10 @@ std::string opens_next(const JobState& state) {
 
 std::string those_asked(const JobState& state, Duration now) {
     std::vector<std::string> names;
-    for (const auto& [key, part] : state.parts) {
-        if (part.state != PartState::Asked) continue;
+    for (const auto& [client, round] : state.parts.asked()) {
         if (names.size() > kNamesMax) break;
-        std::string name = key.client.get();
+        const Part& part = *state.parts.find({round, client});
+        std::string name = client.get();
         if (part.left) {
             name += " (away for " + span(now - *part.left) + ")";
         } else if (part.missing) {

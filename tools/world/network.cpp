@@ -49,6 +49,7 @@ awaitable<Result<std::unique_ptr<net::Stream>>> Network::connect(ClientId client
     }
     const std::uint64_t number = ++last_connection_;
     auto& connection = connections_[number] = std::make_unique<Connection>(*this, number, client);
+    connections_of_[client].insert(number);
     std::unique_ptr<net::Stream> mine = connection->attach(Side::Client, executor);
     std::unique_ptr<net::Stream> theirs = connection->attach(Side::Server, *listener_);
     trace_.say(client.get(), "connects as #" + std::to_string(number));
@@ -59,25 +60,31 @@ awaitable<Result<std::unique_ptr<net::Stream>>> Network::connect(ClientId client
 
 void Network::forget(std::uint64_t connection) {
     tap_.on_end(connection);
-    connections_.erase(connection);
+    const auto gone = connections_.find(connection);
+    connections_of_[gone->second->client()].erase(connection);
+    connections_.erase(gone);
 }
 
 void Network::partition(const ClientId& client, TimePoint until) {
     trace_.count(Trouble::Partition);
     trace_.say(client.get(), "is cut off");
     partitions_[client] = until;
-    for (auto& [number, connection] : connections_) {
-        if (connection->client() == client) connection->hold_until(until);
-    }
+    for (const std::uint64_t number : connections_of_[client]) connections_.at(number)->hold_until(until);
 }
 
 void Network::vanish(Side side, const std::optional<ClientId>& client, Farewell how) {
     if (side == Side::Server) stop_listening();
-    for (auto one = connections_.begin(); one != connections_.end();) {
-        Connection& connection = *(one++)->second;  // it may be forgotten now
-        if (client && connection.client() != *client) continue;
-        connection.vanish(side, how);
-        if (connection.abandoned()) forget(connection.number());
+    std::set<std::uint64_t> numbers;
+    if (client) {
+        numbers = connections_of_[*client];
+    } else {
+        for (const auto& [number, connection] : connections_) numbers.insert(number);
+    }
+    for (const std::uint64_t number : numbers) {
+        const auto one = connections_.find(number);
+        if (one == connections_.end()) continue;  // forgotten with the one before
+        one->second->vanish(side, how);
+        if (one->second->abandoned()) forget(number);
     }
 }
 

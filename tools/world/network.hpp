@@ -12,6 +12,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -94,6 +95,7 @@ private:
     std::optional<net::asio::any_io_executor> listener_;
     Accept accept_;
     std::map<std::uint64_t, std::unique_ptr<Connection>> connections_;
+    std::map<ClientId, std::set<std::uint64_t>> connections_of_;
     std::map<ClientId, std::uint64_t> newest_;  // connections from which the server has heard
     std::map<ClientId, TimePoint> partitions_;
     std::uint64_t last_connection_ = 0;

@@ -78,8 +78,11 @@ protected:
     }
     bool whole() const { return std::string(GetParam()) == "none"; }
     std::size_t spooled() const {
-        return static_cast<std::size_t>(
-            std::distance(std::filesystem::directory_iterator(dir_.path() / "state/spool"), {}));
+        std::size_t files = 0;
+        for (const auto& entry : std::filesystem::recursive_directory_iterator(dir_.path() / "state/spool")) {
+            files += entry.is_regular_file() ? 1 : 0;
+        }
+        return files;
     }
 
     fedllm::test::TempDir dir_;

@@ -1,6 +1,7 @@
 // Thousands of faulty worlds from seeds: clients come and go, refuse, send late and twice, the server dies at
 // any moment. The invariants are checked as effects are carried out (support.hpp) and after each event here.
 #include "common/base/philox.hpp"
+#include "server/round/timing.hpp"
 #include "tests/server/round/support.hpp"
 
 namespace fedllm::server::round {
@@ -193,6 +194,7 @@ private:
         EXPECT_LE(accepted, goal(state.rules));
         EXPECT_EQ(accepted, state.parts.count(PartState::Accepted));
         check_who_is_at_work();
+        check_what_is_kept();
         // No conclusion is left undrawn: a Tick at the same moment changes nothing.
         const Transition again = step(state, Tick{}, job_.now());
         EXPECT_EQ(again.state, state);
@@ -212,6 +214,30 @@ private:
             }
         }
         EXPECT_EQ(missing, state.parts.missing());
+    }
+
+    // What is kept from event to event is what looking at everybody gives.
+    void check_what_is_kept() {
+        const JobState& state = job_.state();
+        JobState anew = state;
+        keep_last_moments(anew);
+        EXPECT_EQ(anew.last_moments, state.last_moments);
+        std::vector<Duration> accepted;
+        for (const auto& [key, part] : state.parts) {
+            if (part.state == PartState::Accepted) accepted.push_back(part.settled);
+        }
+        std::ranges::sort(accepted);
+        for (std::size_t i = 0; i < accepted.size(); ++i)
+            EXPECT_EQ(state.parts.settled(PartState::Accepted, i + 1), accepted[i]);
+        EXPECT_FALSE(state.parts.settled(PartState::Accepted, accepted.size() + 1));
+        const auto unasked = [&](std::set<ClientId> clients) {
+            std::erase_if(clients, [&](const ClientId& client) {
+                return state.parts.find({state.round, client}) || state.parts.task_of(client);
+            });
+            return clients;
+        };
+        EXPECT_EQ(state.unasked, unasked(state.connected));
+        EXPECT_EQ(state.unasked_busy, unasked(state.busy));
     }
 
     // Refused clients are never asked again in the round: with too few others it waits, as it should.

@@ -163,22 +163,29 @@ void SimulatedDisk::crash(Unsynced unsynced) {
 void SimulatedDisk::settle_names(Mood mood) {
     const bool in_order = rng_.below(2) == 0;
     const std::uint64_t reached = rng_.below(unsynced_.size() + 1);
-    for (std::size_t i = 0; i < unsynced_.size(); ++i) {
-        const bool kept =
-            mood == Mood::Keep || (mood == Mood::Mix && (in_order ? i < reached : rng_.below(2) == 0));
-        if (!kept) {
+    std::uint64_t before = 0;
+    for (const auto& [number, change] : unsynced_) {
+        const bool kept = mood == Mood::Keep ||
+                          (mood == Mood::Mix && (in_order ? before < reached : rng_.below(2) == 0));
+        ++before;
+        if (kept) {
+            make_durable(change);
+        } else {
             ++seen_.names_lost;
-            continue;
-        }
-        for (const Edit& edit : unsynced_[i]) {
-            if (edit.entry) {
-                edit.folder->durable_entries[edit.name] = edit.entry;
-            } else {
-                edit.folder->durable_entries.erase(edit.name);
-            }
         }
     }
     unsynced_.clear();
+    unsynced_in_.clear();
+}
+
+void SimulatedDisk::make_durable(const Change& change) {
+    for (const Edit& edit : change) {
+        if (edit.entry) {
+            edit.folder->durable_entries[edit.name] = edit.entry;
+        } else {
+            edit.folder->durable_entries.erase(edit.name);
+        }
+    }
 }
 
 // A copy: what the dead process still holds open or mapped must not reach into its successor's world.
@@ -252,14 +259,16 @@ Result<SimulatedDisk::Place> SimulatedDisk::place_to_change(const Path& path) co
 }
 
 void SimulatedDisk::edit(Change change) {
+    ++edits_;
     for (const Edit& edit : change) {
         if (edit.entry) {
             edit.folder->entries[edit.name] = edit.entry;
         } else {
             edit.folder->entries.erase(edit.name);
         }
+        unsynced_in_[edit.folder.get()].insert(edits_);
     }
-    unsynced_.push_back(std::move(change));
+    unsynced_.emplace(edits_, std::move(change));
 }
 
 Result<std::unique_ptr<DiskFile>> SimulatedDisk::open(const Path& path, Open how, FileMode) {
@@ -350,22 +359,12 @@ Result<void> SimulatedDisk::sync_directory(const Path& folder) {
     if (!at.found || at.found->kind != Inode::Kind::Directory)
         return io_error(folder, "opening to sync: no folder");
     return change(folder, "syncing to disk", [&] {
-        std::vector<Change> others;
-        for (Change& one : unsynced_) {
-            const bool here = std::ranges::any_of(one, [&](const Edit& e) { return e.folder == at.found; });
-            if (!here) {
-                others.push_back(std::move(one));
-                continue;
-            }
-            for (const Edit& edit : one) {  // of both folders, where it was moved from one to the other
-                if (edit.entry) {
-                    edit.folder->durable_entries[edit.name] = edit.entry;
-                } else {
-                    edit.folder->durable_entries.erase(edit.name);
-                }
-            }
+        for (const std::uint64_t number : std::exchange(unsynced_in_[at.found.get()], {})) {
+            const auto synced = unsynced_.find(number);
+            make_durable(synced->second);  // of both folders, where it was moved from one to the other
+            for (const Edit& edit : synced->second) unsynced_in_[edit.folder.get()].erase(number);
+            unsynced_.erase(synced);
         }
-        unsynced_ = std::move(others);
     });
 }
 

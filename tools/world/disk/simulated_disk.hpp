@@ -21,6 +21,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -112,6 +113,7 @@ private:
     Result<Place> place_to_change(const Path& path) const;
     InodePtr new_inode(Inode::Kind kind) const;
     void edit(Change change);
+    static void make_durable(const Change& change);
     void settle_names(Mood mood);
     InodePtr after_crash(const InodePtr& inode, Mood mood, std::map<const Inode*, InodePtr>& done);
     std::vector<std::byte> bytes_after_crash(const Inode& inode, Mood mood);
@@ -120,11 +122,13 @@ private:
 
     Rng rng_;
     InodePtr root_;
-    std::vector<Change> unsynced_;  // of folders, in order
+    std::map<std::uint64_t, Change> unsynced_;  // of folders, in order
+    std::map<const Inode*, std::set<std::uint64_t>> unsynced_in_;
     std::map<std::uint64_t, Fault> script_;
     Rates rates_;
     Seen seen_;
     std::uint64_t operations_ = 0;
+    std::uint64_t edits_ = 0;
     std::uint64_t unique_names_ = 0;
     std::uint64_t life_ = 0;  // crashes so far: files of an earlier one are dead
     bool crashed_ = false;
