@@ -123,7 +123,7 @@ net::awaitable<UploadUnderWay> Engine::on_offer(ClientId client, protocol::Offer
         co_return nullptr;
     }
     const auto memory = upload_memory_;
-    Upload upload{net::asio::make_strand(upload_threads_), {}, {}, monotonic_seconds()};
+    Upload upload{net::asio::make_strand(disk_threads_), {}, {}, monotonic_seconds()};
     const std::uint64_t decoder = codec::decoder_bytes(*ingest::codec_of(claim, rules), shape->layout);
     const std::uint64_t block = std::min<std::uint64_t>(claim.bytes, ingest::Block::kBytes);
     upload.memory = memory->ask(protocol::FrameLimits{}.chunk_bytes_max + block + decoder,
