@@ -138,7 +138,7 @@ net::awaitable<Result<void>> Engine::write_newest_adapter(JobId id) {
     const job::JobSpec spec = job->spec;
     const SharedShape shape = job->shape;
     const RoundBase newest = job->base;
-    FEDLLM_CO_TRY_VOID(co_await net::offload(compute_, [&]() -> Result<void> {
+    FEDLLM_CO_TRY_VOID(co_await net::offload(disk_threads_, [&]() -> Result<void> {
         FEDLLM_TRY_VOID(write_adapter(spec, id, newest.row.round.get(), shape->manifest,
                                       newest.version->bytes(), options_.state_directory));
         return {};
@@ -189,6 +189,8 @@ net::awaitable<Result<SharedSum>> Engine::sum_of(ActiveJob& job, std::vector<Con
     }
 }
 
+// The version is computed from now on, also while the ledger still syncs what closes its round: it is not
+// told of before both are done, and not committed where that sync fails.
 void Engine::begin_closing(ActiveJob& job, const round::CloseRound& effect) {
     if (!hold(ledger_.close_round(job.id, effect.round, rows_of(job.id, effect.dropped)))) return;
     tasks_.spawn("close round", close_round(job.id, effect.round), [this] { changed_.cancel(); });
@@ -274,12 +276,12 @@ void Engine::commit(const JobId& id, RoundId round, const NewVersion& made,
 // Behind the first bytes of the version: its file is brought to the disk. Until that is done the updates it
 // was made of, and the residual, are kept.
 net::awaitable<Result<void>> Engine::settle_version(JobId id, RoundId round, std::vector<Path> paths) {
-    const auto synced = co_await net::offload(compute_, [&] { return versions_.sync(paths); });
+    const auto synced = co_await net::offload(disk_threads_, [&] { return versions_.sync(paths); });
     if (!hold(synced)) co_return synced;
     if (ActiveJob* const job = find(id)) job->durable = true;
     changed_.cancel();
     FEDLLM_CO_TRY(const auto spent, spent_tasks(id, round));
-    co_await net::offload(compute_, [&] {
+    co_await net::offload(disk_threads_, [&] {
         if (auto gone = spool_.remove(spent); !gone) log::warn("spool", {{"reason", gone.error().message}});
         return true;
     });

@@ -98,7 +98,7 @@ net::awaitable<Result<SharedVersion>> Engine::version(std::string digest) {
                                                  " is not kept any more: retention.versions is " +
                                                  std::to_string(options_.retention.versions));
     }
-    auto mapped = co_await net::offload(compute_, [&] {
+    auto mapped = co_await net::offload(disk_threads_, [&] {
         return step ? versions_.map(store::Attachment::Step, digest) : versions_.map(digest);
     });
     if (!mapped) co_return mapped.error();

@@ -270,11 +270,11 @@ private:
     store::Ledger ledger_;
     store::Versions versions_;
     ingest::Spool spool_;
-    std::optional<net::asio::thread_pool> pool_;         // unless options_.compute takes its place
-    std::optional<net::asio::thread_pool> upload_pool_;  // the same
-    unsigned threads_;                                   // of the first
+    std::optional<net::asio::thread_pool> pool_;       // unless options_.compute takes its place
+    std::optional<net::asio::thread_pool> disk_pool_;  // the same, for what waits for the disk
+    unsigned threads_;                                 // of the first
     net::asio::any_io_executor compute_;
-    net::asio::any_io_executor upload_threads_;
+    net::asio::any_io_executor disk_threads_;
     net::TaskGroup tasks_;
     net::Timer timer_;
     net::Timer changed_;  // never fires: cancelled when something that until() may wait for has changed

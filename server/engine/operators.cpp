@@ -37,7 +37,7 @@ net::awaitable<Result<JobId>> Engine::submit(protocol::SubmitJob request, ingest
         FEDLLM_TRY_VOID(initial.commit());
         return versions_.adopt(initial.final_path(), request.initial_digest());
     };
-    FEDLLM_CO_TRY(const auto version, co_await net::offload(compute_, adopt));
+    FEDLLM_CO_TRY(const auto version, co_await net::offload(disk_threads_, adopt));
     FEDLLM_CO_TRY(const job::JobSpec spec, job::parse_job(request.job(), "the submitted job"));
     auto id = ledger_.add_job(spec.name, job::print_job(spec), version.digest, version.bytes, clock_.now());
     if (!id) {

@@ -58,7 +58,7 @@ net::awaitable<Result<void>> Engine::expire(JobId id, Sweep sweep) {
         if (recent || sweep == Sweep::Everything) looked_at.insert(row.round);
     }
     FEDLLM_CO_TRY(const auto paths, spent_files(id, looked_at));
-    co_await net::offload(compute_, [&] {
+    co_await net::offload(disk_threads_, [&] {
         for (const Path& path : paths) {
             // What is left behind costs space only, and the next start tries again.
             if (auto gone = remove_with_contents(path); !gone) {
