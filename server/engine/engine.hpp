@@ -97,10 +97,10 @@ public:
                                             const protocol::SubmitJob& request);
     net::awaitable<Result<JobId>> submit(protocol::SubmitJob request, ingest::Upload initial);
     Result<protocol::JobList> list_jobs() const;
-    Result<protocol::JobReport> report(const JobId& id) const;
+    Result<protocol::JobReport> report(const protocol::ShowJob& request) const;  // one page
     // Pause, resume, stop. Asking twice is as once; Stale for a job that is over.
-    Result<protocol::JobSummary> control(const std::string& operator_name,
-                                         const protocol::ControlJob& request);
+    net::awaitable<Result<protocol::JobSummary>> control(std::string operator_name,
+                                                         protocol::ControlJob request);
     Result<protocol::AuditRows> audit_rows(const protocol::AuditJob& request) const;  // one page
     // Of a job ("j1"), one of its rounds ("j1/3"), or a client. NotFound.
     Result<protocol::Because> why(const std::string& subject) const;
@@ -191,9 +191,14 @@ private:
     net::awaitable<Result<void>> make_version(JobId id, round::CloseRound effect);
     net::awaitable<Result<void>> settle_version(JobId id, RoundId round, std::vector<Path> paths);
     net::awaitable<Result<void>> write_newest_adapter(JobId id);
-    // Until `holds`, which is looked at whenever changed_ is cancelled; false when the task is being stopped.
+    net::awaitable<Result<void>> newest_is_durable(JobId id);
+    // Until `holds`, which is looked at whenever the bell is cancelled; false when the task is being stopped.
     template <class Condition>
-    net::awaitable<bool> until(Condition holds);
+    net::awaitable<bool> until(Condition holds, net::Timer& bell);
+    template <class Condition>
+    net::awaitable<bool> until(Condition holds) {
+        return until(std::move(holds), changed_);
+    }
     net::awaitable<Result<void>> tick();
     std::optional<Timestamp> next_wake() const;
     void log_waiting(ActiveJob& job);
@@ -221,7 +226,7 @@ private:
     void refuse(const UploadTarget& target, const Error& error, Link& reply);
     void put_off(const UploadTarget& target, const Error& error, Link& reply);
     void fill_summary(const store::JobRow& row, protocol::JobSummary& summary) const;
-    void fill_round(const store::RoundRow& row, const ActiveJob* active, protocol::RoundReport& out) const;
+    void fill_part(const store::PartRow& row, const ActiveJob* active, protocol::Part& out) const;
 
     net::asio::any_io_executor strand_;
     EngineOptions options_;
@@ -254,10 +259,10 @@ private:
 };
 
 template <class Condition>
-net::awaitable<bool> Engine::until(Condition holds) {
+net::awaitable<bool> Engine::until(Condition holds, net::Timer& bell) {
     while (!holds()) {
         if (tasks_.stopping()) co_return false;
-        [[maybe_unused]] auto [woken] = co_await changed_.async_wait(net::kNoThrow);
+        [[maybe_unused]] auto [woken] = co_await bell.async_wait(net::kNoThrow);
         const auto state = co_await net::asio::this_coro::cancellation_state;
         if (state.cancelled() != net::asio::cancellation_type::none) co_return false;
     }

@@ -138,13 +138,12 @@ net::awaitable<UploadUnderWay> Engine::on_offer(ClientId client, protocol::Offer
     const auto memory = upload_memory_;
     Upload upload{net::asio::make_strand(compute_), {}, {}};
     const std::uint64_t decoder = codec::decoder_bytes(*ingest::codec_of(claim, rules), shape->layout);
-    upload.memory =
-        memory->ask(protocol::FrameLimits{}.chunk_bytes_max + decoder, [engine = std::weak_ptr(self_)] {
-            if (const auto still = engine.lock()) (*still)->changed_.cancel();
-        });
+    net::Timer granted(strand_);  // its own: with all who wait woken for each, a crowd only wakes itself
+    upload.memory = memory->ask(protocol::FrameLimits{}.chunk_bytes_max + decoder, [&] { granted.cancel(); });
     count_upload_memory();
-    if (!co_await until([&] { return upload.memory.granted() && open(); })) co_return nullptr;
+    if (!co_await until([&] { return upload.memory.granted(); }, granted)) co_return nullptr;
     count_upload_memory();
+    if (!co_await until(open)) co_return nullptr;
     if (!may_upload(target, offer, reply)) co_return nullptr;  // it may have waited long
     job = find(parsed->job);
     upload.entry = entry_for(*job, target, claim);

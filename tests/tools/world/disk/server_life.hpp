@@ -51,6 +51,7 @@ private:
 struct Memory {
     std::map<std::string, std::string> promised;  // by task: the digest of an update said to be accepted
     bool job_accepted = false;
+    bool stops_early = false;  // the operator, as soon as a version was made
     std::string final_digest;  // once the job is over
     std::vector<std::string> complaints;
 };
@@ -97,9 +98,12 @@ private:
             if (jobs.empty() && memory_.job_accepted) complain("an accepted job is gone");
             if (jobs.empty() && !submitting_) spawn(submit());
             if (!jobs.empty() && jobs[0].status != server::store::JobStatus::Running) return finish(jobs[0]);
+            const bool early = memory_.stops_early && !jobs.empty() && jobs[0].round.get() > 0;
+            if (early && !std::exchange(stopping_, true)) spawn(stop_job(jobs[0].id));
             for (const std::string& name : kSites) meet(name);
             io_.restart();
-            if (io_.poll() > 0) continue;
+            // One step at a time, where it matters what the operator's wish comes between.
+            if ((memory_.stops_early ? io_.poll_one() : io_.poll()) > 0) continue;
             if (time_.next()) time_.advance();
         }
         const auto list = engine_->list_jobs();
@@ -151,6 +155,14 @@ private:
             }
         }
         submitting_ = false;
+    }
+
+    asio::awaitable<void> stop_job(JobId id) {
+        protocol::ControlJob request;
+        request.set_job_id(id.get());
+        request.set_action(protocol::JOB_ACTION_STOP);
+        const auto stopped = co_await engine_->control("anna", request);
+        if (!stopped && !dying()) complain("the job cannot be stopped: " + stopped.error().message);
     }
 
     static tensor::Manifest manifest() {
@@ -278,6 +290,7 @@ private:
     std::map<std::string, std::string> offered_;
     int busy_ = 0;
     bool submitting_ = false;
+    bool stopping_ = false;
 };
 
 }  // namespace fedllm::tools::world::test
