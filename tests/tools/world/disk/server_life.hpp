@@ -19,6 +19,7 @@
 #include "common/net/timer.hpp"
 #include "server/engine/engine.hpp"
 #include "tools/world/disk/simulated_disk.hpp"
+#include "tools/world/host.hpp"
 
 namespace fedllm::tools::world::test {
 
@@ -51,8 +52,9 @@ private:
 struct Memory {
     std::map<std::string, std::string> promised;  // by task: the digest of an update said to be accepted
     bool job_accepted = false;
-    bool stops_early = false;  // the operator, as soon as a version was made
-    std::string final_digest;  // once the job is over
+    bool stops_early = false;      // the operator, as soon as a version was made
+    std::uint64_t stopped_at = 0;  // after which operation of the disk
+    std::string final_digest;      // once the job is over
     std::vector<std::string> complaints;
 };
 
@@ -63,7 +65,9 @@ public:
 
     // Until the job is over, the process says that it must end, or the disk is dead.
     Result<void> run() {
-        const server::engine::EngineOptions options{.state_directory = kState, .compute = io_.get_executor()};
+        server::engine::EngineOptions options{.state_directory = kState, .compute = io_.get_executor()};
+        if (memory_.stops_early)
+            options.compute = SlowExecutor(io_, slowness_);  // the wish comes before its work
         auto opened = Engine::open(io_.get_executor(), options, clock_, metrics_,
                                    [this](const Error& error) { fatal_ = error; });
         if (!opened) return opened.error();
@@ -99,11 +103,13 @@ private:
             if (jobs.empty() && !submitting_) spawn(submit());
             if (!jobs.empty() && jobs[0].status != server::store::JobStatus::Running) return finish(jobs[0]);
             const bool early = memory_.stops_early && !jobs.empty() && jobs[0].round.get() > 0;
-            if (early && !std::exchange(stopping_, true)) spawn(stop_job(jobs[0].id));
+            if (early && !std::exchange(stopping_, true)) {
+                memory_.stopped_at = disk_.operations();
+                spawn(stop_job(jobs[0].id));
+            }
             for (const std::string& name : kSites) meet(name);
             io_.restart();
-            // One step at a time, where it matters what the operator's wish comes between.
-            if ((memory_.stops_early ? io_.poll_one() : io_.poll()) > 0) continue;
+            if (io_.poll() > 0) continue;
             if (time_.next()) time_.advance();
         }
         const auto list = engine_->list_jobs();
@@ -288,6 +294,7 @@ private:
     std::map<std::string, Joined> sites_;
     std::vector<std::unique_ptr<Site>> gone_;
     std::map<std::string, std::string> offered_;
+    Slowness slowness_{Rng(5, "pool"), std::chrono::microseconds(1000)};
     int busy_ = 0;
     bool submitting_ = false;
     bool stopping_ = false;
