@@ -25,6 +25,8 @@ using Path = std::filesystem::path;
 
 enum class FileMode { Normal, Secret };  // 0644, or 0600 for private keys
 
+constexpr std::size_t kDiskBlockBytes = 4096;  // see DiskFile::stream_out()
+
 // Memory that shows a file's bytes while it lives, also after the file was renamed, removed or closed.
 class Mapping {
 public:
@@ -56,9 +58,10 @@ public:
     // Growing takes the space now: a disk that is full says so here, and not while a map is written.
     virtual Result<void> resize(std::uint64_t bytes) = 0;
     virtual Result<void> sync() = 0;  // bytes and size; what maps have written too
-    // Begins to bring what was written there to the disk, so that a later sync() is short. It promises
-    // nothing.
-    virtual void write_out(std::uint64_t, std::uint64_t) {}
+    // From now on what is written goes on its way to the disk at once, so that a later sync() is short, and
+    // whole blocks (where address and offset are multiples of kDiskBlockBytes) past the system's cache if the
+    // file system can: for bytes that are not read again soon. It promises nothing.
+    virtual void stream_out() {}
     virtual Result<std::unique_ptr<Mapping>> map(
         Access access) const = 0;  // the whole file, as long as it is now
     virtual Result<bool>

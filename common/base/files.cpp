@@ -5,6 +5,8 @@
 namespace fedllm {
 namespace {
 
+constexpr std::size_t kLargeBytes = std::size_t{4} << 20;
+
 Path folder_of(const Path& path) { return path.has_parent_path() ? path.parent_path() : Path("."); }
 
 Result<void> rename_durably(const Path& temporary, const Path& path) {
@@ -29,6 +31,7 @@ Result<void> write_file_atomically(const Path& path, std::span<const std::byte> 
     const Path temporary = path.string() + ".tmp" + std::to_string(::getpid());
     {
         FEDLLM_TRY(const auto file, disk().open(temporary, Disk::Open::Replace, mode));
+        if (content.size() >= kLargeBytes) file->stream_out();
         FEDLLM_TRY_VOID(file->write(0, content));
         FEDLLM_TRY_VOID(file->sync());
     }

@@ -42,6 +42,7 @@ public:
     }
 
     Result<std::size_t> read(std::uint64_t offset, std::span<std::byte> into) const override {
+        pass_cache(false);
         std::size_t got = 0;
         while (got < into.size()) {
             const ssize_t now =
@@ -56,9 +57,20 @@ public:
 
     Result<void> write(std::uint64_t offset, std::span<const std::byte> bytes) override {
         while (!bytes.empty()) {
-            const ssize_t now = ::pwrite(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+            const std::size_t blocks = whole_blocks(offset, bytes);
+            pass_cache(streams_ && can_pass_cache_ && blocks > 0);
+            const ssize_t now = ::pwrite(fd_, bytes.data(), passes_cache_ ? blocks : bytes.size(),
+                                         static_cast<off_t>(offset));
             if (now < 0 && errno == EINTR) continue;
+            if (now < 0 && errno == EINVAL && passes_cache_ &&
+                can_pass_cache_) {  // it wants larger blocks than ours
+                can_pass_cache_ = false;
+                continue;
+            }
             if (now < 0) return io_error(path_, "writing");
+            if (streams_ && !passes_cache_) {
+                ::sync_file_range(fd_, static_cast<off_t>(offset), now, SYNC_FILE_RANGE_WRITE);
+            }
             offset += static_cast<std::uint64_t>(now);
             bytes = bytes.subspan(static_cast<std::size_t>(now));
         }
@@ -82,9 +94,7 @@ public:
         return {};
     }
 
-    void write_out(std::uint64_t offset, std::uint64_t bytes) override {
-        ::sync_file_range(fd_, static_cast<off_t>(offset), static_cast<off_t>(bytes), SYNC_FILE_RANGE_WRITE);
-    }
+    void stream_out() override { streams_ = true; }
 
     Result<std::unique_ptr<Mapping>> map(Access access) const override {
         FEDLLM_TRY(const std::uint64_t bytes, size());
@@ -102,8 +112,26 @@ public:
     }
 
 private:
+    // How many of the bytes, from the first on, could go past the cache.
+    static std::size_t whole_blocks(std::uint64_t offset, std::span<const std::byte> bytes) {
+        const auto address = reinterpret_cast<std::uintptr_t>(bytes.data());
+        if ((offset | address) % kDiskBlockBytes != 0) return 0;
+        return bytes.size() / kDiskBlockBytes * kDiskBlockBytes;
+    }
+    // Of the descriptor, so that it is one as before: file systems without direct input and output refuse.
+    void pass_cache(bool wanted) const {
+        if (passes_cache_ == wanted) return;
+        const int flags = ::fcntl(fd_, F_GETFL);
+        const bool done = ::fcntl(fd_, F_SETFL, wanted ? flags | O_DIRECT : flags & ~O_DIRECT) == 0;
+        if (done) passes_cache_ = wanted;
+        if (!done) can_pass_cache_ = false;
+    }
+
     Path path_;
     int fd_;
+    bool streams_ = false;
+    mutable bool passes_cache_ = false;  // O_DIRECT is set
+    mutable bool can_pass_cache_ = true;
 };
 
 }  // namespace

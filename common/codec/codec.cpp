@@ -86,10 +86,14 @@ ByteRange encoded_bytes(CodecId codec, const Layout& layout) {
             header + bounds.parameters.most + whole * full.most + last.most};
 }
 
+void one_after_another(std::size_t count, const std::function<void(std::size_t)>& each) {
+    for (std::size_t i = 0; i < count; ++i) each(i);
+}
+
 Result<std::vector<std::byte>> encode(const Spec& spec, const Layout& layout, std::span<const float> values,
-                                      std::uint64_t key) {
+                                      std::uint64_t key, const InParts& in_parts) {
     FEDLLM_CHECK(values.size() == layout.elements);
-    if (spec.id == CodecId::Deadzone) return deadzone::encode(spec, layout, values);
+    if (spec.id == CodecId::Deadzone) return deadzone::encode(spec, layout, values, in_parts);
     if (spec.id == CodecId::None) {
         std::vector<std::byte> bytes(values.size_bytes());
         if (!bytes.empty()) std::memcpy(bytes.data(), values.data(), bytes.size());

@@ -59,10 +59,15 @@ struct ByteRange {
 };
 ByteRange encoded_bytes(CodecId codec, const Layout& layout);
 
+// Calls each(0) to each(count - 1), in any order and on any threads, and is back when all have returned.
+using InParts = std::function<void(std::size_t count, const std::function<void(std::size_t)>& each)>;
+void one_after_another(std::size_t count, const std::function<void(std::size_t)>& each);
+
 // values: layout.elements numbers; every codec but `none` refuses NaN and infinity (NotFinite). `key` numbers
-// the random stream of stochastic rounding: the same key gives the same bytes.
+// the random stream of stochastic rounding: the same key gives the same bytes. So do any threads: what
+// they do apart does not depend on how many they are.
 Result<std::vector<std::byte>> encode(const Spec& spec, const Layout& layout, std::span<const float> values,
-                                      std::uint64_t key);
+                                      std::uint64_t key, const InParts& in_parts = one_after_another);
 
 // Takes values in order, in slices that stay in the cache: elements [first_element, first_element +
 // values.size()).

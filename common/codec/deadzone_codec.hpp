@@ -13,9 +13,11 @@
 namespace fedllm::codec::deadzone {
 
 // The step that `spec` asks for, 0 where all values are as good as zero; NotFinite where one is not finite.
-Result<float> choose_step(const Spec& spec, const Layout& layout, std::span<const float> values);
+Result<float> choose_step(const Spec& spec, const Layout& layout, std::span<const float> values,
+                          const InParts& in_parts = one_after_another);
 
-Result<std::vector<std::byte>> encode(const Spec& spec, const Layout& layout, std::span<const float> values);
+Result<std::vector<std::byte>> encode(const Spec& spec, const Layout& layout, std::span<const float> values,
+                                      const InParts& in_parts = one_after_another);
 
 ByteRange segment_bytes(std::uint64_t count);  // with its head; least 0: it may be left out
 

@@ -15,6 +15,10 @@ namespace {
 // What the next bytes are.
 enum class Part : std::uint8_t { Prelude, Parameters, SegmentHead, Payload, End };
 
+bool is_aligned(std::span<const std::byte> bytes) {
+    return reinterpret_cast<std::uintptr_t>(bytes.data()) % alignof(float) == 0;
+}
+
 }  // namespace
 
 struct Decoder::State {
@@ -183,6 +187,13 @@ Result<void> Decoder::State::push_raw(std::span<const std::byte> bytes, const Si
         return make_error(Errc::TooLarge,
                           "an update of " + std::to_string(layout.elements) + " values goes on for " +
                               std::to_string(bytes.size() - missing) + " bytes after its end");
+    }
+    // Where they lie as floats do, they are floats.
+    while (kept.empty() && bytes.size() >= sizeof(float) && is_aligned(bytes)) {
+        const std::size_t count = std::min(bytes.size() / sizeof(float), kSliceValuesMax);
+        sink(decoded, {reinterpret_cast<const float*>(bytes.data()), count});
+        bytes = bytes.subspan(count * sizeof(float));
+        decoded += count;
     }
     SliceWriter out(sink, decoded);
     while (kept.size() + bytes.size() >= sizeof(float)) {

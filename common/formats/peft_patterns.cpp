@@ -13,6 +13,7 @@ using Json = nlohmann::json;
 
 constexpr std::size_t kPatternsMax = 1000;
 constexpr std::size_t kPatternBytesMax = 512;
+constexpr std::size_t kDigitsMax = 9;  // of one number in an expression
 
 bool is_plain(std::string_view pattern) {
     return std::all_of(pattern.begin(), pattern.end(), [](char c) {
@@ -29,15 +30,26 @@ bool plain_fits(std::string_view pattern, std::string_view module) {
                       [](char p, char m) { return p == '.' || p == m; });
 }
 
+// libstdc++ lets the number of a repetition or a reference overflow.
+bool has_huge_number(std::string_view pattern) {
+    std::size_t digits = 0;
+    return std::any_of(pattern.begin(), pattern.end(), [&](char c) {
+        digits = c >= '0' && c <= '9' ? digits + 1 : 0;
+        return digits > kDigitsMax;
+    });
+}
+
 // libstdc++'s breadth-first matcher takes time polynomial in the text, so that no pattern can hang a reader.
 Result<std::regex> compile(const std::string& pattern) {
+    const Error refused{Errc::Unsupported,
+                        "has the pattern " + in_quotes(pattern) +
+                            ", which is no regular expression that this version reads; list module paths"};
+    if (has_huge_number(pattern)) return refused;
     try {
         return std::regex(R"((?:.*\.)?(?:)" + pattern + ")",
                           std::regex::ECMAScript | std::regex_constants::__polynomial);
     } catch (const std::regex_error& reason) {
-        return make_error(Errc::Unsupported,
-                          "has the pattern " + in_quotes(pattern) +
-                              ", which is no regular expression that this version reads; list module paths");
+        return refused;
     }
 }
 

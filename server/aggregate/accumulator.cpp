@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
 #include <type_traits>
 
 #undef HWY_TARGET_INCLUDE
@@ -158,6 +159,7 @@ void Accumulator::add(std::uint64_t first_element, std::span<const float> values
         const auto part = values.first(
             std::min<std::uint64_t>(values.size(), (stripe + 1) * kStripeElements - first_element));
         const Hold hold(stripes_[stripe].held);
+        if (stripes_[stripe].stale) zero(stripe);
         if (bits_ == SumBits::Bits64) {
             HWY_DYNAMIC_DISPATCH(AddWeighted64)
             (static_cast<std::uint64_t*>(sums_) + first_element, part.data(), part.size(), weight,
@@ -176,16 +178,36 @@ void Accumulator::subtract(std::uint64_t first_element, std::span<const float> v
     add(first_element, values, std::uint64_t{0} - weight);
 }
 
+void Accumulator::clear() {
+    for (std::uint64_t i = 0; i <= elements_ / kStripeElements; ++i) stripes_[i].stale = true;
+}
+
+void Accumulator::zero(std::uint64_t stripe) {
+    const std::uint64_t first = stripe * kStripeElements;
+    const std::uint64_t count = std::min(elements_ - first, kStripeElements);
+    std::memset(static_cast<std::byte*>(sums_) + first * element_bytes(), 0, count * element_bytes());
+    stripes_[stripe].stale = false;
+}
+
 void Accumulator::mean(std::uint64_t first_element, std::span<float> out, std::uint64_t total_weight) const {
     FEDLLM_CHECK(total_weight > 0);
     FEDLLM_CHECK(first_element <= elements_ && out.size() <= elements_ - first_element);
     const double divisor = scale_.scale() * static_cast<double>(total_weight);
-    if (bits_ == SumBits::Bits64) {
-        HWY_DYNAMIC_DISPATCH(Divide64)
-        (static_cast<const std::uint64_t*>(sums_) + first_element, out.data(), out.size(), divisor);
-    } else {
-        HWY_DYNAMIC_DISPATCH(Divide32)
-        (static_cast<const std::uint32_t*>(sums_) + first_element, out.data(), out.size(), divisor);
+    while (!out.empty()) {
+        const std::uint64_t stripe = first_element / kStripeElements;
+        const auto part =
+            out.first(std::min<std::uint64_t>(out.size(), (stripe + 1) * kStripeElements - first_element));
+        if (stripes_[stripe].stale) {
+            std::fill(part.begin(), part.end(), 0.0F);
+        } else if (bits_ == SumBits::Bits64) {
+            HWY_DYNAMIC_DISPATCH(Divide64)
+            (static_cast<const std::uint64_t*>(sums_) + first_element, part.data(), part.size(), divisor);
+        } else {
+            HWY_DYNAMIC_DISPATCH(Divide32)
+            (static_cast<const std::uint32_t*>(sums_) + first_element, part.data(), part.size(), divisor);
+        }
+        first_element += part.size();
+        out = out.subspan(part.size());
     }
 }
 

@@ -20,10 +20,12 @@ namespace fedllm::server::aggregate {
 using tensor::FixedPoint;
 using tensor::SumBits;
 
-// Lifecycle: one per round. Memory: 8 bytes (4 with 32-bit sums) per element, whatever the number of clients;
-// pages that nothing was added to take none.
+// Lifecycle: one per round, or cleared and taken for the next: fresh memory costs more than the additions.
+// Memory: 8 bytes (4 with 32-bit sums) per element, whatever the number of clients; pages that nothing was
+// ever added to take none.
 // Concurrency: any threads may add and subtract at once, in any ranges: exclusion is by stripes of
-// kStripeElements, held for the microseconds that one slice takes. mean() is called when all that is done.
+// kStripeElements, held for the microseconds that one slice takes. mean() and clear() are called when all
+// that is done.
 class Accumulator {
 public:
     Accumulator(std::uint64_t elements, FixedPoint scale, SumBits bits = SumBits::Bits64);
@@ -34,6 +36,8 @@ public:
     // Values must be finite and within the bound of the scale (ingest has checked them).
     void add(std::uint64_t first_element, std::span<const float> values, std::uint64_t weight);
     void subtract(std::uint64_t first_element, std::span<const float> values, std::uint64_t weight);
+
+    void clear();  // all sums are 0 again; the memory stays, and is zeroed where something is added to it
 
     std::uint64_t elements() const { return elements_; }
     FixedPoint scale() const { return scale_; }
@@ -49,8 +53,11 @@ public:
 private:
     struct alignas(64) Stripe {  // a cache line each: neighbours must not slow each other
         std::atomic_flag held;
+        bool stale = false;  // its sums are of before clear(), and count as 0
     };
-    std::uint64_t bytes() const { return elements_ * static_cast<std::uint64_t>(bits_) / 8; }
+    std::uint64_t bytes() const { return elements_ * element_bytes(); }
+    std::uint64_t element_bytes() const { return static_cast<std::uint64_t>(bits_) / 8; }
+    void zero(std::uint64_t stripe);
 
     std::uint64_t elements_;
     FixedPoint scale_;

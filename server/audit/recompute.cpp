@@ -62,9 +62,10 @@ Result<void> recompute(const std::string& job_yaml, const store::VersionRow& bas
         FEDLLM_TRY_VOID(add_mean(job, shape, counted, spool, step));
         const std::span<float> values = computed.values();  // each is read before it is written
         FEDLLM_TRY(const auto encoded,
-                   engine::advance(job.download.codec, shape->layout, base.round.get(), values, step,
-                                   [&](std::uint64_t first, std::span<const float> version) {
-                                       std::copy(version.begin(), version.end(), values.begin() + first);
+                   engine::advance(codec::without_zeros(job.download.codec, step), shape->layout,
+                                   base.round.get(), values, step,
+                                   [&, first = values.begin()](std::span<const float> version, auto) mutable {
+                                       first = std::copy(version.begin(), version.end(), first);
                                    }));
         if (crypto::to_hex(crypto::sha256(encoded)) != next.encoded_digest) return differs(next, "the step");
     }

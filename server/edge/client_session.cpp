@@ -147,6 +147,7 @@ awaitable<Result<void>> ClientSession::download(protocol::Fetch fetch) {
             protocol::OutgoingTransfer::start((*version)->bytes(), fetch.offset(), limits_.chunk_bytes);
         if (transfer) {
             if (transfer->remaining() == 0) session_.download_finished();
+            engine_.begin_download(fetch.digest());
             while (const auto chunk = transfer->next()) {
                 if (session_.task() != task) co_return Result<void>{};  // released meanwhile
                 FEDLLM_CO_TRY_VOID(session_.on_send(MessageKind::Chunk));

@@ -49,23 +49,17 @@ bool is_damage(const Error& error) {
            error.code == Errc::InvalidFile || error.code == Errc::ManifestMismatch;
 }
 
-std::vector<Path> paths_of(const store::VersionRow& row, const store::Versions& versions) {
+// The paths of the version's files, their bytes checked.
+Result<std::vector<Path>> intact_files(const store::VersionRow& row, const store::Versions& versions) {
+    FEDLLM_TRY_VOID(versions.map(row.digest));
     std::vector<Path> paths{versions.path_of(row.digest)};
-    if (!row.encoded_digest.empty())
-        paths.push_back(versions.path_of(store::Attachment::Step, row.encoded_digest));
-    if (!row.residual_digest.empty()) {
-        paths.push_back(versions.path_of(store::Attachment::Residual, row.residual_digest));
+    for (const auto& [kind, digest] : {std::pair(store::Attachment::Step, row.encoded_digest),
+                                       std::pair(store::Attachment::Residual, row.residual_digest)}) {
+        if (digest.empty()) continue;
+        FEDLLM_TRY_VOID(versions.map(kind, digest));
+        paths.push_back(versions.path_of(kind, digest));
     }
     return paths;
-}
-
-Result<void> check_files(const store::VersionRow& row, const store::Versions& versions) {
-    FEDLLM_TRY_VOID(versions.map(row.digest));
-    if (!row.encoded_digest.empty())
-        FEDLLM_TRY_VOID(versions.map(store::Attachment::Step, row.encoded_digest));
-    if (row.residual_digest.empty()) return {};
-    FEDLLM_TRY_VOID(versions.map(store::Attachment::Residual, row.residual_digest));
-    return {};
 }
 
 }  // namespace
@@ -88,16 +82,15 @@ Result<bool> Engine::keeps_updates_of(const store::VersionRow& version) const {
 // what is not is computed again from the updates, which are kept until then.
 Result<void> Engine::check_newest(const store::JobRow& row) {
     FEDLLM_TRY(const store::VersionRow newest, ledger_.version(row.id, row.round));
-    const auto intact = check_files(newest, versions_);
+    const auto intact = intact_files(newest, versions_);
     if (intact) {
-        const auto paths = paths_of(newest, versions_);
         FEDLLM_TRY(const bool unsettled, keeps_updates_of(newest));
-        for (const Path& path : paths) {
+        for (const Path& path : *intact) {
             if (unsettled) FEDLLM_TRY_VOID(write_again(path));
         }
-        return versions_.sync(paths);
+        return versions_.sync(*intact);
     }
-    if (!is_damage(intact.error())) return intact;
+    if (!is_damage(intact.error())) return intact.error();
     FEDLLM_TRY(const bool reopened, ledger_.reopen_closed(row.id));
     if (reopened) {
         log::warn("the newest version is not on the disk: its round is computed again",
@@ -115,7 +108,8 @@ void Engine::begin_sum(ActiveJob& job) {
     if (job.state.phase != round::Phase::Training) return;
     const auto scale = job::sum_scale(job.spec);
     FEDLLM_CHECK(scale.has_value(), "parse_job() has checked it");
-    job.sum = std::make_shared<RoundSum>(job.shape, *scale, job.spec.aggregation.sum_bits);
+    job.sum = job.spare_sum ? std::exchange(job.spare_sum, nullptr)
+                            : std::make_shared<RoundSum>(job.shape, *scale, job.spec.aggregation.sum_bits);
     const auto parts = ledger_.contributions(job.id, job.state.round);
     if (!parts) {
         hold(parts.error());
@@ -195,10 +189,15 @@ net::awaitable<Result<SharedSum>> Engine::sum_of(ActiveJob& job, std::vector<Con
     }
 }
 
+void Engine::begin_closing(ActiveJob& job, const round::CloseRound& effect) {
+    if (!hold(ledger_.close_round(job.id, effect.round, rows_of(job.id, effect.dropped)))) return;
+    tasks_.spawn("close round", close_round(job.id, effect.round), [this] { changed_.cancel(); });
+}
+
 // Where it is our own disk that fails, the job has done nothing wrong: the process ends, and the next one
 // finds the round closed and computes its version again.
-net::awaitable<Result<void>> Engine::close_round(JobId id, round::CloseRound effect) {
-    const Result<void> closed = co_await make_version(id, std::move(effect));
+net::awaitable<Result<void>> Engine::close_round(JobId id, RoundId round) {
+    const Result<void> closed = co_await make_version(id, round);
     if (closed || closed.error().code == Errc::Cancelled) co_return closed;
     const Errc code = closed.error().code;
     if (code == Errc::IoFailed || code == Errc::StoreFailed) {
@@ -209,15 +208,13 @@ net::awaitable<Result<void>> Engine::close_round(JobId id, round::CloseRound eff
     co_return closed;
 }
 
-net::awaitable<Result<void>> Engine::make_version(JobId id, round::CloseRound effect) {
-    const double started = monotonic_seconds();
+net::awaitable<Result<void>> Engine::make_version(JobId id, RoundId round) {
     ActiveJob* job = find(id);
-    if (job == nullptr) co_return Result<void>{};
+    if (job == nullptr || failed_) co_return Result<void>{};
     const job::JobSpec spec = job->spec;
     const SharedShape shape = job->shape;
-    const bool last = effect.round.get() + 1 == spec.rounds;
-    FEDLLM_CO_TRY_VOID(ledger_.close_round(id, effect.round, rows_of(id, effect.dropped)));
-    FEDLLM_CO_TRY(const auto parts, ledger_.contributions(id, effect.round));
+    const bool last = round.get() + 1 == spec.rounds;
+    FEDLLM_CO_TRY(const auto parts, ledger_.contributions(id, round));
     const RoundBase base = job->base;
     const auto contributions = contributions_of(parts, spec);
     FEDLLM_CO_TRY(auto sum, co_await sum_of(*job, contributions));
@@ -225,42 +222,53 @@ net::awaitable<Result<void>> Engine::make_version(JobId id, round::CloseRound ef
         const auto elsewhere = [this](std::function<void()> work) {
             net::asio::post(compute_, std::move(work));
         };
-        auto made = compute_version(spec, base, *sum, versions_, elsewhere);
-        sum = nullptr;  // its memory is free before the next round's fills
+        auto made = compute_version(spec, base, *sum, versions_, {elsewhere, threads_});
         if (!made || !last) return made;
         // Nobody waits for the last one, and an ended job is never looked at again: durable first.
         FEDLLM_TRY_VOID(versions_.sync(made->paths));
-        FEDLLM_TRY_VOID(write_adapter(spec, id, effect.round.get() + 1, shape->manifest,
+        FEDLLM_TRY_VOID(write_adapter(spec, id, round.get() + 1, shape->manifest,
                                       made->version_bytes->bytes(), options_.state_directory));
         return made;
     });
     job = find(id);
-    if (job == nullptr) co_return Result<void>{};
+    if (job == nullptr || failed_) co_return Result<void>{};
     if (!version) co_return version.error();
+    if (sum.use_count() == 1) {
+        sum->clear();
+        job->spare_sum = std::move(sum);
+    }
+    sum = nullptr;  // before the next round's memory fills
+    // With the opening of the next round: one sync.
+    if (together([&] { commit(id, round, *version, parts); })) {
+        tasks_.spawn("settle version", settle_version(id, round, std::move(version->paths)));
+    }
+    co_return Result<void>{};
+}
+
+void Engine::commit(const JobId& id, RoundId round, const NewVersion& made,
+                    const std::vector<store::PartRow>& parts) {
+    ActiveJob& job = *find(id);
     const Timestamp now = clock_.now();
     const store::RoundResult result{now, eval_loss_of(parts), train_loss_of(parts)};
-    const store::VersionRow next = row_of(*version, base.row, now);
-    if (!hold(ledger_.commit_round(id, effect.round, result, next))) co_return Result<void>{};
-    job->base = {next, version->version_bytes, version->residual_bytes};
-    job->durable = last;
-    version_cache_[next.digest] = version->version_bytes;
-    metrics_.round_committed(id, seconds(round::round_time(job->state, now)), monotonic_seconds() - started,
-                             contributions.size());
+    const store::VersionRow next = row_of(made, job.base.row, now);
+    if (!hold(ledger_.commit_round(id, round, result, next))) return;
+    job.base = {next, made.version_bytes, made.residual_bytes};
+    job.durable = round.get() + 1 == job.spec.rounds;
+    version_cache_[next.digest] = made.version_bytes;
+    job.unsent_since = std::exchange(job.last_byte, 0);
+    metrics_.round_committed(id, seconds(round::round_time(job.state, now)), parts.size());
     if (!std::isnan(result.eval_loss)) metrics_.evaluated(id, result.eval_loss);
     if (!std::isnan(result.train_loss)) metrics_.trained(id, result.train_loss);
     const auto chain = ledger_.chain(id);
     log::info("round committed", {{"job", id.get()},
-                                  {"round", effect.round.get()},
-                                  {"accepted", contributions.size()},
+                                  {"round", round.get()},
+                                  {"accepted", parts.size()},
                                   {"eval_loss", result.eval_loss},
                                   {"train_loss", result.train_loss},
                                   {"version", next.digest.substr(0, 12)},
                                   {"step_bytes", next.encoded_bytes},
                                   {"chain", chain ? *chain : ""}});
-    changed_.cancel();
-    tasks_.spawn("settle version", settle_version(id, effect.round, std::move(version->paths)));
-    raise(id, round::RoundCommitted{effect.round, next.digest});
-    co_return Result<void>{};
+    raise(id, round::RoundCommitted{round, next.digest});
 }
 
 // Behind the first bytes of the version: its file is brought to the disk. Until that is done the updates it

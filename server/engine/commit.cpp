@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
+#include <optional>
 
 #include "common/formats/param_set_file.hpp"
 #include "common/formats/peft.hpp"
@@ -12,20 +14,18 @@ namespace {
 
 constexpr std::uint64_t kSliceElements = std::uint64_t{1} << 15;  // at a time: stays in the cache
 
-// The next version's file, from its first byte to its last, hashed on the way.
-class VersionStream {
+// A file of the versions folder, from its first byte to its last, hashed on the way.
+class FileStream {
 public:
-    static Result<std::unique_ptr<VersionStream>> create(const store::Versions& versions,
-                                                         const tensor::Manifest& manifest,
-                                                         const Elsewhere& elsewhere) {
-        FEDLLM_TRY(const std::vector<std::byte> header, formats::param_set_header(manifest));
-        FEDLLM_TRY(store::UnnamedFile file,
-                   versions.create(header.size() + manifest.elements() * sizeof(float)));
-        std::unique_ptr<VersionStream> stream(new VersionStream(std::move(file), elsewhere));
-        FEDLLM_TRY_VOID(stream->append(header));
-        return stream;
-    }
+    FileStream(store::UnnamedFile& file, PrefixHashes& hashes, PrefixHashes::Which which)
+        : file_(file), hashes_(hashes), which_(which), slice_(kSliceElements) {}
 
+    Result<void> append(std::span<const std::byte> bytes) {
+        FEDLLM_TRY_VOID(file_.write(written_, bytes));
+        written_ += bytes.size();
+        hashes_.extend(which_, written_);
+        return {};
+    }
     // Room for the next values; as many as room() has are written at once, and the last.
     std::span<float> room() { return std::span(slice_).subspan(filled_); }
     Result<void> filled(std::size_t count) {
@@ -41,32 +41,20 @@ public:
         }
         return {};
     }
-    Result<void> finish(const store::Versions& versions, NewVersion& next) {
+    Result<store::VersionFile> finish() {
         FEDLLM_TRY_VOID(flush());
-        next.file = {crypto::to_hex(hash_.finish()), written_};
-        FEDLLM_TRY(MappedFile bytes, versions.publish(std::move(file_), next.file.digest));
-        next.version_bytes = std::make_shared<const MappedFile>(std::move(bytes));
-        next.paths.push_back(versions.path_of(next.file.digest));
-        return {};
+        return store::VersionFile{crypto::to_hex(hashes_.finish(which_)), written_};
     }
 
 private:
-    VersionStream(store::UnnamedFile file, const Elsewhere& elsewhere)
-        : file_(std::move(file)), hash_(file_.bytes(), elsewhere), slice_(kSliceElements) {}
-
-    Result<void> append(std::span<const std::byte> bytes) {
-        FEDLLM_TRY_VOID(file_.write(written_, bytes));
-        written_ += bytes.size();
-        hash_.extend(written_);
-        return {};
-    }
     Result<void> flush() {
         const std::size_t count = std::exchange(filled_, 0);
         return append(std::as_bytes(std::span(slice_).first(count)));
     }
 
-    store::UnnamedFile file_;
-    PrefixHash hash_;  // goes before the map that it reads
+    store::UnnamedFile& file_;
+    PrefixHashes& hashes_;
+    PrefixHashes::Which which_;
     std::vector<float> slice_;
     std::size_t filled_ = 0;
     std::uint64_t written_ = 0;
@@ -80,56 +68,97 @@ void add_mean(const job::JobSpec& job, const RoundSum& sum, std::uint64_t total_
     aggregate::fed_avg(target, mean, job.server_learning_rate);
 }
 
+Result<void> name_version(const store::Versions& versions, store::UnnamedFile file, NewVersion& next) {
+    FEDLLM_TRY(MappedFile bytes, versions.publish(std::move(file), next.file.digest));
+    next.version_bytes = std::make_shared<const MappedFile>(std::move(bytes));
+    next.paths.push_back(versions.path_of(next.file.digest));
+    return {};
+}
+
 Result<NewVersion> whole_version(const job::JobSpec& job, const RoundSum& sum, std::span<const float> base,
-                                 const store::Versions& versions, const Elsewhere& elsewhere) {
+                                 const store::Versions& versions, const Helpers& helpers) {
     NewVersion next;
-    FEDLLM_TRY(const auto stream, VersionStream::create(versions, sum.shape().manifest, elsewhere));
+    FEDLLM_TRY(const auto header, formats::param_set_header(sum.shape().manifest));
+    FEDLLM_TRY(store::UnnamedFile file, versions.create(header.size() + base.size_bytes()));
+    PrefixHashes hashes(helpers, file.bytes());
+    FileStream stream(file, hashes, PrefixHashes::Which::First);
+    FEDLLM_TRY_VOID(stream.append(header));
     const std::uint64_t total_weight = sum.total_weight();
     std::vector<float> mean;
     for (std::uint64_t first = 0; first < base.size();) {
         const std::span<float> slice =
-            stream->room().first(std::min<std::uint64_t>(stream->room().size(), base.size() - first));
+            stream.room().first(std::min<std::uint64_t>(stream.room().size(), base.size() - first));
         std::copy_n(base.begin() + static_cast<std::ptrdiff_t>(first), slice.size(), slice.begin());
         add_mean(job, sum, total_weight, first, slice, mean);
         first += slice.size();
-        FEDLLM_TRY_VOID(stream->filled(slice.size()));
+        FEDLLM_TRY_VOID(stream.filled(slice.size()));
     }
-    FEDLLM_TRY_VOID(stream->finish(versions, next));
+    FEDLLM_TRY(next.file, stream.finish());
+    FEDLLM_TRY_VOID(name_version(versions, std::move(file), next));
     return next;
+}
+
+// residual + server_learning_rate * mean, into a file; how many of it are zero. Written and not through its
+// map, whose every page would fault.
+Result<std::uint64_t> write_step(const job::JobSpec& job, const RoundSum& sum, const SharedVersion& residual,
+                                 store::UnnamedFile& file, const Helpers& helpers) {
+    const std::uint64_t total_weight = sum.total_weight();
+    const std::uint64_t elements = sum.shape().layout.elements;
+    const std::uint64_t slices = (elements + kSliceElements - 1) / kSliceElements;
+    std::vector<std::uint64_t> zeros(slices);
+    std::vector<Result<void>> written(slices);
+    helpers.in_parts(slices, [&](std::size_t i) {
+        const std::uint64_t first = i * kSliceElements;
+        std::vector<float> slice(std::min(kSliceElements, elements - first)), mean;
+        if (residual) {
+            const auto bytes = residual->bytes().subspan(first * sizeof(float), slice.size() * sizeof(float));
+            std::memcpy(slice.data(), bytes.data(), bytes.size());
+        }
+        add_mean(job, sum, total_weight, first, slice, mean);
+        zeros[i] = static_cast<std::uint64_t>(std::count(slice.begin(), slice.end(), 0.0F));
+        written[i] = file.write(first * sizeof(float), std::as_bytes(std::span(slice)));
+    });
+    for (const Result<void>& one : written) FEDLLM_TRY_VOID(one);
+    return std::accumulate(zeros.begin(), zeros.end(), std::uint64_t{0});
 }
 
 // The step lies in a file of its own, mapped, and what encoding leaves of it is the residual: the same file.
 Result<NewVersion> coded_version(const job::JobSpec& job, const RoundSum& sum, const RoundBase& base,
                                  std::span<const float> base_values, const store::Versions& versions,
-                                 const Elsewhere& elsewhere) {
+                                 const Helpers& helpers) {
     NewVersion next;
     FEDLLM_TRY(store::UnnamedFile residual, versions.create(base_values.size_bytes()));
-    const std::span step(reinterpret_cast<float*>(residual.bytes().data()), base_values.size());
-    if (base.residual) {
-        const auto before = base.residual->bytes();
-        std::memcpy(residual.bytes().data(), before.data(), before.size());
-    }
-    const std::uint64_t total_weight = sum.total_weight();
-    std::vector<float> mean;
-    for (std::uint64_t first = 0; first < step.size(); first += kSliceElements) {
-        const auto slice = step.subspan(first, std::min<std::uint64_t>(kSliceElements, step.size() - first));
-        add_mean(job, sum, total_weight, first, slice, mean);
-    }
-    FEDLLM_TRY(const auto stream, VersionStream::create(versions, sum.shape().manifest, elsewhere));
-    PrefixHash residual_hash(residual.bytes(), elsewhere);
+    FEDLLM_TRY(const std::uint64_t zeros, write_step(job, sum, base.residual, residual, helpers));
+    const std::span step(reinterpret_cast<const float*>(residual.bytes().data()), base_values.size());
+    FEDLLM_TRY(const auto header, formats::param_set_header(sum.shape().manifest));
+    FEDLLM_TRY(store::UnnamedFile file, versions.create(header.size() + base_values.size_bytes()));
+    std::optional<PrefixHashes> hashes;
+    std::optional<FileStream> version, left_out;
     Result<void> streamed;
-    FEDLLM_TRY(const auto encoded,
-               advance(job.download.codec, sum.shape().layout, base.row.round.get(), base_values, step,
-                       [&](std::uint64_t first, std::span<const float> values) {
-                           if (streamed) streamed = stream->values(values);
-                           residual_hash.extend((first + values.size()) * sizeof(float));
-                       }));
+    const auto begin = [&] {  // not before the encoder has done with who helps
+        hashes.emplace(helpers, file.bytes(), residual.bytes());
+        version.emplace(file, *hashes, PrefixHashes::Which::First);
+        left_out.emplace(residual, *hashes, PrefixHashes::Which::Second);
+        streamed = version->append(header);
+    };
+    const codec::Spec spec = codec::without_zeros(job.download.codec, step.size(), zeros);
+    FEDLLM_TRY(const auto encoded, advance(
+                                       spec, sum.shape().layout, base.row.round.get(), base_values, step,
+                                       [&](std::span<const float> values, std::span<const float> left) {
+                                           if (!hashes) begin();
+                                           if (streamed) streamed = version->values(values);
+                                           if (streamed) streamed = left_out->values(left);
+                                       },
+                                       helpers));
+    if (!hashes) begin();
     FEDLLM_TRY_VOID(streamed);
     FEDLLM_TRY(store::UnnamedFile step_file, versions.create(encoded.size()));
     FEDLLM_TRY_VOID(step_file.write(0, encoded));
     next.step = {crypto::to_hex(crypto::sha256(encoded)), encoded.size()};
-    next.residual = {crypto::to_hex(residual_hash.finish()), residual.bytes().size()};
-    FEDLLM_TRY_VOID(stream->finish(versions, next));
+    FEDLLM_TRY(next.file, version->finish());
+    FEDLLM_TRY(next.residual, left_out->finish());
+    hashes.reset();  // before the maps that it reads
+    FEDLLM_TRY_VOID(name_version(versions, std::move(file), next));
     using store::Attachment;
     FEDLLM_TRY_VOID(versions.publish(Attachment::Step, std::move(step_file), next.step.digest));
     FEDLLM_TRY(MappedFile left,
@@ -171,32 +200,34 @@ Result<RoundBase> open_base(const store::VersionRow& row, const store::Versions&
 }
 
 Result<std::vector<std::byte>> advance(const codec::Spec& codec, const codec::Layout& layout,
-                                       std::uint64_t key, std::span<const float> base, std::span<float> step,
-                                       const codec::Sink& version) {
-    FEDLLM_TRY(auto encoded, codec::encode(codec::without_zeros(codec, step), layout, step, key));
-    std::vector<float> next(codec::kSliceValuesMax);
+                                       std::uint64_t key, std::span<const float> base,
+                                       std::span<const float> step, const AdvanceSink& sink,
+                                       const Helpers& helpers) {
+    const auto in_parts = [&](std::size_t count, const auto& each) { helpers.in_parts(count, each); };
+    FEDLLM_TRY(auto encoded, codec::encode(codec, layout, step, key, in_parts));
+    std::vector<float> next(codec::kSliceValuesMax), left(codec::kSliceValuesMax);
     FEDLLM_TRY_VOID(
         codec::decode(codec.id, layout, encoded, [&](std::uint64_t first, std::span<const float> decoded) {
             const auto from = base.subspan(first, decoded.size());
-            const auto left = step.subspan(first, decoded.size());
+            const auto wanted = step.subspan(first, decoded.size());
             for (std::size_t i = 0; i < decoded.size(); ++i) {
-                const double exact = static_cast<double>(from[i]) + left[i];
+                const double exact = static_cast<double>(from[i]) + wanted[i];
                 next[i] = from[i] + decoded[i];
                 left[i] = static_cast<float>(exact - next[i]);
             }
-            version(first, std::span(next).first(decoded.size()));
+            sink(std::span(next).first(decoded.size()), std::span(left).first(decoded.size()));
         }));
     return encoded;
 }
 
 Result<NewVersion> compute_version(const job::JobSpec& job, const RoundBase& base, const RoundSum& sum,
-                                   const store::Versions& versions, const Elsewhere& elsewhere) {
+                                   const store::Versions& versions, const Helpers& helpers) {
     FEDLLM_TRY(const auto base_values,
                formats::param_set_values(base.version->bytes(), sum.shape().manifest));
     if (job.download.codec.id == codec::CodecId::None) {
-        return whole_version(job, sum, base_values, versions, elsewhere);
+        return whole_version(job, sum, base_values, versions, helpers);
     }
-    return coded_version(job, sum, base, base_values, versions, elsewhere);
+    return coded_version(job, sum, base, base_values, versions, helpers);
 }
 
 Path adapter_folder(const Path& state_directory, const JobId& id, std::uint32_t rounds_done) {

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -11,7 +12,7 @@
 
 #include "common/codec/codec.hpp"
 #include "common/job/job_spec.hpp"
-#include "server/engine/prefix_hash.hpp"
+#include "server/engine/helpers.hpp"
 #include "server/engine/round_sum.hpp"
 #include "server/store/rows.hpp"
 #include "server/store/versions.hpp"
@@ -44,22 +45,24 @@ struct NewVersion {
 };
 
 // new = base + server_learning_rate * sum / total weight. The same contributions give the same digests in any
-// order. Memory: a few slices; base, new version and residual are files, and mapped. The digest is computed
-// beside the values, by whoever `elsewhere` finds.
+// order. Memory: a few slices; base, new version and residual are files, and mapped. The digests are
+// computed beside the values, and the step is encoded, with who helps.
 //
 // With a download codec the new version is what clients can make of the base and the encoded step, so that
 // its digest holds for both; what encoding left out waits in the residual for the next round (error feedback,
 // Karimireddy et al. 2019, 1901.09847, on the server's side). `none` means whole versions: here, and nowhere
 // else.
 Result<NewVersion> compute_version(const job::JobSpec& job, const RoundBase& base, const RoundSum& sum,
-                                   const store::Versions& versions, const Elsewhere& elsewhere);
+                                   const store::Versions& versions, const Helpers& helpers);
 
-// version := base + decoded(encoded(step)), element by element in f32, given to `version` in order; `step`
-// becomes what that leaves out of base + step, rounded once to f32. Returns the encoded bytes. `key` as for
-// codec::encode.
+// version = base + decoded(encoded(step)), element by element in f32; left = what that leaves out of base +
+// step, rounded once to f32. Both are given to the sink in order, a slice at a time, when the step's slice
+// has been read. Returns the encoded bytes. `key` as for codec::encode.
+using AdvanceSink = std::function<void(std::span<const float> version, std::span<const float> left)>;
 Result<std::vector<std::byte>> advance(const codec::Spec& codec, const codec::Layout& layout,
-                                       std::uint64_t key, std::span<const float> base, std::span<float> step,
-                                       const codec::Sink& version);
+                                       std::uint64_t key, std::span<const float> base,
+                                       std::span<const float> step, const AdvanceSink& sink,
+                                       const Helpers& helpers = {});
 
 // <state>/adapters/<job>/round-0007: of the version after seven rounds.
 Path adapter_folder(const Path& state_directory, const JobId& id, std::uint32_t rounds_done);

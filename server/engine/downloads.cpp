@@ -30,7 +30,7 @@ void Engine::ask(ActiveJob& job, const round::AskClient& effect) {
     if (member != nullptr && member->can_decode(codec::name(job.spec.download.codec.id))) {
         if (!hold(add_steps(job, task))) return;
     }
-    link->second->post(std::move(message));
+    say(*link->second, std::move(message));
 }
 
 // The newest of the client's updates that is counted, among rounds so few that a residual of theirs is still
@@ -69,6 +69,15 @@ Result<void> Engine::add_steps(const ActiveJob& job, protocol::Task& task) const
         step.set_encoded_bytes(row.encoded_bytes);
     }
     return {};
+}
+
+void Engine::begin_download(const std::string& digest) {
+    for (const auto& job : jobs_) {
+        const store::VersionRow& newest = job->base.row;
+        if (job->unsent_since == 0 || (digest != newest.digest && digest != newest.encoded_digest)) continue;
+        metrics_.round_closed(job->id, monotonic_seconds() - job->unsent_since);
+        job->unsent_since = 0;
+    }
 }
 
 void Engine::count_download(const ClientId& client, std::uint64_t bytes) {

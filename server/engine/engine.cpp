@@ -13,6 +13,10 @@ namespace {
 
 namespace asio = boost::asio;
 
+// For one of the compute pool. Uploads wait for the disk: what many of them have it sync at a time is one
+// sync for it, and a version that is being computed does not wait behind them.
+constexpr unsigned kUploadThreads = 8;
+
 unsigned threads_or_cores(unsigned threads) {
     return threads > 0 ? threads : std::max(1u, std::thread::hardware_concurrency());
 }
@@ -48,13 +52,16 @@ Engine::Engine(asio::any_io_executor strand, const EngineOptions& options, const
       ledger_(std::move(ledger)),
       versions_(std::move(versions)),
       spool_(std::move(spool)),
+      threads_(threads_or_cores(options.threads)),
       tasks_(strand),
       timer_(strand),
       changed_(strand),
       upload_memory_(std::make_shared<ingest::UploadMemory>(options.upload_memory)),
       self_(std::make_shared<Engine*>(this)) {
-    if (!options.compute) pool_.emplace(threads_or_cores(options.threads));
+    if (!options.compute) pool_.emplace(threads_);
+    if (!options.compute) upload_pool_.emplace(kUploadThreads * threads_);
     compute_ = options.compute ? *options.compute : pool_->get_executor();
+    upload_threads_ = options.compute ? *options.compute : upload_pool_->get_executor();
 }
 
 Engine::~Engine() = default;
@@ -78,6 +85,7 @@ Result<void> Engine::start() {
 
 asio::awaitable<void> Engine::stop() {
     co_await tasks_.stop(std::chrono::seconds(5));
+    if (upload_pool_) upload_pool_->join();
     if (pool_) pool_->join();
 }
 
@@ -212,10 +220,7 @@ void Engine::apply(ActiveJob& job, const round::Effect& effect) {
             engine.release(job, e);
             engine.free_client(job, e.client);
         }
-        void operator()(const round::CloseRound& e) {
-            engine.tasks_.spawn("close round", engine.close_round(job.id, e),
-                                [changed = &engine.changed_] { changed->cancel(); });
-        }
+        void operator()(const round::CloseRound& e) { engine.begin_closing(job, e); }
         void operator()(const round::FinishJob& e) { engine.finish(job, e); }
         void operator()(const round::FailJob& e) { engine.fail(job, e); }
         void operator()(const round::StopJob& e) {
@@ -266,7 +271,15 @@ void Engine::release(const ActiveJob& job, const round::Release& effect) {
     protocol::ServerMessage message;
     message.mutable_release()->set_task_id(store::task_id(job.id, effect.round, effect.client).get());
     message.mutable_release()->set_reason(effect.reason);
-    link->second->post(std::move(message));
+    say(*link->second, std::move(message));
+}
+
+void Engine::say(Link& link, protocol::ServerMessage message) {
+    if (unsaid_) {
+        unsaid_->emplace_back(&link, std::move(message));
+    } else {
+        link.post(std::move(message));
+    }
 }
 
 void Engine::record(const ActiveJob& job, const round::RecordPart& effect) {

@@ -79,6 +79,7 @@ public:
     void on_progress(const ClientId& client, const protocol::Progress& progress);
     void heard_of(const ClientId& client);  // any frame: it is alive
     void on_decline(const ClientId& client, const protocol::Decline& decline);
+    void begin_download(const std::string& digest);  // its first bytes go to a client now
     void count_download(const ClientId& client, std::uint64_t bytes);
 
     // What ends in a Verdict posts it to `reply` before anything that follows from it, such as the next Task.
@@ -128,9 +129,15 @@ private:
         std::string yaml;
         SharedShape shape;
         round::JobState state;
-        SharedSum sum;          // of the open round; null between rounds
-        RoundBase base;         // the newest version: what the open round starts from
-        bool durable = true;    // it is on the disk: before that nothing that starts from it is accepted
+        SharedSum sum;        // of the open round; null between rounds
+        SharedSum spare_sum;  // of the round before, cleared
+        RoundBase base;       // the newest version: what the open round starts from
+        bool durable = true;  // it is on the disk: before that nothing that starts from it is accepted
+        // The last byte of what the open round counts, by the monotonic clock; then of the round that made
+        // the newest version, until the first byte of that one goes out. 0: nobody knows, or it is told
+        // already.
+        double last_byte = 0;
+        double unsent_since = 0;
         std::string last_wait;  // what was last logged as waited for
         std::string reason;     // the same in a word
         std::map<ClientId, LivePart> live;
@@ -146,6 +153,19 @@ private:
         net::asio::any_io_executor line;
         Entry entry;  // where it is once the calls made so far have run
         ingest::UploadMemory::Share memory;
+        double last_byte = 0;  // when it came, by the monotonic clock
+    };
+
+    // An update that is on the disk and in the sum, to be counted. Who shares: its upload's coroutine, which
+    // may go while it waits, and the queue.
+    struct Settled {
+        enum class Answer { None, Given, NotNow };
+        Settled(Intake& of, Link& to, const net::asio::any_io_executor& strand)
+            : intake(&of), reply(&to), bell(strand) {}
+        Intake* intake;  // null: it is gone
+        Link* reply;
+        net::Timer bell;  // never fires: cancelled with the answer
+        Answer answer = Answer::None;
     };
 
     Engine(net::asio::any_io_executor strand, const EngineOptions& options, const Clock& clock,
@@ -179,7 +199,13 @@ private:
     void record(ActiveJob& job, const round::RecordEvaluation& effect);
     void finish(const ActiveJob& job, const round::FinishJob& effect);
     void fail(const ActiveJob& job, const round::FailJob& effect);
+    void say(Link& link, protocol::ServerMessage message);
+    // All that `work` writes to the ledger comes to the disk with one sync, and is said after it; false, and
+    // nothing is said, where the ledger fails. `work` does not suspend.
+    template <class Work>
+    bool together(Work work);
     // Closing (closing.cpp).
+    void begin_closing(ActiveJob& job, const round::CloseRound& effect);
     Result<void> check_newest(const store::JobRow& row);
     Result<bool> keeps_updates_of(const store::VersionRow& version) const;
     void begin_sum(ActiveJob& job);
@@ -187,8 +213,10 @@ private:
     net::awaitable<Result<void>> add_spooled(SharedSum sum, Contribution one);
     net::awaitable<Result<void>> withdraw(SharedSum sum, Intake& intake, net::asio::any_io_executor line);
     net::awaitable<Result<SharedSum>> sum_of(ActiveJob& job, std::vector<Contribution> contributions);
-    net::awaitable<Result<void>> close_round(JobId id, round::CloseRound effect);
-    net::awaitable<Result<void>> make_version(JobId id, round::CloseRound effect);
+    net::awaitable<Result<void>> close_round(JobId id, RoundId round);
+    net::awaitable<Result<void>> make_version(JobId id, RoundId round);
+    void commit(const JobId& id, RoundId round, const NewVersion& made,
+                const std::vector<store::PartRow>& parts);
     net::awaitable<Result<void>> settle_version(JobId id, RoundId round, std::vector<Path> paths);
     net::awaitable<Result<void>> write_newest_adapter(JobId id);
     net::awaitable<Result<void>> newest_is_durable(JobId id);
@@ -214,7 +242,13 @@ private:
 
     Result<ParsedTask> parse_task(const ClientId& client, const std::string& task) const;
     static ingest::UpdateRules update_rules(const job::JobSpec& spec);
+    void say(Link& reply, protocol::Verdict verdict);
+    void count(Intake& intake, const store::PartRow& row, Link& reply);
     net::awaitable<bool> place(Intake& intake);
+    bool is_placed(Intake& intake) const;
+    net::awaitable<void> conclude(Intake& intake, Link& reply);
+    void count_settled_soon();
+    void count_settled();
     void accept(Intake& intake, Link& reply);
     void take_back(Intake* intake);
     net::awaitable<Result<void>> let_go(std::unique_ptr<Intake> intake);
@@ -237,8 +271,11 @@ private:
     store::Ledger ledger_;
     store::Versions versions_;
     ingest::Spool spool_;
-    std::optional<net::asio::thread_pool> pool_;  // unless options_.compute takes its place
+    std::optional<net::asio::thread_pool> pool_;         // unless options_.compute takes its place
+    std::optional<net::asio::thread_pool> upload_pool_;  // the same
+    unsigned threads_;                                   // of the first
     net::asio::any_io_executor compute_;
+    net::asio::any_io_executor upload_threads_;
     net::TaskGroup tasks_;
     net::Timer timer_;
     net::Timer changed_;  // never fires: cancelled when something that until() may wait for has changed
@@ -251,12 +288,30 @@ private:
     std::shared_ptr<ingest::UploadMemory> upload_memory_;
     std::shared_ptr<Engine*> self_;
     std::map<Intake*, Upload> uploads_;               // until their last call has run
+    std::vector<std::shared_ptr<Settled>> settled_;   // in the order in which they are counted
     std::vector<std::unique_ptr<Intake>> left_over_;  // let go of while stopping
     std::deque<std::pair<JobId, round::Event>> events_;
     bool handling_ = false;
+    // Null, or what waits for the commit of what it tells of; see together().
+    std::vector<std::pair<Link*, protocol::ServerMessage>>* unsaid_ = nullptr;
     bool failed_ = false;  // the ledger: what follows from an effect that it lacks must not reach it either
     Timestamp started_{};  // this process
 };
+
+template <class Work>
+bool Engine::together(Work work) {
+    FEDLLM_CHECK(unsaid_ == nullptr && !handling_);
+    if (failed_) return false;
+    auto transaction = ledger_.together();
+    if (!transaction) return hold(transaction.error());
+    std::vector<std::pair<Link*, protocol::ServerMessage>> said;
+    unsaid_ = &said;
+    work();
+    unsaid_ = nullptr;
+    if (failed_ || !hold(transaction->commit())) return false;
+    for (auto& [link, message] : said) link->post(std::move(message));
+    return true;
+}
 
 template <class Condition>
 net::awaitable<bool> Engine::until(Condition holds, net::Timer& bell) {

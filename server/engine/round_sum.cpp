@@ -11,6 +11,13 @@ Contribution contribution_of(const store::PartRow& part, const job::JobSpec& job
             plain ? codec::CodecId::None : job.update.codec.id};
 }
 
+void RoundSum::clear() {
+    values_.clear();
+    counted_.clear();
+    spoilt_ = false;
+    why_spoilt_ = {};
+}
+
 std::uint64_t RoundSum::total_weight() const {
     std::uint64_t total = 0;
     for (const auto& [task, one] : counted_) total += one.weight;

@@ -39,8 +39,8 @@ struct Contribution {
 };
 Contribution contribution_of(const store::PartRow& part, const job::JobSpec& job);
 
-// Lifecycle: one per round. Concurrency: values() and add() from any thread; spoil() too; the rest on the
-// control strand.
+// Lifecycle: one per round, or cleared by its only holder and taken for the next. Concurrency: values() and
+// add() from any thread; spoil() too; the rest on the control strand.
 class RoundSum {
 public:
     RoundSum(SharedShape shape, tensor::FixedPoint scale, tensor::SumBits bits)
@@ -49,6 +49,8 @@ public:
     aggregate::Accumulator& values() { return values_; }
     const aggregate::Accumulator& values() const { return values_; }
     const JobShape& shape() const { return *shape_; }
+
+    void clear();  // as new
 
     // Its values were added while they arrived, and stay.
     void count(const Contribution& one) { counted_[one.task] = one; }

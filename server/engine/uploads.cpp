@@ -1,4 +1,6 @@
 // The engine's half about updates: Offer, bytes, verdict.
+#include <algorithm>
+#include <boost/asio/post.hpp>
 #include <boost/asio/strand.hpp>
 
 #include "common/log/log.hpp"
@@ -7,6 +9,8 @@
 
 namespace fedllm::server::engine {
 namespace {
+
+constexpr std::size_t kCountedTogetherMax = 256;  // clients that wait for nothing else wait for all of these
 
 ingest::Claim claim_of(const protocol::Offer& offer) {
     ingest::Claim claim;
@@ -39,13 +43,13 @@ protocol::Verdict refusal(const TaskId& task, const Error& error) {
     return verdict;
 }
 
-void post(Link& reply, protocol::Verdict verdict) {
+}  // namespace
+
+void Engine::say(Link& reply, protocol::Verdict verdict) {
     protocol::ServerMessage message;
     *message.mutable_verdict() = std::move(verdict);
-    reply.post(std::move(message));
+    say(reply, std::move(message));
 }
-
-}  // namespace
 
 ingest::UpdateRules Engine::update_rules(const job::JobSpec& spec) {
     return {
@@ -55,12 +59,12 @@ ingest::UpdateRules Engine::update_rules(const job::JobSpec& spec) {
 void Engine::on_evaluation(const ClientId& client, const protocol::Evaluation& evaluation, Link& reply) {
     const TaskId task(evaluation.task_id());
     const auto parsed = parse_task(client, task.get());
-    if (!parsed) return post(reply, refusal(task, parsed.error()));
-    if (find(parsed->job) == nullptr) return post(reply, refusal(task, {Errc::Stale, "the job is over"}));
+    if (!parsed) return say(reply, refusal(task, parsed.error()));
+    if (find(parsed->job) == nullptr) return say(reply, refusal(task, {Errc::Stale, "the job is over"}));
     if (auto fine = ingest::check_evaluation(evaluation.loss_sum(), evaluation.tokens()); !fine) {
         return refuse({parsed->job, parsed->round, client, task}, fine.error(), reply);
     }
-    post(reply, outcome(task, protocol::OUTCOME_ACCEPTED));
+    say(reply, outcome(task, protocol::OUTCOME_ACCEPTED));
     raise(parsed->job,
           round::EvaluationArrived{client, parsed->round, evaluation.loss_sum(), evaluation.tokens()});
 }
@@ -95,7 +99,7 @@ bool Engine::may_upload(const UploadTarget& target, const protocol::Offer& offer
         put_off(target, judged.error(), reply);
         return false;
     }
-    if (*judged) post(reply, std::move(**judged));
+    if (*judged) say(reply, std::move(**judged));
     return !*judged;
 }
 
@@ -112,7 +116,7 @@ net::awaitable<UploadUnderWay> Engine::on_offer(ClientId client, protocol::Offer
     const TaskId task(offer.task_id());
     const auto parsed = parse_task(client, task.get());
     if (!parsed) {
-        post(reply, refusal(task, parsed.error()));
+        say(reply, refusal(task, parsed.error()));
         co_return nullptr;
     }
     const UploadTarget target{parsed->job, parsed->round, client, task};
@@ -136,10 +140,12 @@ net::awaitable<UploadUnderWay> Engine::on_offer(ClientId client, protocol::Offer
         co_return nullptr;
     }
     const auto memory = upload_memory_;
-    Upload upload{net::asio::make_strand(compute_), {}, {}};
+    Upload upload{net::asio::make_strand(upload_threads_), {}, {}, monotonic_seconds()};
     const std::uint64_t decoder = codec::decoder_bytes(*ingest::codec_of(claim, rules), shape->layout);
+    const std::uint64_t block = std::min<std::uint64_t>(claim.bytes, ingest::Block::kBytes);
     net::Timer granted(strand_);  // its own: with all who wait woken for each, a crowd only wakes itself
-    upload.memory = memory->ask(protocol::FrameLimits{}.chunk_bytes_max + decoder, [&] { granted.cancel(); });
+    upload.memory = memory->ask(protocol::FrameLimits{}.chunk_bytes_max + block + decoder,
+                                [&] { granted.cancel(); });
     count_upload_memory();
     if (!co_await until([&] { return upload.memory.granted(); }, granted)) co_return nullptr;
     count_upload_memory();
@@ -177,6 +183,7 @@ net::awaitable<UploadUnderWay> Engine::on_offer(ClientId client, protocol::Offer
 net::awaitable<Result<void>> Engine::take(Intake& intake, std::uint64_t offset,
                                           std::span<const std::byte> bytes) {
     metrics_.bytes_moved(intake.target().client, observe::Direction::Up, bytes.size());
+    uploads_.at(&intake).last_byte = monotonic_seconds();
     auto taken = co_await net::offload(uploads_.at(&intake).line, [&] { return intake.take(offset, bytes); });
     if (ActiveJob* const job = find(intake.target().job)) {
         job->live[intake.target().client].bytes_up = intake.held();
@@ -198,10 +205,8 @@ net::awaitable<void> Engine::finish_upload(UploadUnderWay intake, Link& reply) {
         accept(*intake, reply);
     } else if (!settled) {
         co_await refuse_upload(std::move(intake), settled.error(), reply);
-    } else if (co_await place(*intake)) {
-        accept(*intake, reply);
     } else {
-        put_off(intake->target(), {Errc::Cancelled, "it could not be added to the round's sum"}, reply);
+        co_await conclude(*intake, reply);
     }
 }
 
@@ -229,6 +234,65 @@ net::awaitable<bool> Engine::place(Intake& intake) {
         changed_.cancel();
         if (!entered) co_return false;
     }
+}
+
+// Whether place() has nothing to do.
+bool Engine::is_placed(Intake& intake) const {
+    const ActiveJob* const job = find(intake.target().job);
+    if (job == nullptr) return true;
+    if (round::withholds(job->state)) return false;
+    const Entry entry = entry_for(*job, intake.target(), intake.claim());
+    if (!round::admits(job->state, intake.target().round, intake.target().client)) return true;
+    return entry.sum && job->durable && entry == uploads_.at(&intake).entry;
+}
+
+// Until it has its verdict. What is ready while the ledger syncs an earlier one is counted together.
+net::awaitable<void> Engine::conclude(Intake& intake, Link& reply) {
+    struct Gone {  // with the connection, maybe
+        Settled& one;
+        ~Gone() { one.intake = nullptr; }
+    };
+    while (co_await place(intake)) {
+        const auto one = std::make_shared<Settled>(intake, reply, strand_);
+        const Gone gone{*one};
+        settled_.push_back(one);
+        if (settled_.size() == 1) count_settled_soon();
+        const bool counted = co_await until([&] { return one->answer != Settled::Answer::None; }, one->bell);
+        if (one->answer == Settled::Answer::Given) co_return;
+        if (!counted) break;
+    }
+    put_off(intake.target(), {Errc::Cancelled, "it could not be added to the round's sum"}, reply);
+}
+
+// Behind all that is ready to run now, which may settle others.
+void Engine::count_settled_soon() {
+    net::asio::post(strand_, [engine = std::weak_ptr(self_)] {
+        if (const auto still = engine.lock()) (*still)->count_settled();
+    });
+}
+
+void Engine::count_settled() {
+    const std::size_t count = std::min(settled_.size(), kCountedTogetherMax);
+    const std::vector<std::shared_ptr<Settled>> some(settled_.begin(),
+                                                     settled_.begin() + static_cast<std::ptrdiff_t>(count));
+    settled_.erase(settled_.begin(), settled_.begin() + static_cast<std::ptrdiff_t>(count));
+    const bool done = together([&] {
+        for (const auto& one : some) {
+            if (!one->intake || failed_) continue;
+            const bool placed = is_placed(*one->intake);  // one before it may have closed the round
+            one->answer = placed ? Settled::Answer::Given : Settled::Answer::NotNow;
+            if (placed) accept(*one->intake, *one->reply);
+        }
+    });
+    for (const auto& one : some) {
+        if (!done && one->intake) {
+            // Whether it is counted, the next process reads from the disk.
+            one->answer = Settled::Answer::Given;
+            put_off(one->intake->target(), {Errc::StoreFailed, "the ledger has failed"}, *one->reply);
+        }
+        one->bell.cancel();
+    }
+    if (!settled_.empty()) count_settled_soon();
 }
 
 net::awaitable<void> Engine::refuse_upload(UploadUnderWay intake, Error error, Link& reply) {
@@ -291,21 +355,18 @@ void Engine::put_off(const UploadTarget& target, const Error& error, Link& reply
     reply.end("the server cannot take the update now; offer it again");
 }
 
-// The bytes are on disk, and in the sum. From here to the ledger's commit nothing suspends, so the round
-// cannot close in between.
+// The bytes are on disk, and in the sum.
 void Engine::accept(Intake& intake, Link& reply) {
     const UploadTarget& target = intake.target();
     const ingest::Claim& claim = intake.claim();
     ActiveJob* const job = find(target.job);
     if (job == nullptr) {
-        return post(reply, refusal(target.task, {Errc::Stale, "the job is over"}));
+        return say(reply, refusal(target.task, {Errc::Stale, "the job is over"}));
     }
-    // The next process knows what is counted, and this one not even which round is open.
-    if (failed_) return put_off(target, {Errc::StoreFailed, "the ledger has failed"}, reply);
     const auto admitted = round::admits(job->state, target.round, target.client);
     if (!admitted) {
         metrics_.update_refused(target.job, admitted.error().code);
-        return post(reply, refusal(target.task, admitted.error()));
+        return say(reply, refusal(target.task, admitted.error()));
     }
     store::PartRow row;
     row.job = target.job;
@@ -330,23 +391,29 @@ void Engine::accept(Intake& intake, Link& reply) {
     row.counted = *admitted;
     row.accepted = clock_.now();
     row.elapsed = round::time_taken(job->state, target.round, target.client, *row.accepted);
+    count(intake, row, reply);
+}
+
+void Engine::count(Intake& intake, const store::PartRow& row, Link& reply) {
+    const UploadTarget& target = intake.target();
     const auto counted = ledger_.accept(row);
     if (!counted) {
-        if (counted.error().code != Errc::StoreFailed) {
-            return post(reply, refusal(target.task, counted.error()));
-        }
-        hold(counted.error());  // whether it is counted, the next process reads from the disk
-        return put_off(target, counted.error(), reply);
+        if (counted.error().code == Errc::StoreFailed) return void(hold(counted.error()));
+        return say(reply, refusal(target.task, counted.error()));
     }
     if (*counted ==
         store::Acceptance::AlreadyCounted) {  // by another connection, with its own bytes in the sum
-        return post(reply, outcome(target.task, protocol::OUTCOME_ALREADY_ACCEPTED));
+        return say(reply, outcome(target.task, protocol::OUTCOME_ALREADY_ACCEPTED));
     }
-    job->sum->count(contribution_of(row, job->spec));
+    const ingest::Claim& claim = intake.claim();
+    ActiveJob& job = *find(target.job);
+    job.sum->count(contribution_of(row, job.spec));
     intake.keep();
-    uploads_.at(&intake).entry = {};
+    Upload& upload = uploads_.at(&intake);
+    upload.entry = {};
+    job.last_byte = std::max(job.last_byte, upload.last_byte);
     metrics_.update_accepted(target.job);
-    const double bf16_bytes = 2.0 * static_cast<double>(job->shape->manifest.elements());
+    const double bf16_bytes = 2.0 * static_cast<double>(row.elements);
     metrics_.update_compressed(target.job, target.client, bf16_bytes / static_cast<double>(claim.bytes),
                                claim.quantisation_error, claim.residual_norm);
     log::info("update accepted", {{"client", target.client.get()},
@@ -357,7 +424,7 @@ void Engine::accept(Intake& intake, Link& reply) {
                                   {"codec", row.codec},
                                   {"train_loss", claim.train_loss},
                                   {"norm", claim.update_norm}});
-    post(reply, outcome(target.task, protocol::OUTCOME_ACCEPTED));
+    say(reply, outcome(target.task, protocol::OUTCOME_ACCEPTED));
     raise(target.job, round::UploadAccepted{target.client, target.round});
 }
 
@@ -368,7 +435,7 @@ void Engine::refuse(const UploadTarget& target, const Error& error, Link& reply)
                                  {"round", target.round.get()},
                                  {"reason", name(error.code)},
                                  {"detail", error.message}});
-    post(reply, refusal(target.task, error));
+    say(reply, refusal(target.task, error));
     raise(target.job,
           round::UploadRefused{target.client, target.round, std::string(name(error.code)), error.message});
 }

@@ -8,9 +8,6 @@ namespace fedllm::server::ingest {
 namespace {
 
 constexpr std::size_t kPieceBytes = std::size_t{1} << 20;
-// Whole pieces of this size go to the disk while the others still arrive: what is left for the sync before
-// the verdict is at most one.
-constexpr std::uint64_t kWriteOutBytes = std::uint64_t{4} << 20;
 
 std::string task_part(const TaskId& task) {
     return crypto::to_hex(crypto::sha256(std::string_view(task.get()))).substr(0, 16);
@@ -68,10 +65,28 @@ Result<void> remove_files(const Path& folder, const std::function<bool(const Pat
 
 }  // namespace
 
+std::span<std::byte> Block::bytes(std::uint64_t upload_bytes) {
+    const std::size_t size = std::min<std::uint64_t>(upload_bytes, kBytes);
+    if (!memory_) {
+        memory_.reset(static_cast<std::byte*>(::operator new(size, std::align_val_t(kDiskBlockBytes))));
+    }
+    return {memory_.get(), size};
+}
+
+void Block::Free::operator()(std::byte* memory) const {
+    ::operator delete(memory, std::align_val_t(kDiskBlockBytes));
+}
+
+// What cannot be written now, its client sends again.
+Upload::~Upload() {
+    if (file_) (void)flush();
+}
+
 Result<void> Upload::create(const Path& base) {
     FEDLLM_TRY(auto created, disk().create_unique(base.string() + ".", ".part"));
     path_ = std::move(created.path);
     file_ = std::move(created.file);
+    file_->stream_out();
     return {};
 }
 
@@ -90,14 +105,27 @@ Result<void> Upload::append(std::span<const std::byte> bytes) {
                           "an upload of " + std::to_string(bytes_total_) + " bytes goes on for " +
                               std::to_string(bytes.size() - (bytes_total_ - held_)) + " more");
     }
-    if (bytes.empty()) return {};
-    FEDLLM_TRY_VOID(file_->write(held_, bytes));
-    hash_.update(bytes);
-    held_ += bytes.size();
-    if (held_ - written_out_ >= kWriteOutBytes) {
-        file_->write_out(written_out_, held_ - written_out_);
-        written_out_ = held_;
+    while (!bytes.empty()) {
+        const std::span<std::byte> block = block_.bytes(bytes_total_);
+        const auto part = bytes.first(std::min(bytes.size(), Block::kBytes - in_block()));
+        std::copy(part.begin(), part.end(), block.begin() + static_cast<std::ptrdiff_t>(in_block()));
+        if (in_block() + part.size() == Block::kBytes) {
+            FEDLLM_TRY_VOID(file_->write(held_ - in_block(), block));
+            flushed_ = held_ + part.size();
+        }
+        hash_.update(part);
+        held_ += part.size();
+        bytes = bytes.subspan(part.size());
     }
+    return {};
+}
+
+// What of the block is not in the file. Once the block is full all of it is written again, so that nearly
+// every write is of whole ones.
+Result<void> Upload::flush() {
+    if (flushed_ == held_) return {};
+    FEDLLM_TRY_VOID(file_->write(held_ - in_block(), block_.first(in_block())));
+    flushed_ = held_;
     return {};
 }
 
@@ -108,9 +136,11 @@ Result<void> Upload::read_back(const Replay& each) const {
         return each(bytes);
     };
     if (file_) {
+        const std::uint64_t in_file = block_.taken() ? held_ - in_block() : held_;
         FEDLLM_TRY(const auto mapping, file_->map(DiskFile::Access::Read));
         const auto bytes = mapping->bytes();
-        FEDLLM_TRY_VOID(in_pieces(bytes.first(std::min<std::size_t>(bytes.size(), held_)), both));
+        FEDLLM_TRY_VOID(in_pieces(bytes.first(std::min<std::size_t>(bytes.size(), in_file)), both));
+        if (block_.taken()) FEDLLM_TRY_VOID(both(block_.first(in_block())));
     } else {
         FEDLLM_TRY_VOID(read_all(path_, both));
     }
@@ -130,8 +160,10 @@ Result<void> Upload::commit() {
         return make_error(Errc::DigestMismatch,
                           "the bytes sent hash to " + actual + ", announced was " + digest_);
     }
+    if (file_) FEDLLM_TRY_VOID(flush());
     FEDLLM_TRY_VOID(commit_file(path_, final_path_));
     path_ = final_path_;
+    block_.free();
     return {};
 }
 
@@ -142,8 +174,9 @@ Result<void> Upload::discard() {
 }
 
 Result<Spool> Spool::open(const Path& state_directory) {
-    FEDLLM_TRY_VOID(make_directories(state_directory / "spool"));
-    return Spool(state_directory / "spool");
+    Spool spool(state_directory / "spool");
+    FEDLLM_TRY_VOID(make_directories(spool.parts_));
+    return spool;
 }
 
 Path Spool::update_path(const TaskId& task, std::string_view digest) const {
@@ -168,8 +201,8 @@ Result<Upload> Spool::begin(const TaskId& task, std::string_view digest, std::ui
         return upload;
     }
     const std::string base = task_part(task) + "-" + upload.digest_;
-    FEDLLM_TRY(const auto earlier, parts_of(folder_, base));
-    FEDLLM_TRY_VOID(upload.create(folder_ / base));
+    FEDLLM_TRY(const auto earlier, parts_of(parts_, base));
+    FEDLLM_TRY_VOID(upload.create(parts_ / base));
     Result<void> copied;
     if (!earlier.empty()) copied = upload.copy(earlier.back(), replay);
     for (const Path& path : earlier) FEDLLM_TRY_VOID(disk().remove(path));
@@ -196,19 +229,21 @@ Result<MappedFile> Spool::open_update(const TaskId& task, std::string_view diges
 }
 
 Result<void> Spool::prune(const std::set<Path>& keep, Parts parts) const {
-    return remove_files(folder_, [&](const Path& path) {
-        if (path.extension() == ".part") return parts == Parts::Delete;
-        return !keep.contains(path);
-    });
+    if (parts == Parts::Delete) {
+        FEDLLM_TRY_VOID(remove_files(parts_, [](const Path&) { return true; }));
+    }
+    return remove_files(folder_, [&](const Path& path) { return path != parts_ && !keep.contains(path); });
 }
 
 Result<void> Spool::remove(std::span<const TaskId> tasks) const {
     std::set<std::string> names;
     for (const TaskId& task : tasks) names.insert(task_part(task));
-    return remove_files(folder_, [&](const Path& path) {
+    const auto of_task = [&](const Path& path) {
         const std::string name = path.filename().string();
         return names.contains(name.substr(0, name.find('-')));
-    });
+    };
+    FEDLLM_TRY_VOID(remove_files(parts_, of_task));
+    return remove_files(folder_, of_task);
 }
 
 }  // namespace fedllm::server::ingest

@@ -1,6 +1,6 @@
-// Uploads on disk. An upload lies in <state>/spool as a .part file while it arrives and is renamed to
-// .update once all its bytes are there, hash to the digest and are on disk: only then may it be acknowledged.
-// A restart finds the bytes again and the transfer goes on where they end.
+// Uploads on disk. An upload lies in <state>/spool/parts while it arrives and is renamed to
+// <state>/spool/....update once all its bytes are there, hash to the digest and are on disk: only then may it
+// be acknowledged. A restart finds the bytes again and the transfer goes on where they end.
 //
 // <task> is a hash of the task id and <digest> 64 checked hex digits, so no character of a file name is a
 // peer's choice, and two clients that send equal bytes do not share a file. Every attempt writes a file of
@@ -28,10 +28,32 @@ namespace fedllm::server::ingest {
 // Gets the bytes already on disk, in order, before an upload goes on.
 using Replay = std::function<Result<void>(std::span<const std::byte>)>;
 
+// The bytes of an upload that are not yet a whole block, at an address that a disk can take them from.
+class Block {
+public:
+    static constexpr std::size_t kBytes = std::size_t{256} << 10;
+
+    bool taken() const { return memory_ != nullptr; }
+    std::span<std::byte> bytes(std::uint64_t upload_bytes);  // its memory, taken at the first call
+    std::span<const std::byte> first(std::size_t bytes) const { return {memory_.get(), bytes}; }
+    void free() { memory_.reset(); }
+
+private:
+    struct Free {
+        void operator()(std::byte* memory) const;
+    };
+    std::unique_ptr<std::byte, Free> memory_;
+};
+
 // One upload. Lifecycle: append until held() == bytes_total(), then commit, or discard. Destroyed before
-// that, it leaves the .part behind, to be resumed. Move-only.
+// that, it leaves the .part behind, to be resumed. Move-only. Memory: one Block while it arrives; of what is
+// in there a process that is killed knows nothing, and its client sends it again.
 class Upload {
 public:
+    Upload(Upload&&) = default;
+    Upload& operator=(Upload&&) = default;
+    ~Upload();
+
     std::uint64_t held() const { return held_; }  // the offset at which the peer goes on
     std::uint64_t bytes_total() const { return bytes_total_; }
     // Its first bytes come from an earlier attempt: a power cut may have damaged what was not yet synced, so
@@ -51,6 +73,8 @@ private:
     friend class Spool;
     Upload() = default;
     Result<void> create(const Path& base);
+    std::size_t in_block() const { return static_cast<std::size_t>(held_ % Block::kBytes); }
+    Result<void> flush();
     Result<void> copy(const Path& earlier, const Replay& replay);
 
     std::unique_ptr<DiskFile> file_;  // none for an upload that was complete
@@ -59,7 +83,8 @@ private:
     std::string digest_;
     std::uint64_t bytes_total_ = 0;
     std::uint64_t held_ = 0;
-    std::uint64_t written_out_ = 0;  // bytes that are on their way to the disk
+    std::uint64_t flushed_ = 0;  // bytes of it that are in the file
+    Block block_;                // the last held_ % Block::kBytes of those held, and of the flushed too
     bool resumed_ = false;
     crypto::Sha256 hash_;
 };
@@ -87,9 +112,10 @@ public:
     Result<void> remove(std::span<const TaskId> tasks) const;
 
 private:
-    explicit Spool(Path folder) : folder_(std::move(folder)) {}
+    explicit Spool(Path folder) : folder_(std::move(folder)), parts_(folder_ / "parts") {}
 
-    Path folder_;
+    Path folder_;  // thousands of updates until their round is over
+    Path parts_;   // what arrives now: few enough to be listed for every upload that begins
 };
 
 }  // namespace fedllm::server::ingest

@@ -1,11 +1,11 @@
 #include "server/ingest/validate.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 
 #include "common/crypto/sha256.hpp"
 #include "common/tensor/fixed_point.hpp"
+#include "server/ingest/scan.hpp"
 
 namespace fedllm::server::ingest {
 namespace {
@@ -21,33 +21,6 @@ Result<void> check_number(const char* field, double value) {
                                                ", which it cannot be: expected 0 or more");
     }
     return {};
-}
-
-// Sum of squares, and whether every |value| <= bound (false for NaN). Several sums keep the adder busy.
-struct Scan {
-    bool within = true;
-    double square_sum = 0;
-};
-Scan scan(std::span<const float> values, double bound) {
-    constexpr std::size_t kLanes = 8;
-    std::array<double, kLanes> sums{};
-    std::array<unsigned, kLanes> outside{};
-    const std::size_t whole = values.size() / kLanes * kLanes;
-    for (std::size_t i = 0; i < whole; i += kLanes) {
-        for (std::size_t lane = 0; lane < kLanes; ++lane) {
-            const double value = values[i + lane];
-            sums[lane] += value * value;
-            outside[lane] |= !(std::abs(value) <= bound);
-        }
-    }
-    Scan result;
-    for (const double sum : sums) result.square_sum += sum;
-    for (const unsigned any : outside) result.within &= any == 0;
-    for (const float value : values.subspan(whole)) {
-        result.square_sum += static_cast<double>(value) * value;
-        result.within &= std::abs(static_cast<double>(value)) <= bound;
-    }
-    return result;
 }
 
 }  // namespace

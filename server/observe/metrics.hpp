@@ -43,8 +43,10 @@ public:
     void task_progress(const JobId& job, const ClientId& client, double fraction);
 
     void round_opened(const JobId& job, std::uint32_t round, std::uint32_t rounds, std::size_t clients);
-    void round_committed(const JobId& job, double round_seconds, double aggregate_seconds,
-                         std::size_t accepted);
+    void round_committed(const JobId& job, double round_seconds, std::size_t accepted);
+    // From the last byte of the round's last counted update to the first byte of the version that it made,
+    // handed to a client's connection.
+    void round_closed(const JobId& job, double seconds);
     void evaluated(const JobId& job, double loss);
     void trained(const JobId& job, double loss);
     void job_ended(const JobId& job, std::string_view state);
@@ -74,7 +76,7 @@ private:
     prometheus::Family<prometheus::Counter>& jobs_ended_;
     prometheus::Family<prometheus::Gauge>& job_waiting_;
     prometheus::Family<prometheus::Histogram>& round_seconds_;
-    prometheus::Family<prometheus::Histogram>& aggregate_seconds_;
+    prometheus::Family<prometheus::Histogram>& round_close_seconds_;
     prometheus::Gauge& upload_memory_bytes_;
     prometheus::Gauge& uploads_waiting_;
     prometheus::Gauge& resident_bytes_;

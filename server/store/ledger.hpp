@@ -34,6 +34,8 @@ public:
     static Result<Ledger> open_to_read(const Path& state_directory);
     // What is read while it lives is one moment's.
     Result<Transaction> moment() const { return Transaction::begin_reading(*database_); }
+    // What is written while it lives comes to the disk at its commit(), all or nothing: one sync for all.
+    Result<Transaction> together() { return Transaction::begin(*database_); }
 
     // Jobs. add_job gives the id ("j1", "j2", ...) and records the initial version with it.
     Result<JobId> add_job(const std::string& job_name, const std::string& yaml,

@@ -161,7 +161,7 @@ Error Database::error(std::string_view doing) const {
 // ----------------------------------------------------------------------------------------------- Transaction
 
 Result<Transaction> Transaction::begin(Database& database) {
-    FEDLLM_TRY_VOID(database.execute("BEGIN IMMEDIATE"));
+    FEDLLM_TRY_VOID(database.execute(database.transactions_ == 0 ? "BEGIN IMMEDIATE" : "SAVEPOINT part"));
     return Transaction(database);
 }
 
@@ -172,11 +172,14 @@ Result<Transaction> Transaction::begin_reading(Database& database) {
 
 Transaction::~Transaction() {
     // A rollback that fails leaves nothing to do: the journal is rolled back when the file is opened next.
-    if (database_) static_cast<void>(database_->execute("ROLLBACK"));
+    if (!database_) return;
+    const bool whole = --database_->transactions_ == 0;
+    static_cast<void>(database_->execute(whole ? "ROLLBACK" : "ROLLBACK TO part; RELEASE part"));
 }
 
 Result<void> Transaction::commit() {
-    FEDLLM_TRY_VOID(database_->execute("COMMIT"));
+    FEDLLM_TRY_VOID(database_->execute(database_->transactions_ == 1 ? "COMMIT" : "RELEASE part"));
+    --database_->transactions_;
     database_ = nullptr;
     return {};
 }

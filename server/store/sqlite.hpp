@@ -69,15 +69,19 @@ public:
     Error error(std::string_view doing) const;
 
 private:
+    friend class Transaction;
     explicit Database(Path path);
 
     struct Cache;
     Path path_;
     sqlite3* handle_ = nullptr;
     std::unique_ptr<Cache> cache_;
+    int transactions_ = 0;  // that live, one inside the other
 };
 
-// BEGIN IMMEDIATE ... COMMIT; rolls back when it goes without a commit.
+// BEGIN IMMEDIATE ... COMMIT; rolls back when it goes without a commit. One that begins while another lives
+// is a part of that one: it comes to the disk with it, and a rollback of its own takes back no more than
+// itself.
 class Transaction {
 public:
     static Result<Transaction> begin(Database& database);
@@ -89,7 +93,7 @@ public:
     Result<void> commit();
 
 private:
-    explicit Transaction(Database& database) : database_(&database) {}
+    explicit Transaction(Database& database) : database_(&database) { ++database.transactions_; }
     Database* database_;
 };
 

@@ -31,7 +31,8 @@ std::set<std::string> names_served() {
     metrics.bytes_moved(client, Direction::Up, 1);
     metrics.task_progress(job, client, 0.5);
     metrics.round_opened(job, 0, 10, 3);
-    metrics.round_committed(job, 1, 1, 3);
+    metrics.round_committed(job, 1, 3);
+    metrics.round_closed(job, 0.04);
     metrics.evaluated(job, 1);
     metrics.trained(job, 1);
     metrics.job_waiting(job, "", "updates");
@@ -67,7 +68,8 @@ TEST(Metrics, AJobWaitsForOneThingAtATime) {
     const JobId job("j1");
     metrics.job_waiting(job, "", "clients");
     metrics.job_waiting(job, "clients", "updates");
-    EXPECT_NE(metrics.render().find("fedllm_job_waiting{job=\"j1\",reason=\"updates\"} 1"), std::string::npos);
+    EXPECT_NE(metrics.render().find("fedllm_job_waiting{job=\"j1\",reason=\"updates\"} 1"),
+              std::string::npos);
     EXPECT_EQ(metrics.render().find("reason=\"clients\""), std::string::npos) << "an old reason stays";
     metrics.job_waiting(job, "updates", "");
     EXPECT_EQ(metrics.render().find("fedllm_job_waiting{"), std::string::npos) << "a job that is over waits";

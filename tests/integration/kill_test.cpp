@@ -150,7 +150,7 @@ public:
                                  "rounds: 3\nclients_per_round: 3\nclients_minimum: 3\nsamples_max: 1000\n"
                                  "train: {local_steps: 6, batch_rows: 4, sequence_length: 64}\n";
         Program submit(
-            {FEDLLM_PROGRAM, "job", "submit", recipe, "--model", kBase, "--dir", federation_.folder()},
+            {FEDLLM_TOOL_PROGRAM, "job", "submit", recipe, "--model", kBase, "--dir", federation_.folder()},
             federation_.folder() / "submit.log");
         submit.start();
         ASSERT_EQ(submit.wait(), 0) << read_file(federation_.folder() / "submit.log").value();

@@ -228,6 +228,56 @@ TEST(Why, SaysWhatIsWaitedForSinceWhenAndWhatHappensNext) {
         << "a job that is over waits";
 }
 
+// Asked again until the answer begins so: what was sent is handled a moment later.
+std::string why_once(const Federation& federation, const std::string& subject, const std::string& begin) {
+    std::string said;
+    for (int i = 0; i < 500 && !said.starts_with(begin); ++i) said = why(federation, subject);
+    return said;
+}
+
+awaitable<Result<protocol::ServerMessage>> send_update(Peer& peer, std::string task) {
+    FEDLLM_CO_TRY_VOID(co_await peer.send_bytes(0, encoded(honest_values(task))));
+    co_return co_await peer.next();
+}
+
+TEST(Why, FollowsAClientThroughARound) {
+    Federation federation;
+    federation.start();
+    TinyJob{.clients = 2, .minimum = 2, .rounds = 1}.submit(federation);
+    Loop loop;
+    Peer ash(federation.invite("ash")), birch(federation.invite("birch"));
+    for (Peer* const peer : {&ash, &birch}) ASSERT_TRUE(loop.run(peer->connect(federation.port())));
+    for (Peer* const peer : {&ash, &birch}) ASSERT_TRUE(loop.run(task_of(*peer)));
+    const auto upload = [&](Peer& peer, const std::string& task) {
+        ASSERT_TRUE(loop.run(peer.send(truthful_offer(task, encoded(honest_values(task))))));
+        const auto proceed = loop.run(peer.next());
+        ASSERT_TRUE(proceed && proceed->has_proceed());
+        if (&peer == &ash) {
+            expect_parts(why(federation, "ash"),
+                         {"uploading: ash is uploading its update of round 0 of j1, 0 B"});
+        }
+        const auto verdict = loop.run(send_update(peer, task));
+        ASSERT_TRUE(verdict && verdict->has_verdict()) << verdict->ShortDebugString();
+    };
+    upload(ash, "j1/0/ash");
+    expect_parts(why(federation, "ash"), {"idle: ash is connected", "its update of round 0 of j1 is in"});
+    ASSERT_TRUE(control(federation, JOB_ACTION_PAUSE, "a holiday"));
+    expect_parts(why(federation, "birch"), {"idle: birch is connected", "j1 is paused"});
+    ASSERT_TRUE(control(federation, JOB_ACTION_RESUME));
+    ASSERT_TRUE(loop.run(task_of(birch)));
+    upload(birch, "j1/0/birch");
+    const std::string committed = why_once(federation, "j1/0", "nothing");
+    expect_parts(committed, {"nothing: round 0 of j1 waits for nothing: it was committed at ",
+                             "with the updates of ash, birch"});
+    ASSERT_TRUE(loop.run(task_of(ash)));
+    expect_parts(why(federation, "ash"), {"evaluating: ash is evaluating the final version of j1"});
+    ASSERT_TRUE(control(federation, JOB_ACTION_STOP, "enough of it"));
+    expect_parts(why(federation, "j1/1"),
+                 {"nothing: round 1 of j1 was not committed and never will be: j1 waits for "
+                  "nothing: it is stopped, enough of it"});
+    EXPECT_EQ(why(federation, "j1/0"), committed);
+}
+
 // --------------------------------------------------------------------------------------------------- audits
 
 // A finished job of four rounds whose updates are kept, and its state directory to spoil copies of.

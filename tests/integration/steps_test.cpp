@@ -98,6 +98,10 @@ TEST(Steps, LeadToEveryVersion) {
     EXPECT_EQ(follower.steps(), 3);
     EXPECT_EQ(federation.metric("fedllm_client_bytes_total{client=\"ash\",direction=\"down\"}"),
               static_cast<double>(follower.fetched()));
+    EXPECT_EQ(federation.metric("fedllm_round_close_seconds_count{job=\"j1\"}"), 3)
+        << "once a version, at its first byte";
+    EXPECT_GT(federation.metric("fedllm_round_close_seconds_sum{job=\"j1\"}"), 0);
+    EXPECT_EQ(federation.metric("fedllm_round_close_seconds_bucket{job=\"j1\",le=\"60\"}"), 3);
     const auto folder = federation.folder() / "state" / "versions";
     std::map<std::string, int> kinds;
     for (const auto& file : std::filesystem::directory_iterator(folder)) ++kinds[file.path().extension()];

@@ -123,6 +123,32 @@ TEST_F(AgentTest, TakesPartInARound) {
     EXPECT_EQ(digest, first) << "the same task gives the same bytes, whatever the threads";
 }
 
+// A quarter of a second's bytes are saved up and go at once.
+TEST_F(AgentTest, SendsAndReceivesNoFasterThanItsPolicySays) {
+    double fetching = 0, uploading = 0;
+    std::uint64_t update_bytes = 0;
+    const auto script = [&](World& world) -> awaitable<void> {
+        auto peer = co_await world.accept();
+        const double asked = monotonic_seconds();
+        const auto offer = co_await to_offer(*peer);
+        const double offered = monotonic_seconds();
+        co_await peer->proceed(offer, 0);
+        (void)co_await peer->receive(0, offer.bytes());
+        fetching = offered - asked;
+        uploading = monotonic_seconds() - offered;
+        update_bytes = offer.bytes();
+        co_await peer->verdict(offer.task_id());
+    };
+    config_.policy.download_rate_max = {version_.size()};
+    EXPECT_EQ(run(script), "") << log_;
+    EXPECT_GE(fetching, 0.7);
+    config_.state_directory = site_.folder() / "other-state";
+    config_.policy.download_rate_max = {};
+    config_.policy.upload_rate_max = {update_bytes};
+    EXPECT_EQ(run(script), "") << log_;
+    EXPECT_GE(uploading, 0.7);
+}
+
 TEST_F(AgentTest, TheDownloadGoesOnAtTheByte) {
     EXPECT_EQ(run([&](World& world) -> awaitable<void> {
                   const std::uint64_t half = 700;

@@ -2,9 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <thread>
+
 #include <hwy/targets.h>
 
 #include "common/codec/container.hpp"
+#include "common/codec/crc32c.hpp"
 #include "common/codec/deadzone_codec.hpp"
 #include "common/codec/deadzone_kernels.hpp"
 #include "tests/common/codec/support.hpp"
@@ -107,7 +111,7 @@ TEST(Deadzone, SomethingIsAlwaysSent) {
     one[777] = 1e-6f;
     for (const auto& values : {equal, one}) {
         for (const Spec& spec : {spec_of(64), spec_of(2.5, 0.01), spec_of(2.5, 0.75)}) {
-            const auto back = *decoded(CodecId::Deadzone, layout, *encode(spec, layout, values, 0));
+            const auto back = *decoded(CodecId::Deadzone, layout, *codec::encode(spec, layout, values, 0));
             EXPECT_GT(squares(back), 1e-3 * squares(values)) << spec.step << " " << spec.bits;
         }
     }
@@ -319,6 +323,33 @@ TEST_P(EveryTarget, DecodingStopsAtTheEndOfTheWords) {
             decoder.decode({0, 6400, cut}, layout.runs, [](std::uint64_t, std::span<const float>) {});
         ASSERT_FALSE(result) << size;
         EXPECT_EQ(result.error().code, Errc::Malformed);
+    }
+}
+
+// Golden: what the encoder wrote when it went through all values in order, on one thread.
+TEST(Deadzone, TheBytesDoNotDependOnWhoWorks) {
+    const Layout layout = mixed(70 * kSegmentValues + 12'345);  // more segments than parts
+    const auto values = deltas(layout);
+    for (const auto& [spec, golden] : {std::pair(Spec{.id = CodecId::Deadzone, .bits = 0.75}, 3174655809u),
+                                       std::pair(Spec{.id = CodecId::Deadzone, .step = 0.4}, 1722398578u)}) {
+        const auto alone = *codec::encode(spec, layout, values, 0);
+        EXPECT_EQ(crc32c(alone), golden);
+        const auto backwards = [](std::size_t count, const std::function<void(std::size_t)>& each) {
+            while (count > 0) each(--count);
+        };
+        EXPECT_EQ(*codec::encode(spec, layout, values, 0, backwards), alone);
+        for (unsigned threads = 2; threads <= 8; threads += 3) {
+            const auto apart = [&](std::size_t count, const std::function<void(std::size_t)>& each) {
+                std::atomic<std::size_t> next = 0;
+                std::vector<std::jthread> crew;
+                for (unsigned i = 0; i < threads; ++i) {
+                    crew.emplace_back([&] {
+                        for (std::size_t part; (part = next++) < count;) each(part);
+                    });
+                }
+            };
+            EXPECT_EQ(*codec::encode(spec, layout, values, 0, apart), alone) << threads << " threads";
+        }
     }
 }
 

@@ -51,6 +51,9 @@ TEST(PeftPatterns, RefusesWhatItCannotRead) {
     EXPECT_EQ(code({{"(?P<layer>a)", 2}}), Errc::Unsupported);
     EXPECT_EQ(code({{"(", 2}}), Errc::Unsupported);
     EXPECT_EQ(code({{R"((a)\1)", 2}}), Errc::Unsupported);
+    EXPECT_EQ(code({{R"(q\66666666666666666666)", 2}}), Errc::Unsupported);
+    EXPECT_EQ(code({{"q{99999999999999999999}", 2}}), Errc::Unsupported);
+    EXPECT_EQ(code({{R"(layers\.[0-9]{1,3}\.q)", 2}}), Errc::Internal) << "numbers of this size are read";
     EXPECT_EQ(code({{"((((a{1000}){1000}){1000}){1000})", 2}}), Errc::Unsupported);
     EXPECT_EQ(code({{std::string(600, '('), 2}}), Errc::InvalidFile);
     EXPECT_EQ(code({{"", 2}}), Errc::InvalidFile);

@@ -133,10 +133,13 @@ TEST(Accumulator, MeansAreRoundedOnceWhateverTheVectorWidth) {
         Accumulator sum(kElements, scale, bits);
         std::vector<std::int64_t> exact(kElements);
         for (std::size_t i = 0; i < kElements; ++i) {
-            const auto value = static_cast<float>(std::ldexp(rng.uniform(-1.0f, 1.0f), 1 - static_cast<int>(i % 24)));
-            const std::uint64_t weight = 1 + rng.below(bits == SumBits::Bits64 ? (std::uint64_t{1} << 36) : 32);
+            const auto value =
+                static_cast<float>(std::ldexp(rng.uniform(-1.0f, 1.0f), 1 - static_cast<int>(i % 24)));
+            const std::uint64_t weight =
+                1 + rng.below(bits == SumBits::Bits64 ? (std::uint64_t{1} << 36) : 32);
             sum.add(i, std::span(&value, 1), weight);
-            exact[i] = std::llrint(std::ldexp(static_cast<double>(value), 24)) * static_cast<std::int64_t>(weight);
+            exact[i] =
+                std::llrint(std::ldexp(static_cast<double>(value), 24)) * static_cast<std::int64_t>(weight);
         }
         std::vector<float> mean(kElements);
         sum.mean(mean, 77);
@@ -303,6 +306,33 @@ TEST(FedAvg, AddsTheScaledMean) {
     }
     fed_avg(global, mean, 0.0);
     EXPECT_EQ(global, (std::vector<float>{1.75f, -1.625f, -1.0f}));
+}
+
+// A round after another in the same memory, whatever ranges each touches.
+TEST(Accumulator, ClearedSumIsAsNew) {
+    constexpr std::uint64_t kElements = 3 * Accumulator::kStripeElements + 100;
+    for (const auto bits : {SumBits::Bits64, SumBits::Bits32}) {
+        const FixedPoint scale = *FixedPoint::choose(1.0, 8.0, bits);
+        Accumulator reused(kElements, scale, bits);
+        const std::vector<float> ones(kElements, 1.0f);
+        reused.add(0, ones, 3);
+        reused.clear();
+        std::vector<float> mean(kElements, 9.0f);
+        reused.mean(mean, 1);
+        EXPECT_EQ(mean, std::vector<float>(kElements)) << "nothing was added since";
+        const std::uint64_t first = Accumulator::kStripeElements - 10;
+        Accumulator fresh(kElements, scale, bits);
+        for (Accumulator* const sum : {&reused, &fresh}) {
+            sum->add(first, std::span(ones).first(20), 2);
+            sum->add(kElements - 5, std::span(ones).first(5), 1);
+        }
+        std::vector<float> expected(kElements);
+        reused.mean(mean, 2);
+        fresh.mean(expected, 2);
+        EXPECT_EQ(mean, expected);
+        EXPECT_EQ(mean[first], 1.0f);
+        EXPECT_EQ(mean[kElements - 1], 0.5f);
+    }
 }
 
 }  // namespace

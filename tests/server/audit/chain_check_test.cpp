@@ -45,6 +45,18 @@ protected:
         const auto done = database->execute("PRAGMA foreign_keys=OFF; " + sql);
         ASSERT_TRUE(done) << done.error().message;
     }
+    // Writes the link of the round at `index` anew, over what the ledger says now: its value.
+    std::string chain_anew(std::size_t index) const {
+        const auto link = [&] {
+            const store::Ledger ledger = *store::Ledger::open_to_read(dir_.path());
+            const auto rounds = *ledger.rounds(job_);
+            return std::pair(store::chain_of_round(rounds[index - 1].chain, rounds[index],
+                                                   *ledger.contributions(job_, rounds[index].round)),
+                             std::to_string(rounds[index].round.get()));
+        }();
+        change("UPDATE rounds SET chain = '" + link.first + "' WHERE round = " + link.second);
+        return link.first;
+    }
     Report report(const std::string& expected = "") const {
         const store::Ledger ledger = *store::Ledger::open_to_read(dir_.path());
         return check_chain(*read_history(ledger, job_), expected);
@@ -82,6 +94,8 @@ INSTANTIATE_TEST_SUITE_P(
                "round 1: its inputs"},
         Change{"Digest", "UPDATE parts SET update_digest = 'x' WHERE round = 1 AND client = 'ash'",
                "round 1: its inputs"},
+        Change{"Client", "UPDATE parts SET client = 'aspen' WHERE round = 1 AND client = 'ash'",
+               "round 1: its inputs"},
         Change{"Bytes", "UPDATE parts SET bytes = 101 WHERE round = 2 AND client = 'ash'",
                "round 2: its inputs"},
         Change{"Codec", "UPDATE parts SET codec = 'none' WHERE round = 0 AND client = 'ash'",
@@ -110,26 +124,39 @@ TEST_P(EveryChange, IsFound) {
     EXPECT_TRUE(problem().starts_with(GetParam().found)) << problem();
 }
 
+TEST_F(ChainCheckTest, AnOpenRoundIsNoPartOfIt) {
+    {
+        store::Ledger ledger = *store::Ledger::open(dir_.path());
+        store::RoundRow round;
+        round.job = job_;
+        round.round = RoundId(3);
+        round.model_digest = "d3";
+        ASSERT_TRUE(ledger.open_round(round, std::vector<ClientId>{ClientId("ash")}));
+    }
+    EXPECT_EQ(problem(), "");
+    EXPECT_EQ(report().rounds.size(), 3u);
+}
+
 // Who changes a link as well breaks the next one; who writes the chain anew to its end meets what was noted.
 TEST_F(ChainCheckTest, ARewrittenChainIsFoundByWhatWasNoted) {
     change("UPDATE parts SET weight = 99 WHERE round = 1 AND client = 'ash'");
-    std::string before;
-    for (std::uint32_t number = 1; number < 3; ++number) {
-        const store::Ledger ledger = *store::Ledger::open_to_read(dir_.path());
-        const auto rounds = *ledger.rounds(job_);
-        before = store::chain_of_round(rounds[number - 1].chain, rounds[number],
-                                       *ledger.contributions(job_, RoundId(number)));
-        if (number == 2) {
-            EXPECT_TRUE(problem().starts_with("round 2: its inputs")) << problem();
-        }
-        change(std::string("UPDATE rounds SET chain = '")
-                   .append(before)
-                   .append("' WHERE round = ")
-                   .append(std::to_string(number)));
-    }
+    chain_anew(1);
+    EXPECT_TRUE(problem().starts_with("round 2: its inputs")) << problem();
+    const std::string last = chain_anew(2);
     EXPECT_EQ(problem(), "");
-    EXPECT_TRUE(report(before).first_problem().value_or("").empty());
+    EXPECT_TRUE(report(last).first_problem().value_or("").empty());
     EXPECT_NE(report(noted_).first_problem().value_or("").find("does not occur"), std::string::npos);
+}
+
+// Each round starts from what the one before it made, whatever the chain says.
+TEST_F(ChainCheckTest, RoundsAreOneLine) {
+    change("UPDATE rounds SET model_digest = 'x' WHERE round = 1");
+    chain_anew(1);
+    chain_anew(2);
+    EXPECT_TRUE(problem().starts_with("round 1: it starts from another version")) << problem();
+    change("DELETE FROM rounds WHERE round = 1; UPDATE jobs SET round = 2");
+    chain_anew(1);
+    EXPECT_TRUE(problem().starts_with("round 2: the ledger has no round 1")) << problem();
 }
 
 TEST_F(ChainCheckTest, ALastRoundThatWasTakenAwayIsFoundByWhatWasNoted) {

@@ -5,6 +5,7 @@
 #include <deque>
 #include <filesystem>
 #include <fstream>
+#include <set>
 
 #include "common/base/philox.hpp"
 #include "tests/server/engine/engine_world.hpp"
@@ -77,8 +78,11 @@ protected:
     }
     bool whole() const { return std::string(GetParam()) == "none"; }
     std::size_t spooled() const {
-        return static_cast<std::size_t>(
-            std::distance(std::filesystem::directory_iterator(dir_.path() / "state/spool"), {}));
+        std::size_t files = 0;
+        for (const auto& entry : std::filesystem::recursive_directory_iterator(dir_.path() / "state/spool")) {
+            files += entry.is_regular_file() ? 1 : 0;
+        }
+        return files;
     }
 
     fedllm::test::TempDir dir_;
@@ -193,8 +197,8 @@ TEST_P(ClosingTest, ARestartSumsTheAcceptedUpdatesAgain) {
     world.stop();
 }
 
-// FedBuff, two updates a version: the third is under way when the first version is made. It is taken out of that
-// sum and counts in the next one, for less, being a version old.
+// FedBuff, two updates a version: the third is under way when the first version is made. It is taken out of
+// that sum and counts in the next one, for less, being a version old.
 TEST_P(ClosingTest, AnUploadThatOutlivesItsVersionCountsInTheNextOneForLess) {
     const std::string text = yaml(2, 3, 2) + "aggregation:\n  mode: async\n  buffer: 2\n";
     EngineWorld world(dir_.path() / "state", 2);
@@ -223,6 +227,34 @@ TEST_P(ClosingTest, AnUploadThatOutlivesItsVersionCountsInTheNextOneForLess) {
                   expected(world, middle, text, {{&slow, 724}, {&fresh, 1024}}));
     }
     world.stop();
+}
+
+// FedBuff, two updates a version, of six that are settled at about the same time and counted together: no
+// version has a third, and none is lost.
+TEST_P(ClosingTest, WhatIsCountedTogetherClosesNoRoundTwice) {
+    for (const unsigned threads : {0u, 2u}) {
+        const Path state = dir_.path() / "state";
+        std::filesystem::remove_all(state);
+        EngineWorld world(state, threads);
+        const JobId job =
+            world.submit(yaml(3, 6, 2) + "aggregation:\n  mode: async\n  buffer: 2\n", initial());
+        std::vector<Peer*> peers;
+        for (const char* name : {"a", "b", "c", "d", "e", "f"}) peers.push_back(&world.join(name));
+        ASSERT_TRUE(world.run_until([&] { return !peers[5]->tasks.empty(); }));
+        for (unsigned i = 0; i < 6; ++i) world.upload(*peers[i], sending(40 + i));
+        ASSERT_TRUE(world.run_until([&] {
+            return std::ranges::all_of(peers, [](const Peer* peer) { return !peer->verdicts.empty(); });
+        })) << world.fatal;
+        for (const Peer* peer : peers) EXPECT_EQ(peer->verdicts[0].outcome(), protocol::OUTCOME_ACCEPTED);
+        std::set<ClientId> counted;
+        for (std::uint32_t round = 0; round < 3; ++round) {
+            const auto parts = *world.engine().ledger().contributions(job, RoundId(round));
+            EXPECT_EQ(parts.size(), 2u) << "round " << round << ", threads " << threads;
+            for (const auto& part : parts) counted.insert(part.client);
+        }
+        EXPECT_EQ(counted.size(), 6u);
+        world.stop();
+    }
 }
 
 // With memory for one upload at a time, eight come one after another, and none is lost.

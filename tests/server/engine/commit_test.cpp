@@ -97,7 +97,7 @@ protected:
         const auto missing = sum.missing(parts);
         for (const Contribution& one : *missing) FEDLLM_TRY_VOID(sum.add(one, spooled));
         FEDLLM_TRY(const RoundBase base, open_base(base_, versions(), shape->manifest));
-        return compute_version(job_, base, sum, versions(), elsewhere_);
+        return compute_version(job_, base, sum, versions(), {elsewhere_, 4});
     }
     double mean_at(std::size_t i) const { return 0.25 * update_of("a")[i] + 0.75 * update_of("b")[i]; }
 
@@ -111,7 +111,7 @@ protected:
     test::TempDir dir_;
     job::JobSpec job_;
     store::VersionRow base_;
-    Elsewhere elsewhere_ = [](const std::function<void()>&) {};  // no help
+    Helpers::Run elsewhere_ = [](const std::function<void()>&) {};  // no help
 };
 
 TEST_F(CommitTest, WholeVersionsAreTheBaseAndTheMean) {
@@ -133,9 +133,12 @@ TEST_F(CommitTest, WhatIsPublishedAndWhatIsLeftOutAddUp) {
     auto step = some_values(3, 0.01f);
     const auto base = version, exact_step = step;
     const codec::Layout layout = codec::layout_of(manifest());
-    const auto encoded =
-        *advance({}, layout, 0, base, step, [&](std::uint64_t first, std::span<const float> some) {
-            std::copy(some.begin(), some.end(), version.begin() + static_cast<std::ptrdiff_t>(first));
+    std::size_t done = 0;
+    const auto encoded = *advance(
+        {}, layout, 0, base, exact_step, [&](std::span<const float> some, std::span<const float> left) {
+            std::copy(some.begin(), some.end(), version.begin() + static_cast<std::ptrdiff_t>(done));
+            std::copy(left.begin(), left.end(), step.begin() + static_cast<std::ptrdiff_t>(done));
+            done += some.size();
         });
     EXPECT_EQ(encoded, *codec::encode({}, layout, exact_step, 0));
     double left_out = 0;

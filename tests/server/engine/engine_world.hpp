@@ -37,6 +37,25 @@ struct Peer final : Link {
     bool ended = false;
 };
 
+// A line that clients share: one piece after another, each when it was asked for and those before it are
+// over.
+class Line {
+public:
+    explicit Line(double bytes_per_second) : bytes_per_second_(bytes_per_second) {}
+    net::awaitable<void> carry(std::size_t bytes) {
+        const std::chrono::duration<double> takes(static_cast<double>(bytes) / bytes_per_second_);
+        free_ = std::max(free_, std::chrono::steady_clock::now()) +
+                std::chrono::duration_cast<std::chrono::nanoseconds>(takes);
+        net::Timer timer(co_await asio::this_coro::executor);
+        timer.expires_at(free_);
+        (void)co_await timer.async_wait(net::kNoThrow);
+    }
+
+private:
+    double bytes_per_second_;
+    net::TimePoint free_{};
+};
+
 class EngineWorld {
 public:
     EngineWorld(Path state, unsigned threads, std::uint64_t upload_memory = std::uint64_t{256} << 20)
@@ -118,6 +137,7 @@ public:
         std::uint64_t stop_at = ~std::uint64_t{0};
         bool cut = false;  // there, instead of lingering
         bool go_on = false;
+        Line* line = nullptr;  // none: whatever is taken comes at once
         double last_byte = 0;
         bool done = false;
     };
@@ -162,6 +182,7 @@ private:
             while (at >= sending.stop_at && !sending.go_on) (void)co_await net::sleep_for(Duration(1));
             const auto piece =
                 sending.bytes.subspan(at, std::min<std::size_t>(sending.piece, sending.bytes.size() - at));
+            if (sending.line) co_await sending.line->carry(piece.size());
             sending.last_byte = monotonic_seconds();
             const auto taken = co_await engine.take(*intake, at, piece);
             if (!taken) co_await engine.refuse_upload(std::move(intake), taken.error(), peer);

@@ -112,7 +112,8 @@ TEST_P(IntakeTest, AResumedUploadIsInOnce) {
     auto cut = begin("a", sent, {sum, 3});
     ASSERT_TRUE(send(*cut, sent, sent.bytes.size() * 2 / 3, 50'000));
     auto again = begin("a", sent, {sum, 3});  // the cut one still lives, and its file is gone
-    EXPECT_EQ(again->held(), cut->held());
+    const auto in_file = cut->held() - cut->held() % ingest::Block::kBytes;
+    EXPECT_EQ(again->held(), in_file);  // what the cut one has in memory is sent again
     cut->withdraw();
     ASSERT_TRUE(send(*again, sent, sent.bytes.size(), 70'000));
     ASSERT_TRUE(again->settle());
@@ -148,8 +149,9 @@ TEST_P(IntakeTest, ASpoolThatDoesNotGiveBackSpoilsTheSum) {
     const Sent sent = update(4);
     auto intake = begin("a", sent, {sum, 5});
     ASSERT_TRUE(send(*intake, sent, sent.bytes.size(), 30'000));
+    ASSERT_TRUE(intake->settle());
     for (const auto& entry : std::filesystem::directory_iterator(dir_.path() / "spool")) {
-        std::filesystem::resize_file(entry.path(), 1000);
+        if (entry.is_regular_file()) std::filesystem::resize_file(entry.path(), 1000);
     }
     intake->withdraw();
     EXPECT_TRUE(sum->spoilt());

@@ -25,16 +25,24 @@ std::string digest_of(std::span<const std::byte> bytes) { return crypto::to_hex(
 Result<void> ignore(std::span<const std::byte>) { return {}; }
 
 std::size_t files_in(const Path& folder) {
-    return static_cast<std::size_t>(std::distance(std::filesystem::directory_iterator(folder), {}));
+    std::size_t count = 0;
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(folder)) {
+        count += entry.is_regular_file() ? 1 : 0;
+    }
+    return count;
 }
 
 class SpoolTest : public ::testing::Test {
 protected:
     Spool spool() const { return *Spool::open(dir_.path()); }
     Path folder() const { return dir_.path() / "spool"; }
+    void set_content(std::size_t bytes) {
+        bytes_ = content(bytes);
+        digest_ = digest_of(bytes_);
+    }
     void set_part(std::size_t bytes) const {
-        Path part = spool().update_path(kTask, digest_);
-        part.replace_extension(".abcdef.part");
+        const Path update = spool().update_path(kTask, digest_);
+        const Path part = folder() / "parts" / update.filename().replace_extension(".abcdef.part");
         std::ofstream(part, std::ios::binary)
             .write(reinterpret_cast<const char*>(bytes_.data()), static_cast<long>(bytes));
     }
@@ -94,6 +102,58 @@ TEST_F(SpoolTest, ReadsBackWhatItTookOrSaysThatItCannot) {
     std::fstream file(spool().update_path(kTask, digest_), std::ios::in | std::ios::out | std::ios::binary);
     file.put('x').flush();
     EXPECT_EQ(upload.read_back(ignore).error().code, Errc::DigestMismatch);
+}
+
+// Blocks go past the cache and their rest through it: whatever the pieces are, whenever it is read back or
+// left, the file has the bytes in their places.
+TEST_F(SpoolTest, LargeUploadsKeepTheirBytesInAnyPieces) {
+    set_content(3 * Block::kBytes + 4096 + 5);
+    for (const std::size_t piece : {Block::kBytes, Block::kBytes / 2 + 4096, 3 * Block::kBytes, 77'777UL}) {
+        const auto send = [&](Upload& upload, std::size_t end) {
+            while (upload.held() < end) {
+                const std::size_t next = std::min<std::size_t>(piece, end - upload.held());
+                ASSERT_TRUE(upload.append(std::span(bytes_).subspan(upload.held(), next)));
+            }
+        };
+        const std::size_t cut = Block::kBytes + 12'345;
+        {
+            auto upload = *spool().begin(kTask, digest_, bytes_.size(), ignore);
+            send(upload, cut);
+            ASSERT_TRUE(upload.read_back(ignore)) << piece;
+        }
+        auto upload = *spool().begin(kTask, digest_, bytes_.size(), ignore);
+        ASSERT_EQ(upload.held(), cut) << "what was in memory is in the file when an upload is left";
+        send(upload, bytes_.size());
+        ASSERT_TRUE(upload.read_back(ignore)) << piece;
+        ASSERT_TRUE(upload.commit()) << piece;
+        ASSERT_TRUE(upload.read_back(ignore)) << piece;
+        EXPECT_TRUE(spool().open_update(kTask, digest_, bytes_.size())) << piece;
+        ASSERT_TRUE(spool().remove(std::span(&kTask, 1)));
+    }
+}
+
+// What was taken before a block could not be written can still be read back, to be withdrawn from a sum.
+TEST_F(SpoolTest, AFullDiskLosesNothingThatWasTaken) {
+    set_content(2 * Block::kBytes);
+    std::signal(SIGXFSZ, SIG_IGN);
+    rlimit before{};
+    ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+    auto upload = *spool().begin(kTask, digest_, bytes_.size(), ignore);
+    const rlimit full{Block::kBytes + 4096, before.rlim_max};
+    ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &full), 0);
+    ASSERT_TRUE(upload.append(std::span(bytes_).first(Block::kBytes + 5)));
+    const auto written = upload.append(std::span(bytes_).subspan(upload.held()));
+    ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
+    EXPECT_EQ(written.error().code, Errc::IoFailed);
+    EXPECT_EQ(upload.held(), Block::kBytes + 5);
+    std::vector<std::byte> read;
+    ASSERT_TRUE(upload.read_back([&](std::span<const std::byte> part) {
+        read.insert(read.end(), part.begin(), part.end());
+        return Result<void>();
+    }));
+    EXPECT_TRUE(std::equal(read.begin(), read.end(), bytes_.begin()) && read.size() == Block::kBytes + 5);
+    ASSERT_TRUE(upload.append(std::span(bytes_).subspan(upload.held())));
+    EXPECT_TRUE(upload.commit());
 }
 
 TEST_F(SpoolTest, LeavingAnUploadKeepsItsBytes) {
@@ -169,11 +229,12 @@ TEST_F(SpoolTest, PruneKeepsWhatTheLedgerCounts) {
 
 // One identity, two connections: what the replaced one still writes cannot reach the bytes that were judged.
 TEST_F(SpoolTest, ReplacedConnectionCannotTouchTheNewOnesBytes) {
+    set_content(Block::kBytes + 96);
     auto old_one = *spool().begin(kTask, digest_, bytes_.size(), ignore);
-    ASSERT_TRUE(old_one.append(std::span(bytes_).first(40)));
+    ASSERT_TRUE(old_one.append(std::span(bytes_).first(Block::kBytes + 40)));
     auto new_one = *spool().begin(kTask, digest_, bytes_.size(), ignore);
-    ASSERT_EQ(new_one.held(), 40u);
-    ASSERT_TRUE(new_one.append(std::span(bytes_).subspan(40)));
+    ASSERT_EQ(new_one.held(), Block::kBytes) << "what the old one has in memory is sent again";
+    ASSERT_TRUE(new_one.append(std::span(bytes_).subspan(Block::kBytes)));
     ASSERT_TRUE(new_one.commit());
     ASSERT_TRUE(old_one.append(std::vector<std::byte>(56, std::byte{0xFF})));
     EXPECT_FALSE(old_one.commit());
@@ -213,12 +274,13 @@ TEST_F(SpoolTest, FullDiskIsAnErrorAndTheUploadGoesOnLater) {
         auto upload = *spool().begin(kTask, digest_, bytes_.size(), ignore);
         const rlimit full{50, before.rlim_max};
         ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &full), 0);
-        const auto written = upload.append(bytes_);
-        ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
+        ASSERT_TRUE(upload.append(bytes_));
+        const auto written = upload.commit();
         ASSERT_FALSE(written);
         EXPECT_EQ(written.error().code, Errc::IoFailed);
         EXPECT_NE(written.error().message.find(".part"), std::string::npos);
     }
+    ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
     auto upload = *spool().begin(kTask, digest_, bytes_.size(), ignore);
     EXPECT_EQ(upload.held(), 50u);
     ASSERT_TRUE(upload.append(std::span(bytes_).subspan(50)));

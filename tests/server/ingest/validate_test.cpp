@@ -4,8 +4,11 @@
 
 #include <cmath>
 #include <limits>
+#include <utility>
+#include <vector>
 
 #include "common/base/philox.hpp"
+#include "server/ingest/scan.hpp"
 
 namespace fedllm::server::ingest {
 namespace {
@@ -136,6 +139,28 @@ TEST(UpdateValidator, AllowsTheClipNormWithSlackAndNoMore) {
 TEST(UpdateValidator, RefusesTooFewAndTooManyBytes) {
     EXPECT_EQ(judge(std::vector<float>(48, 0.0f), 10).error().code, Errc::ManifestMismatch);
     EXPECT_EQ(judge(std::vector<float>(50, 0.0f), 10).error().code, Errc::TooLarge);
+}
+
+// Against the plain loop, with a bad value at every place of a vector and of what is left over.
+TEST(Scan, SeesEveryValue) {
+    for (std::size_t count = 0; count <= 70; ++count) {
+        std::vector<float> values(count);
+        double expected = 0;
+        for (std::size_t i = 0; i < count; ++i) {
+            values[i] = 0.25f * static_cast<float>(i) - 3.0f;
+            expected += static_cast<double>(values[i]) * values[i];
+        }
+        const Scan fine = scan(values, 20.0);
+        EXPECT_TRUE(fine.within);
+        EXPECT_DOUBLE_EQ(fine.square_sum, expected);
+        for (std::size_t i = 0; i < count; ++i) {
+            for (const float bad : {std::nanf(""), -20.01f, kInfinity}) {
+                const float kept = std::exchange(values[i], bad);
+                EXPECT_FALSE(scan(values, 20.0).within) << i << " of " << count << ": " << bad;
+                values[i] = kept;
+            }
+        }
+    }
 }
 
 }  // namespace

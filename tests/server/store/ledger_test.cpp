@@ -85,6 +85,33 @@ TEST_F(LedgerTest, JobsGetNumbersAndAreReadBackWhole) {
     EXPECT_EQ(ledger().version("d9").error().code, Errc::NotFound);
 }
 
+// What a process that died had begun together is not there, in no part; what it had committed is, all of it.
+TEST_F(LedgerTest, WhatIsWrittenTogetherIsThereAllOrNothing) {
+    open_first_round();
+    {
+        Ledger ours = ledger();
+        const auto unfinished = ours.together();
+        ASSERT_TRUE(unfinished);
+        EXPECT_EQ(*ours.accept(part(0, "site-a", "u1")), Acceptance::Counted);
+        ASSERT_TRUE(ours.close_round(job_, RoundId(0), {}));
+    }
+    EXPECT_EQ((*ledger().parts(job_, RoundId(0)))[0].status, PartStatus::Asked);
+    EXPECT_EQ((*ledger().rounds(job_))[0].status, RoundStatus::Open);
+    {
+        Ledger ours = ledger();
+        auto whole = ours.together();
+        ASSERT_TRUE(whole);
+        EXPECT_EQ(*ours.accept(part(0, "site-a", "u1")), Acceptance::Counted);
+        EXPECT_EQ(ours.accept(part(0, "site-a", "u2")).error().code, Errc::Duplicate) << "and harms no other";
+        EXPECT_EQ(*ours.accept(part(0, "site-b", "u3")), Acceptance::Counted);
+        ASSERT_TRUE(ours.close_round(job_, RoundId(0), {}));
+        EXPECT_TRUE(ledger().contributions(job_, RoundId(0))->empty()) << "not before its commit";
+        ASSERT_TRUE(whole->commit());
+        EXPECT_EQ(ledger().contributions(job_, RoundId(0))->size(), 2u);
+    }
+    EXPECT_EQ((*ledger().rounds(job_))[0].status, RoundStatus::Closing);
+}
+
 TEST_F(LedgerTest, ContributionIsCountedOnceAcrossRestarts) {
     open_first_round();
     EXPECT_EQ(*ledger().accept(part(0, "site-a", "u1")), Acceptance::Counted);
@@ -127,12 +154,16 @@ TEST_F(LedgerTest, OpeningTwiceKeepsWhatWasCounted) {
 
 TEST_F(LedgerTest, ClosingFixesTheSetAndCommittingAdvancesTheJob) {
     open_first_round();
+    ASSERT_TRUE(ledger().open_round(round_row(0, "d0"), std::vector<ClientId>{client("site-c")}));
     ASSERT_TRUE(ledger().accept(part(0, "site-a", "u1")));
     PartRow late = part(0, "site-b", "");
     late.reason = "late";
     ASSERT_TRUE(ledger().close_round(job_, RoundId(0), std::vector<PartRow>{late, part(0, "site-a", "")}));
     EXPECT_EQ(ledger().rounds(job_)->at(0).status, RoundStatus::Closing);
     EXPECT_EQ(ledger().accept(part(0, "site-b", "u2")).error().code, Errc::Stale);
+    const auto unnamed = ledger().accept(part(0, "site-c", "u3"));
+    ASSERT_FALSE(unnamed) << "nobody dropped it by name, but the set is fixed";
+    EXPECT_EQ(unnamed.error().code, Errc::Stale);
     EXPECT_EQ(*ledger().accept(part(0, "site-a", "u1")), Acceptance::AlreadyCounted);
     EXPECT_EQ(ledger().parts(job_, RoundId(0))->at(0).status, PartStatus::Accepted) << "counted is counted";
     EXPECT_EQ(ledger().parts(job_, RoundId(0))->at(1).status, PartStatus::Dropped);
@@ -190,6 +221,7 @@ TEST_F(LedgerTest, ARoundWhoseVersionIsGoneClosesAgain) {
     EXPECT_FALSE(rounds[0].closed);
     EXPECT_TRUE(std::isnan(rounds[0].eval_loss) && std::isnan(rounds[0].train_loss));
     EXPECT_EQ(rounds[0].next_digest, "");
+    EXPECT_EQ(rounds[0].chain, "") << "an audit meanwhile takes it for no committed round";
     EXPECT_EQ(ledger().version("d1").error().code, Errc::NotFound);
     ASSERT_EQ(ledger().parts(job_, RoundId(0))->size(), parts.size());
     EXPECT_EQ(ledger().parts(job_, RoundId(0))->front().update_digest, "u1");

@@ -86,6 +86,15 @@ TEST(SimulatedDisk, MapsAreSyncedWithTheirFile) {
         },
         [] { return content("/f").substr(0, 2); });
     EXPECT_EQ(seen, (std::set<std::string>{{'k', '\0'}, "kx"}));
+    const auto later = outcomes(
+        [] {
+            auto map = WritableMap::create("/t", 4);
+            ASSERT_TRUE(commit_file("/t", "/f"));
+            map->bytes()[3] = std::byte{'k'};
+            ASSERT_TRUE((*disk().open("/f", Disk::Open::Read))->sync());
+        },
+        [] { return content("/f").substr(3); });
+    EXPECT_EQ(later, std::set<std::string>{"k"}) << "what is written through a map is known to no call";
 }
 
 TEST(SimulatedDisk, LosesKeepsAndTearsWhatWasNotSynced) {
@@ -106,6 +115,26 @@ TEST(SimulatedDisk, LosesKeepsAndTearsWhatWasNotSynced) {
     EXPECT_TRUE(std::ranges::any_of(seen, [](const std::string& text) {
         return text.substr(0, 1'024) == std::string(512, 'a') + std::string(512, 'b');
     })) << "a later sector without an earlier one";
+}
+
+TEST(SimulatedDisk, WritesReachTheDiskInTheirOrderOrInNone) {
+    constexpr std::size_t kSectors = 24;
+    const auto seen = outcomes(
+        [] {
+            ASSERT_TRUE(write_file_atomically("/f", std::string(kSectors * 512, 'a')));
+            const auto file = disk().open("/f", Disk::Open::Write);
+            ASSERT_TRUE((*file)->write(0, bytes_of(std::string(kSectors * 512, 'b'))));
+        },
+        [] { return content("/f"); });
+    const auto number = [](const std::string& text) { return std::ranges::count(text, 'b') / 512; };
+    const auto is_prefix = [&](const std::string& text) {
+        return static_cast<std::size_t>(number(text)) * 512 == std::min(text.find('a'), text.size());
+    };
+    const auto is_torn = [&](const std::string& text) { return number(text) > 3 && number(text) < 20; };
+    EXPECT_TRUE(
+        std::ranges::any_of(seen, [&](const auto& text) { return is_torn(text) && is_prefix(text); }));
+    EXPECT_TRUE(
+        std::ranges::any_of(seen, [&](const auto& text) { return is_torn(text) && !is_prefix(text); }));
 }
 
 TEST(SimulatedDisk, ANameWithoutASyncedFolderMayBeLost) {
@@ -166,9 +195,9 @@ TEST(SimulatedDisk, FaultsComeWhereTheyAreOrdered) {
             EXPECT_EQ(content("/f"), k == each ? "new" : "old");
         }
         ASSERT_TRUE(write_file_atomically("/f", "old"));
+        EXPECT_EQ(simulated.seen().io_errors, each);
+        EXPECT_EQ(simulated.seen().full, fault == Fault::NoSpace ? each : 0u);
     }
-    EXPECT_EQ(simulated.seen().io_errors, each);
-    EXPECT_EQ(simulated.seen().full, each);
     simulated.fail_at(simulated.operations() + 2, Fault::Crash);
     EXPECT_FALSE(write_file_atomically("/f", "new"));
     EXPECT_TRUE(simulated.crashed());
@@ -215,6 +244,19 @@ TEST(SimulatedDisk, RatesAreDrawnFromTheSeed) {
     };
     EXPECT_EQ(run(1), run(1));
     EXPECT_NE(run(1), run(2));
+}
+
+TEST(SimulatedDisk, ReadsFailToo) {
+    SimulatedDisk simulated(1);
+    const ScopedDisk scope(simulated);
+    ASSERT_TRUE(write_file_atomically("/f", "text"));
+    const std::uint64_t before = simulated.operations();
+    simulated.set_rates({.io_error = 10});
+    int failed = 0;
+    for (int i = 0; i < 300; ++i) failed += content("/f") != "text";
+    EXPECT_GT(failed, 5);
+    EXPECT_LT(failed, 150);
+    EXPECT_EQ(simulated.operations(), before) << "they change nothing";
 }
 
 // SQLite promises that what was committed is there; it must keep that promise here too.
