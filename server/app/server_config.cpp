@@ -99,8 +99,10 @@ config::Table<ServerConfig> make_table() {
         field<C>(
             "state_directory", [](auto& c) -> auto& { return c.state_directory; },
             "ledger, model versions, spooled uploads and adapters; a local disk, one server per folder"),
-        field<C>("threads", [](auto& c) -> auto& { return c.threads; },
-                 "threads that check and add updates; 0 means one per core", {.max = 1024}),
+        field<C>(
+            "threads", [](auto& c) -> auto& { return c.threads; },
+            "threads that compute versions, with up to eight for each that take updates in; 0: one per core",
+            {.max = 1024}),
     };
     config::append(table, limits_table());
     config::append(table, retention_table());

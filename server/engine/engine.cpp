@@ -13,13 +13,13 @@ namespace {
 
 namespace asio = boost::asio;
 
-// For one of the compute pool. Uploads wait for the disk: what many of them have it sync at a time is one
-// sync for it, and a version that is being computed does not wait behind them.
-constexpr unsigned kUploadThreads = 8;
-
 unsigned threads_or_cores(unsigned threads) {
     return threads > 0 ? threads : std::max(1u, std::thread::hardware_concurrency());
 }
+
+// Uploads wait for the disk: what many of them have it sync at a time is one sync for it, and a version that
+// is being computed does not stand behind them.
+unsigned upload_threads(unsigned threads) { return std::max(threads, std::min(8 * threads, 64u)); }
 
 bool is_alive(const store::JobRow& row) {
     return row.status == store::JobStatus::Running || row.status == store::JobStatus::Paused;
@@ -59,7 +59,7 @@ Engine::Engine(asio::any_io_executor strand, const EngineOptions& options, const
       upload_memory_(std::make_shared<ingest::UploadMemory>(options.upload_memory)),
       self_(std::make_shared<Engine*>(this)) {
     if (!options.compute) pool_.emplace(threads_);
-    if (!options.compute) upload_pool_.emplace(kUploadThreads * threads_);
+    if (!options.compute) upload_pool_.emplace(upload_threads(threads_));
     compute_ = options.compute ? *options.compute : pool_->get_executor();
     upload_threads_ = options.compute ? *options.compute : upload_pool_->get_executor();
 }
