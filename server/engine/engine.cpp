@@ -70,14 +70,16 @@ Result<void> Engine::start() {
     started_ = clock_.now();
     tasks_.spawn("ticks", tick(), [this] { timer_.cancel(); });
     FEDLLM_TRY(const auto before, ledger_.jobs());
+    std::map<JobId, std::optional<RoundBase>> newest;
     for (const store::JobRow& row : before) {
-        if (is_alive(row)) FEDLLM_TRY_VOID(check_newest(row));
+        if (!is_alive(row)) continue;
+        FEDLLM_TRY(newest[row.id], check_newest(row));
     }
     FEDLLM_TRY(const std::set<Path> counted, counted_updates());
     FEDLLM_TRY_VOID(spool_.prune(counted, ingest::Spool::Parts::Keep));
     FEDLLM_TRY(const auto rows, ledger_.jobs());
     for (const store::JobRow& row : rows) {
-        if (is_alive(row)) FEDLLM_TRY_VOID(activate(row));
+        if (is_alive(row)) FEDLLM_TRY_VOID(activate(row, std::move(newest[row.id])));
     }
     for (const store::JobRow& row : rows) tasks_.spawn("retention", expire(row.id, Sweep::Everything));
     return {};
@@ -94,8 +96,8 @@ asio::awaitable<void> Engine::stop() {
 
 // Takes a job up, or, where that cannot be (its file was damaged), ends it with the reason: it must not keep
 // the others from running.
-Result<void> Engine::activate(const store::JobRow& row) {
-    auto active = load(row);
+Result<void> Engine::activate(const store::JobRow& row, std::optional<RoundBase> newest) {
+    auto active = load(row, std::move(newest));
     if (!active) {
         // A disk that cannot be read now says nothing about the job.
         const Errc code = active.error().code;
@@ -115,15 +117,20 @@ Result<void> Engine::activate(const store::JobRow& row) {
     return {};
 }
 
-Result<std::unique_ptr<Engine::ActiveJob>> Engine::load(const store::JobRow& row) const {
+Result<std::unique_ptr<Engine::ActiveJob>> Engine::load(const store::JobRow& row,
+                                                        std::optional<RoundBase> newest) const {
     auto active = std::make_unique<ActiveJob>();
     active->id = row.id;
     active->yaml = row.yaml;
     FEDLLM_TRY(active->spec, job::parse_job(row.yaml, "job " + row.id.get()));
-    FEDLLM_TRY(const store::VersionRow newest, ledger_.version(row.id, row.round));
-    FEDLLM_TRY(tensor::Manifest manifest, versions_.manifest(newest.digest));
+    if (!newest) {
+        FEDLLM_TRY(const store::VersionRow version, ledger_.version(row.id, row.round));
+        FEDLLM_TRY(newest, map_base(version, versions_));
+    }
+    active->base = std::move(*newest);
+    FEDLLM_TRY(tensor::Manifest manifest, versions_.manifest(active->base.row.digest));
     active->shape = std::make_shared<const JobShape>(std::move(manifest));
-    FEDLLM_TRY(active->base, open_base(newest, versions_, active->shape->manifest));
+    FEDLLM_TRY_VOID(check_base(active->base, active->shape->manifest));
     FEDLLM_TRY(const auto rounds, ledger_.rounds(row.id));
     const round::Rules rules = round::rules_of(row.id, active->spec);
     if (rounds.empty()) {

@@ -173,8 +173,9 @@ private:
            store::StateDirectory directory, store::Ledger ledger, store::Versions versions,
            ingest::Spool spool);
 
-    Result<void> activate(const store::JobRow& row);
-    Result<std::unique_ptr<ActiveJob>> load(const store::JobRow& row) const;
+    // `newest`: what the job goes on from, where its bytes were looked at already.
+    Result<void> activate(const store::JobRow& row, std::optional<RoundBase> newest = {});
+    Result<std::unique_ptr<ActiveJob>> load(const store::JobRow& row, std::optional<RoundBase> newest) const;
     Result<std::set<Path>> counted_updates() const;  // of the open rounds and those kept for audits
     Result<std::vector<TaskId>> spent_tasks(const JobId& id, RoundId round) const;
     enum class Sweep { Recent, Everything };
@@ -206,7 +207,7 @@ private:
     bool together(Work work);
     // Closing (closing.cpp).
     void begin_closing(ActiveJob& job, const round::CloseRound& effect);
-    Result<void> check_newest(const store::JobRow& row);
+    Result<std::optional<RoundBase>> check_newest(const store::JobRow& row);
     Result<bool> keeps_updates_of(const store::VersionRow& version) const;
     void begin_sum(ActiveJob& job);
     void add_spooled(const SharedSum& sum, const std::vector<Contribution>& missing);
