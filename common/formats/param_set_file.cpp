@@ -1,5 +1,7 @@
 #include "common/formats/param_set_file.hpp"
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -28,6 +30,21 @@ Result<tensor::Manifest> manifest_of(const SafetensorsFile& file) {
     auto manifest = tensor::Manifest::create(std::move(specs));
     if (!manifest) return with_context(manifest.error(), file.path().string());
     return manifest;
+}
+
+Result<void> check_finite(const Path& path, const TensorInfo& tensor) {
+    std::array<float, 4096> piece;
+    for (std::span<const std::byte> rest = tensor.bytes; !rest.empty();) {
+        const auto bytes = rest.first(std::min(rest.size(), sizeof piece));
+        std::memcpy(piece.data(), bytes.data(), bytes.size());  // they need not be aligned
+        const auto values = std::span(piece).first(bytes.size() / sizeof(float));
+        if (!std::ranges::all_of(values, [](float value) { return std::isfinite(value); })) {
+            return make_error(Errc::NotFinite, path.string() + ": " + describe(tensor) +
+                                                   ": holds a value that is not a finite number");
+        }
+        rest = rest.subspan(bytes.size());
+    }
+    return {};
 }
 
 }  // namespace
@@ -59,15 +76,17 @@ Result<tensor::ParamSet> read_param_set(const Path& path) {
     tensor::ParamSet params(std::move(manifest));
     for (std::size_t i = 0; i < file.tensors().size(); ++i) {
         const TensorInfo& tensor = file.tensors()[i];
+        FEDLLM_TRY_VOID(check_finite(path, tensor));
         FEDLLM_TRY_VOID(read_floats(tensor, params.tensor(i)));
-        for (const float value : params.tensor(i)) {
-            if (!std::isfinite(value)) {
-                return make_error(Errc::NotFinite, path.string() + ": " + describe(tensor) +
-                                                       ": holds a value that is not a finite number");
-            }
-        }
     }
     return params;
+}
+
+Result<tensor::Manifest> check_param_set(const Path& path) {
+    FEDLLM_TRY(const SafetensorsFile file, SafetensorsFile::open(path));
+    FEDLLM_TRY(tensor::Manifest manifest, manifest_of(file));
+    for (const TensorInfo& tensor : file.tensors()) FEDLLM_TRY_VOID(check_finite(path, tensor));
+    return manifest;
 }
 
 Result<std::span<const float>> param_set_values(std::span<const std::byte> file,

@@ -21,6 +21,9 @@ Result<std::vector<std::byte>> param_set_header(const tensor::Manifest& manifest
 // ManifestMismatch for a tensor that is not F32; NotFinite, naming the tensor, for NaN or infinity.
 Result<tensor::ParamSet> read_param_set(const Path& path);
 
+// The same checks, in pieces: nothing of the file's size in memory.
+Result<tensor::Manifest> check_param_set(const Path& path);
+
 // The values in the bytes of such a file, which need not be read into memory for it. ManifestMismatch where
 // they are not those of `manifest`; InvalidFile where the header is padded so that they lie askew.
 Result<std::span<const float>> param_set_values(std::span<const std::byte> file,

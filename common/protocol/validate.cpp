@@ -126,7 +126,10 @@ Result<void> check(const SubmitJob& m) {
     return check_size("SubmitJob.initial_bytes", m.initial_bytes());
 }
 
-Result<void> check(const ShowJob& m) { return check_name("ShowJob.job_id", m.job_id()); }
+Result<void> check(const ShowJob& m) {
+    FEDLLM_TRY_VOID(check_name("ShowJob.job_id", m.job_id()));
+    return check_name_or_empty("ShowJob.after_client", m.after_client());
+}
 
 Result<void> check(const ControlJob& m) {
     FEDLLM_TRY_VOID(check_name("ControlJob.job_id", m.job_id()));

@@ -49,13 +49,13 @@ awaitable<Result<void>> OperatorSession::serve(protocol::ClientMessage request) 
         co_return co_await send(std::move(answer));
     }
     if (request.has_show_job()) {
-        auto report = engine_.report(JobId(request.show_job().job_id()));
+        auto report = engine_.report(request.show_job());
         if (!report) co_return co_await refuse(report.error());
         *answer.mutable_job_report() = std::move(*report);
         co_return co_await send(std::move(answer));
     }
     if (request.has_control_job()) {
-        auto summary = engine_.control(peer_.name.get(), request.control_job());
+        auto summary = co_await engine_.control(peer_.name.get(), request.control_job());
         if (!summary) co_return co_await refuse(summary.error());
         *answer.mutable_job_controlled()->mutable_summary() = std::move(*summary);
         co_return co_await send(std::move(answer));

@@ -49,17 +49,21 @@ bool is_damage(const Error& error) {
            error.code == Errc::InvalidFile || error.code == Errc::ManifestMismatch;
 }
 
-// The paths of the version's files, their bytes checked.
-Result<std::vector<Path>> intact_files(const store::VersionRow& row, const store::Versions& versions) {
-    FEDLLM_TRY_VOID(versions.map(row.digest));
+std::vector<Path> paths_of(const store::VersionRow& row, const store::Versions& versions) {
     std::vector<Path> paths{versions.path_of(row.digest)};
     for (const auto& [kind, digest] : {std::pair(store::Attachment::Step, row.encoded_digest),
                                        std::pair(store::Attachment::Residual, row.residual_digest)}) {
-        if (digest.empty()) continue;
-        FEDLLM_TRY_VOID(versions.map(kind, digest));
-        paths.push_back(versions.path_of(kind, digest));
+        if (!digest.empty()) paths.push_back(versions.path_of(kind, digest));
     }
     return paths;
+}
+
+// What is there of the version, its bytes checked.
+Result<RoundBase> intact(const store::VersionRow& row, const store::Versions& versions) {
+    FEDLLM_TRY(RoundBase base, map_base(row, versions));
+    if (!row.encoded_digest.empty())
+        FEDLLM_TRY_VOID(versions.map(store::Attachment::Step, row.encoded_digest));
+    return base;
 }
 
 }  // namespace
@@ -80,25 +84,27 @@ Result<bool> Engine::keeps_updates_of(const store::VersionRow& version) const {
 
 // A process that died may have sent a version whose file was not yet on the disk. What is there is synced;
 // what is not is computed again from the updates, which are kept until then.
-Result<void> Engine::check_newest(const store::JobRow& row) {
+Result<std::optional<RoundBase>> Engine::check_newest(const store::JobRow& row) {
     FEDLLM_TRY(const store::VersionRow newest, ledger_.version(row.id, row.round));
-    const auto intact = intact_files(newest, versions_);
-    if (intact) {
+    auto found = intact(newest, versions_);
+    if (found) {
+        const auto paths = paths_of(newest, versions_);
         FEDLLM_TRY(const bool unsettled, keeps_updates_of(newest));
-        for (const Path& path : *intact) {
+        for (const Path& path : paths) {
             if (unsettled) FEDLLM_TRY_VOID(write_again(path));
         }
-        return versions_.sync(*intact);
+        FEDLLM_TRY_VOID(versions_.sync(paths));
+        return std::optional(std::move(*found));
     }
-    if (!is_damage(intact.error())) return intact.error();
+    if (!is_damage(found.error())) return found.error();
     FEDLLM_TRY(const bool reopened, ledger_.reopen_closed(row.id));
     if (reopened) {
         log::warn("the newest version is not on the disk: its round is computed again",
                   {{"job", row.id.get()},
                    {"version", newest.digest.substr(0, 12)},
-                   {"reason", intact.error().message}});
+                   {"reason", found.error().message}});
     }
-    return {};  // else it is the initial one, and the job cannot be taken up
+    return std::optional<RoundBase>();  // else it is the initial one, and the job cannot be taken up
 }
 
 // The sum of the open round, with what the ledger counts in it already: after a restart all that was

@@ -181,21 +181,29 @@ Result<void> point_latest_at(const Path& folder) {
 
 }  // namespace
 
-Result<RoundBase> open_base(const store::VersionRow& row, const store::Versions& versions,
-                            const tensor::Manifest& manifest) {
+Result<RoundBase> map_base(const store::VersionRow& row, const store::Versions& versions) {
     RoundBase base{row, nullptr, nullptr};
     FEDLLM_TRY(MappedFile version, versions.map(row.digest));
-    FEDLLM_TRY_VOID(formats::param_set_values(version.bytes(), manifest));
     base.version = std::make_shared<const MappedFile>(std::move(version));
     if (row.residual_digest.empty()) return base;
     FEDLLM_TRY(MappedFile residual, versions.map(store::Attachment::Residual, row.residual_digest));
-    if (residual.bytes().size() != manifest.elements() * sizeof(float)) {
-        return make_error(Errc::ManifestMismatch, "the residual " + row.residual_digest + " has " +
-                                                      std::to_string(residual.bytes().size()) +
-                                                      " bytes, the version's values " +
-                                                      std::to_string(manifest.elements() * sizeof(float)));
-    }
     base.residual = std::make_shared<const MappedFile>(std::move(residual));
+    return base;
+}
+
+Result<void> check_base(const RoundBase& base, const tensor::Manifest& manifest) {
+    FEDLLM_TRY_VOID(formats::param_set_values(base.version->bytes(), manifest));
+    const std::uint64_t values = manifest.elements() * sizeof(float);
+    if (!base.residual || base.residual->bytes().size() == values) return {};
+    return make_error(Errc::ManifestMismatch, "the residual " + base.row.residual_digest + " has " +
+                                                  std::to_string(base.residual->bytes().size()) +
+                                                  " bytes, the version's values " + std::to_string(values));
+}
+
+Result<RoundBase> open_base(const store::VersionRow& row, const store::Versions& versions,
+                            const tensor::Manifest& manifest) {
+    FEDLLM_TRY(RoundBase base, map_base(row, versions));
+    FEDLLM_TRY_VOID(check_base(base, manifest));
     return base;
 }
 

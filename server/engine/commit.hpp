@@ -29,8 +29,10 @@ struct RoundBase {
     SharedVersion version;
     SharedVersion residual;  // null: nothing was left out so far
 };
-// Maps what `row` names, its bytes checked: NotFound, DigestMismatch, ManifestMismatch (a residual of another
-// size).
+// Maps what `row` names, its bytes checked: NotFound, DigestMismatch.
+Result<RoundBase> map_base(const store::VersionRow& row, const store::Versions& versions);
+// ManifestMismatch where its files are of another size.
+Result<void> check_base(const RoundBase& base, const tensor::Manifest& manifest);
 Result<RoundBase> open_base(const store::VersionRow& row, const store::Versions& versions,
                             const tensor::Manifest& manifest);
 

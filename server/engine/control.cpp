@@ -29,26 +29,38 @@ void fill(const store::PartRow& part, protocol::AuditContribution& out) {
 
 }  // namespace
 
-Result<protocol::JobSummary> Engine::control(const std::string& operator_name,
-                                             const protocol::ControlJob& request) {
+// No start looks again at a job that is over: the version that it has sent is on the disk before it is.
+net::awaitable<Result<void>> Engine::newest_is_durable(JobId id) {
+    const auto durable = [&] {
+        const ActiveJob* const job = find(id);
+        return failed_ || job == nullptr || job->durable;
+    };
+    if (!co_await until(durable)) co_return make_error(Errc::Cancelled, "the server is stopping");
+    if (failed_) co_return make_error(Errc::StoreFailed, "the server's disk or ledger has failed");
+    co_return Result<void>{};
+}
+
+net::awaitable<Result<protocol::JobSummary>> Engine::control(std::string operator_name,
+                                                             protocol::ControlJob request) {
     const JobId id(request.job_id());
-    FEDLLM_TRY(const store::JobRow before, ledger_.job(id));
+    if (request.action() == protocol::JOB_ACTION_STOP) FEDLLM_CO_TRY_VOID(co_await newest_is_durable(id));
+    FEDLLM_CO_TRY(const store::JobRow before, ledger_.job(id));
     if (find(id) == nullptr) {
-        return make_error(Errc::Stale, "job " + id.get() + " is over: it is " +
-                                           std::string(store::name(before.status)) + ", " + before.detail);
+        co_return make_error(Errc::Stale, "job " + id.get() + " is over: it is " +
+                                              std::string(store::name(before.status)) + ", " + before.detail);
     }
     const std::string cause = request.cause().empty() ? "asked for by " + operator_name : request.cause();
     const auto event = event_of(request.action(), cause);
-    if (!event) return make_error(Errc::InvalidArgument, "there is no such action on a job");
+    if (!event) co_return make_error(Errc::InvalidArgument, "there is no such action on a job");
     log::info("job controlled", {{"job", id.get()},
                                  {"action", protocol::JobAction_Name(request.action())},
                                  {"operator", operator_name},
                                  {"cause", cause}});
     raise(id, *event);
-    FEDLLM_TRY(const store::JobRow after, ledger_.job(id));
+    FEDLLM_CO_TRY(const store::JobRow after, ledger_.job(id));
     protocol::JobSummary summary;
     fill_summary(after, summary);
-    return summary;
+    co_return summary;
 }
 
 Result<protocol::AuditRows> Engine::audit_rows(const protocol::AuditJob& request) const {

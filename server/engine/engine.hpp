@@ -98,10 +98,10 @@ public:
                                             const protocol::SubmitJob& request);
     net::awaitable<Result<JobId>> submit(protocol::SubmitJob request, ingest::Upload initial);
     Result<protocol::JobList> list_jobs() const;
-    Result<protocol::JobReport> report(const JobId& id) const;
+    Result<protocol::JobReport> report(const protocol::ShowJob& request) const;  // one page
     // Pause, resume, stop. Asking twice is as once; Stale for a job that is over.
-    Result<protocol::JobSummary> control(const std::string& operator_name,
-                                         const protocol::ControlJob& request);
+    net::awaitable<Result<protocol::JobSummary>> control(std::string operator_name,
+                                                         protocol::ControlJob request);
     Result<protocol::AuditRows> audit_rows(const protocol::AuditJob& request) const;  // one page
     // Of a job ("j1"), one of its rounds ("j1/3"), or a client. NotFound.
     Result<protocol::Because> why(const std::string& subject) const;
@@ -173,8 +173,9 @@ private:
            store::StateDirectory directory, store::Ledger ledger, store::Versions versions,
            ingest::Spool spool);
 
-    Result<void> activate(const store::JobRow& row);
-    Result<std::unique_ptr<ActiveJob>> load(const store::JobRow& row) const;
+    // `newest`: what the job goes on from, where its bytes were looked at already.
+    Result<void> activate(const store::JobRow& row, std::optional<RoundBase> newest = {});
+    Result<std::unique_ptr<ActiveJob>> load(const store::JobRow& row, std::optional<RoundBase> newest) const;
     Result<std::set<Path>> counted_updates() const;  // of the open rounds and those kept for audits
     Result<std::vector<TaskId>> spent_tasks(const JobId& id, RoundId round) const;
     enum class Sweep { Recent, Everything };
@@ -206,7 +207,7 @@ private:
     bool together(Work work);
     // Closing (closing.cpp).
     void begin_closing(ActiveJob& job, const round::CloseRound& effect);
-    Result<void> check_newest(const store::JobRow& row);
+    Result<std::optional<RoundBase>> check_newest(const store::JobRow& row);
     Result<bool> keeps_updates_of(const store::VersionRow& version) const;
     void begin_sum(ActiveJob& job);
     void add_spooled(const SharedSum& sum, const std::vector<Contribution>& missing);
@@ -219,6 +220,7 @@ private:
                 const std::vector<store::PartRow>& parts);
     net::awaitable<Result<void>> settle_version(JobId id, RoundId round, std::vector<Path> paths);
     net::awaitable<Result<void>> write_newest_adapter(JobId id);
+    net::awaitable<Result<void>> newest_is_durable(JobId id);
     // Until `holds`, which is looked at whenever the bell is cancelled; false when the task is being stopped.
     template <class Condition>
     net::awaitable<bool> until(Condition holds, net::Timer& bell);
@@ -259,7 +261,7 @@ private:
     void refuse(const UploadTarget& target, const Error& error, Link& reply);
     void put_off(const UploadTarget& target, const Error& error, Link& reply);
     void fill_summary(const store::JobRow& row, protocol::JobSummary& summary) const;
-    void fill_round(const store::RoundRow& row, const ActiveJob* active, protocol::RoundReport& out) const;
+    void fill_part(const store::PartRow& row, const ActiveJob* active, protocol::Part& out) const;
 
     net::asio::any_io_executor strand_;
     EngineOptions options_;

@@ -9,11 +9,24 @@
 namespace fedllm::server::engine {
 namespace {
 
+// Of a report: far below the control frame's limit, in bytes and in elements, whatever the last part says.
+constexpr std::size_t kPageBytes = std::size_t{512} << 10;
+constexpr std::size_t kPageParts = 4000;
+
 std::uint64_t to_ms(Timestamp time) { return static_cast<std::uint64_t>(time.time_since_epoch().count()); }
 
 std::string part_state(const store::PartRow& row, bool uploading) {
     if (row.status != store::PartStatus::Asked) return std::string(store::name(row.status));
     return uploading ? "uploading" : "working";
+}
+
+void fill(const store::RoundRow& row, Timestamp now, protocol::RoundReport& out) {
+    out.set_round(row.round.get());
+    out.set_state(std::string(store::name(row.status)));
+    out.set_model_digest(row.model_digest);
+    out.set_eval_loss(row.eval_loss);
+    out.set_train_loss(row.train_loss);
+    out.set_seconds(std::chrono::duration<double>(row.closed.value_or(now) - row.opened).count());
 }
 
 }  // namespace
@@ -76,66 +89,70 @@ Result<protocol::JobList> Engine::list_jobs() const {
     return list;
 }
 
-void Engine::fill_round(const store::RoundRow& row, const ActiveJob* active,
-                        protocol::RoundReport& out) const {
-    const auto parts = ledger_.parts(row.job, row.round);
-    out.set_round(row.round.get());
-    out.set_state(std::string(store::name(row.status)));
-    out.set_model_digest(row.model_digest);
-    out.set_eval_loss(row.eval_loss);
-    out.set_train_loss(row.train_loss);
-    out.set_seconds(std::chrono::duration<double>(row.closed.value_or(clock_.now()) - row.opened).count());
-    if (!parts) return;
-    for (const store::PartRow& part : *parts) {
-        protocol::Part& to = *out.add_parts();
-        to.set_client(part.client.get());
-        to.set_samples(part.samples);
-        to.set_bytes_up(part.bytes);
-        to.set_bytes_down(part.bytes_down);
-        to.set_loss(std::isnan(part.train_loss) ? 0.0 : part.train_loss);
-        to.set_train_seconds(part.train_seconds);
-        to.set_detail(part.detail);
-        to.set_eval_loss_sum(part.eval_loss_sum);
-        to.set_eval_tokens(part.eval_tokens);
-        to.set_quantisation_error(part.quantisation_error);
-        to.set_residual_norm(part.residual_norm);
-        to.set_elements(part.elements);
-        to.set_codec(part.codec);
-        bool uploading = false;
-        if (active) {
-            const auto live = active->live.find(part.client);
-            if (live != active->live.end() && row.status == store::RoundStatus::Open) {
-                uploading = live->second.uploading;
-                to.set_step(live->second.step);
-                to.set_steps(live->second.steps);
-                if (part.status == store::PartStatus::Asked) {
-                    to.set_loss(live->second.loss);
-                    to.set_bytes_up(live->second.bytes_up);
-                    to.set_bytes_down(live->second.bytes_down);
-                }
-            }
-        }
-        to.set_state(part_state(part, uploading));
-    }
+// `open`: the job, while its round is open, and so has more to say than the ledger knows.
+void Engine::fill_part(const store::PartRow& part, const ActiveJob* open, protocol::Part& to) const {
+    to.set_client(part.client.get());
+    to.set_samples(part.samples);
+    to.set_bytes_up(part.bytes);
+    to.set_bytes_down(part.bytes_down);
+    to.set_loss(std::isnan(part.train_loss) ? 0.0 : part.train_loss);
+    to.set_train_seconds(part.train_seconds);
+    to.set_detail(part.detail);
+    to.set_eval_loss_sum(part.eval_loss_sum);
+    to.set_eval_tokens(part.eval_tokens);
+    to.set_quantisation_error(part.quantisation_error);
+    to.set_residual_norm(part.residual_norm);
+    to.set_elements(part.elements);
+    to.set_codec(part.codec);
+    const auto live = open ? open->live.find(part.client) : std::map<ClientId, LivePart>::const_iterator{};
+    const bool known = open && live != open->live.end();
+    to.set_state(part_state(part, known && live->second.uploading));
+    if (!known) return;
+    to.set_step(live->second.step);
+    to.set_steps(live->second.steps);
+    if (part.status != store::PartStatus::Asked) return;
+    to.set_loss(live->second.loss);
+    to.set_bytes_up(live->second.bytes_up);
+    to.set_bytes_down(live->second.bytes_down);
 }
 
-Result<protocol::JobReport> Engine::report(const JobId& id) const {
+Result<protocol::JobReport> Engine::report(const protocol::ShowJob& request) const {
+    const JobId id(request.job_id());
     FEDLLM_TRY(const store::JobRow row, ledger_.job(id));
     FEDLLM_TRY(const auto rounds, ledger_.rounds(id));
     protocol::JobReport report;
     fill_summary(row, *report.mutable_summary());
     report.set_job(row.yaml);
     report.set_final_eval_loss(std::nan(""));
-    const ActiveJob* const active = find(id);
-    for (const store::RoundRow& round : rounds) {
-        fill_round(round, active, *report.add_rounds());
-        // The round beyond the last is the final evaluation.
-        if (round.round.get() == report.summary().rounds()) report.set_final_eval_loss(round.eval_loss);
-    }
+    // The round beyond the last is the final evaluation.
+    if (!rounds.empty() && rounds.back().round.get() == report.summary().rounds())
+        report.set_final_eval_loss(rounds.back().eval_loss);
     const Path latest = options_.state_directory / "adapters" / id.get() / "latest";
     if (const auto found = disk().find(latest); found && *found) {
         std::error_code unknown;
         report.set_adapter_path(std::filesystem::absolute(latest, unknown).string());
+    }
+    std::size_t bytes = 0;
+    for (const store::RoundRow& round : rounds) {
+        if (round.round.get() < request.round()) continue;
+        report.set_more(bytes >= kPageBytes);
+        if (report.more()) break;
+        protocol::RoundReport& out = *report.add_rounds();
+        fill(round, clock_.now(), out);
+        bytes += out.ByteSizeLong();
+        const bool goes_on = round.round.get() == request.round();
+        FEDLLM_TRY(
+            const auto parts,
+            ledger_.parts(id, round.round, ClientId(goes_on ? request.after_client() : ""), kPageParts));
+        const ActiveJob* const open = round.status == store::RoundStatus::Open ? find(id) : nullptr;
+        for (const store::PartRow& part : parts) {
+            report.set_more(bytes >= kPageBytes);
+            if (report.more()) return report;
+            fill_part(part, open, *out.add_parts());
+            bytes += out.parts(out.parts_size() - 1).ByteSizeLong();
+        }
+        report.set_more(parts.size() == kPageParts);
+        if (report.more()) return report;
     }
     return report;
 }

@@ -126,13 +126,13 @@ net::awaitable<UploadUnderWay> Engine::on_offer(ClientId client, protocol::Offer
     Upload upload{net::asio::make_strand(disk_threads_), {}, {}, monotonic_seconds()};
     const std::uint64_t decoder = codec::decoder_bytes(*ingest::codec_of(claim, rules), shape->layout);
     const std::uint64_t block = std::min<std::uint64_t>(claim.bytes, ingest::Block::kBytes);
+    net::Timer granted(strand_);  // its own: with all who wait woken for each, a crowd only wakes itself
     upload.memory = memory->ask(protocol::FrameLimits{}.chunk_bytes_max + block + decoder,
-                                [engine = std::weak_ptr(self_)] {
-                                    if (const auto still = engine.lock()) (*still)->changed_.cancel();
-                                });
+                                [&] { granted.cancel(); });
     count_upload_memory();
-    if (!co_await until([&] { return upload.memory.granted() && open(); })) co_return nullptr;
+    if (!co_await until([&] { return upload.memory.granted(); }, granted)) co_return nullptr;
     count_upload_memory();
+    if (!co_await until(open)) co_return nullptr;
     if (!may_upload(target, offer, reply)) co_return nullptr;  // it may have waited long
     job = find(parsed->job);
     upload.entry = entry_for(*job, target, claim);

@@ -82,8 +82,7 @@ void Step::on(const ClientJoined& event) {
     }
     // It was started again, perhaps with another policy: it may be asked again.
     const Part* const part = state_.parts.find({state_.round, event.client});
-    if (part != nullptr && part->state == PartState::Declined)
-        erase({state_.round, event.client});
+    if (part != nullptr && part->state == PartState::Declined) erase({state_.round, event.client});
 }
 
 void Step::on(const ClientLeft& event) {
@@ -137,8 +136,7 @@ void Step::settle(const PartKey& key, PartState state, store::PartStatus status,
     const auto part = asked_part(key);
     if (!part) return;
     answered(key, *part, state);
-    if (key.round != state_.round)
-        erase(key);  // an older version's: it keeps nobody from the newest
+    if (key.round != state_.round) erase(key);  // an older version's: it keeps nobody from the newest
     effects_.emplace_back(RecordPart{key.client, key.round, status, reason, detail});
 }
 

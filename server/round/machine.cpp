@@ -85,8 +85,8 @@ void Step::open_when_enough() {
     if (!state_.enough_since) state_.enough_since = state_.worked;
     const bool waited = state_.worked >= *state_.enough_since + patience(state_);
     if (there < state_.rules.clients_per_round && !waited) return;
-    open(Phase::Training,
-         draw(state_.connected, state_.history.to_ask(state_.rules.clients_per_round), state_.rules.seed, purpose("select")));
+    open(Phase::Training, draw(state_.connected, state_.history.to_ask(state_.rules.clients_per_round),
+                               state_.rules.seed, purpose("select")));
 }
 
 void Step::open(Phase phase, const std::vector<ClientId>& clients) {

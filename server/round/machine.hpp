@@ -77,11 +77,11 @@ struct JobState {
     Phase phase = Phase::Waiting;
     RoundId round;  // committed so far; == rules.rounds in the final evaluation
     std::string model_digest;
-    std::set<ClientId> connected;  // those that can train the base model, and are free to
-    std::set<ClientId> busy;       // the same, while another job's task holds them
+    std::set<ClientId> connected;     // those that can train the base model, and are free to
+    std::set<ClientId> busy;          // the same, while another job's task holds them
     std::set<ClientId> unasked;       // of those connected: who may still be asked in the open round
     std::set<ClientId> unasked_busy;  // the same of those busy
-    Parts parts;  // of the open round; asynchronous: and of those still at work for it
+    Parts parts;                      // of the open round; asynchronous: and of those still at work for it
     LastMoments last_moments;  // of those asked; empty before K updates are in, and in asynchronous jobs
     History history;
     std::optional<Pause> paused;

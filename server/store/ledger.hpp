@@ -70,7 +70,10 @@ public:
     // Asked, Refused, Declined: replaces what was known, but never an accepted contribution (Duplicate).
     Result<void> record_part(const PartRow& part);
     Result<void> record_evaluation(const PartRow& part);  // of the final evaluation: status Evaluated
-    Result<std::vector<PartRow>> parts(const JobId& job, RoundId round) const;  // sorted by client
+    // Sorted by client; of those behind `after`, which may be nobody, the first `most`.
+    Result<std::vector<PartRow>> parts(const JobId& job, RoundId round) const;
+    Result<std::vector<PartRow>> parts(const JobId& job, RoundId round, const ClientId& after,
+                                       std::size_t most) const;
     // The parts counted in a round's sum, sorted by client and then by the round they started from.
     Result<std::vector<PartRow>> contributions(const JobId& job, RoundId round) const;
     Result<std::optional<PartRow>> part(const JobId& job, RoundId round, const ClientId& client) const;

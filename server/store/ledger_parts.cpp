@@ -149,6 +149,15 @@ Result<std::vector<PartRow>> Ledger::parts(const JobId& job, RoundId round) cons
     return read_parts(*database_, job, select.bind(job.get()).bind(round.get()));
 }
 
+Result<std::vector<PartRow>> Ledger::parts(const JobId& job, RoundId round, const ClientId& after,
+                                           std::size_t most) const {
+    FEDLLM_TRY(Statement select,
+               database_->prepare("SELECT " FEDLLM_PART_COLUMNS " FROM parts WHERE job_id = ? AND round = ? "
+                                  "AND client > ? ORDER BY client LIMIT ?"));
+    select.bind(job.get()).bind(round.get()).bind(after.get()).bind(std::uint64_t{most});
+    return read_parts(*database_, job, select);
+}
+
 Result<std::vector<PartRow>> Ledger::contributions(const JobId& job, RoundId round) const {
     return read_contributions(*database_, job, round);
 }

@@ -86,7 +86,7 @@ Result<VersionFile> Versions::adopt(const Path& source, std::string_view digest)
         return make_error(Errc::DigestMismatch, source.string() + ": hashes to " + file.digest +
                                                     ", announced was " + std::string(digest));
     }
-    FEDLLM_TRY([[maybe_unused]] const tensor::ParamSet params, formats::read_param_set(source));
+    FEDLLM_TRY_VOID(formats::check_param_set(source));
     FEDLLM_TRY_VOID(commit_file(source, path_of(file.digest)));
     return file;
 }

@@ -93,6 +93,61 @@ TEST(Control, AStoppedJobHasACauseAndStaysStopped) {
     EXPECT_EQ((*link)->control_job(JobId("j9"), JOB_ACTION_STOP, "").error().code, Errc::NotFound);
 }
 
+// -------------------------------------------------------------------------------------------------- reports
+
+std::string site(int number) { return "site-" + std::to_string(100'000 + number); }
+
+// A round of so many, some with long stories, written behind the server's back: a thousandth of the time that
+// real ones would take.
+void ask(const Federation& federation, int clients) {
+    auto ledger = store::Ledger::open(federation.folder() / "state");
+    ASSERT_TRUE(ledger) << to_string(ledger.error());
+    store::RoundRow round;
+    round.job = JobId("j1");
+    round.model_digest = ledger->job(round.job)->model_digest;
+    round.opened = Timestamp(Duration(1));
+    std::vector<ClientId> asked;
+    for (int i = 0; i < clients; ++i) asked.emplace_back(site(i));
+    ASSERT_TRUE(ledger->open_round(round, asked));
+    for (int i = 0; i < clients; i += 60) {
+        store::PartRow part;
+        part.job = round.job;
+        part.client = ClientId(site(i));
+        part.task = store::task_id(part.job, part.round, part.client);
+        part.status = store::PartStatus::Refused;
+        part.detail = site(i) + std::string(4000, '.');
+        ASSERT_TRUE(ledger->record_part(part));
+    }
+}
+
+TEST(Reports, OfMoreClientsThanAFrameHoldsComeInPages) {
+    constexpr int kClients = 12'000;
+    Federation federation;
+    federation.start();
+    TinyJob{.clients = kClients, .minimum = kClients}.submit(federation);
+    federation.kill();
+    ask(federation, kClients);
+    federation.start();
+    const auto link = federation.operator_link();
+    ASSERT_TRUE(link) << to_string(link.error());
+    const auto report = (*link)->show_job(JobId("j1"));
+    ASSERT_TRUE(report) << to_string(report.error());
+    EXPECT_GT(report->ByteSizeLong(), protocol::FrameLimits{}.control_bytes_max);
+    EXPECT_FALSE(report->more());
+    EXPECT_EQ(report->summary().state(), "running");
+    ASSERT_EQ(report->rounds_size(), 1);
+    EXPECT_EQ(report->rounds(0).state(), "open");
+    ASSERT_EQ(report->rounds(0).parts_size(), kClients);
+    for (int i = 0; i < kClients; ++i) {
+        const protocol::Part& part = report->rounds(0).parts(i);
+        ASSERT_EQ(part.client(), site(i));
+        ASSERT_EQ(part.state(), i % 60 == 0 ? "refused" : "working");
+        ASSERT_EQ(part.detail().empty(), i % 60 != 0);
+    }
+    EXPECT_EQ((*link)->show_job(JobId("j1"), RoundId(1))->rounds_size(), 0);
+    EXPECT_EQ((*link)->show_job(JobId("j9")).error().code, Errc::NotFound);
+}
+
 // ------------------------------------------------------------------------------------------------------ why
 
 // The answer, or the refusal, as "reason: sentence".

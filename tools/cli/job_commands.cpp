@@ -2,6 +2,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <map>
 #include <memory>
 #include <thread>
 
@@ -172,14 +173,30 @@ public:
         std::string line =
             "round " + std::to_string(open.round() + 1) + "/" + std::to_string(report.summary().rounds());
         if (open.round() == report.summary().rounds()) line = "final evaluation";
-        for (const auto& part : open.parts()) {
-            line += "  " + part.client() + " " + status_of(part);
-            if (part.state() == "working" && part.loss() != 0) line += " loss " + fixed(part.loss(), 3);
-        }
+        line += open.parts_size() <= kNamedMax ? each(open) : tally(open);
         if (isatty_) std::fprintf(stderr, "\r\033[K%s", line.c_str());
     }
 
+    RoundId next() const { return RoundId(next_); }  // those before it were shown
+
 private:
+    static constexpr int kNamedMax = 8;
+
+    static std::string each(const protocol::RoundReport& round) {
+        std::string text;
+        for (const auto& part : round.parts()) {
+            text += "  " + part.client() + " " + status_of(part);
+            if (part.state() == "working" && part.loss() != 0) text += " loss " + fixed(part.loss(), 3);
+        }
+        return text;
+    }
+    static std::string tally(const protocol::RoundReport& round) {
+        std::map<std::string, int> counts;
+        for (const auto& part : round.parts()) ++counts[part.state()];
+        std::string text;
+        for (const auto& [state, count] : counts) text += "  " + std::to_string(count) + " " + state;
+        return text;
+    }
     void finish(const protocol::JobReport& report, const protocol::RoundReport& round) {
         if (isatty_) std::fprintf(stderr, "\r\033[K");
         next_ = round.round() + 1;
@@ -210,7 +227,7 @@ private:
 Result<void> follow(OperatorLink& link, const JobId& id) {
     Follower follower;
     for (;;) {
-        FEDLLM_TRY(const auto report, link.show_job(id));
+        FEDLLM_TRY(const auto report, link.show_job(id, follower.next()));
         follower.show(report);
         const std::string& state = report.summary().state();
         if (state == "finished") return {};

@@ -115,11 +115,35 @@ Result<protocol::JobList> OperatorLink::list_jobs() {
     return std::move(*answered.mutable_job_list());
 }
 
-Result<protocol::JobReport> OperatorLink::show_job(const JobId& id) {
+Result<protocol::JobReport> OperatorLink::show_job(const JobId& id, RoundId from) {
     protocol::ClientMessage request;
-    request.mutable_show_job()->set_job_id(id.get());
-    FEDLLM_TRY(auto answered, run(ask(std::move(request))));
-    return std::move(*answered.mutable_job_report());
+    protocol::ShowJob& show = *request.mutable_show_job();
+    show.set_job_id(id.get());
+    show.set_round(from.get());
+    protocol::JobReport all;
+    for (;;) {
+        FEDLLM_TRY(auto answered, run(ask(request)));
+        auto page = std::move(*answered.mutable_job_report());
+        page.mutable_rounds()->Swap(all.mutable_rounds());
+        std::swap(all, page);  // now `all` has the newest summary, and the rounds of the pages before
+        for (protocol::RoundReport& round : *page.mutable_rounds()) {
+            const int known = all.rounds_size();
+            if (known > 0 && all.rounds(known - 1).round() == round.round()) {  // it goes on
+                all.mutable_rounds(known - 1)->MergeFrom(round);
+            } else {
+                *all.add_rounds() = std::move(round);
+            }
+        }
+        if (!all.more()) return all;
+        const auto before = std::pair(show.round(), show.after_client());
+        if (!all.rounds().empty()) {
+            const auto& last = all.rounds(all.rounds_size() - 1);
+            show.set_round(last.round());
+            show.set_after_client(last.parts().empty() ? "" : last.parts(last.parts_size() - 1).client());
+        }
+        if (before == std::pair(show.round(), show.after_client()))
+            return make_error(Errc::OutOfOrder, "the server's pages of job " + id.get() + " do not go on");
+    }
 }
 
 Result<protocol::JobSummary> OperatorLink::control_job(const JobId& id, protocol::JobAction action,

@@ -23,7 +23,8 @@ public:
 
     Result<JobId> submit(const std::string& job, std::span<const std::byte> initial);
     Result<protocol::JobList> list_jobs();
-    Result<protocol::JobReport> show_job(const JobId& id);
+    // All pages as one; its rounds from this one on.
+    Result<protocol::JobReport> show_job(const JobId& id, RoundId from = RoundId(0));
     Result<protocol::JobSummary> control_job(const JobId& id, protocol::JobAction action,
                                              const std::string& cause);
     Result<protocol::Because> why(const std::string& subject);

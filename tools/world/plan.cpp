@@ -139,7 +139,7 @@ Plan crowd_plan(std::uint32_t clients, std::uint32_t rounds) {
     job.seed = 1;
     job.rounds = rounds;
     job.clients = clients;
-    job.minimum = clients;
+    job.minimum = clients - clients / 10;  // so that there is a deadline to be kept, too
     job.submitted = 1ms;
     plan.jobs = {job};
     plan.weather.delay = 20ms;

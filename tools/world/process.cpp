@@ -143,26 +143,29 @@ awaitable<void> ServerProcess::submit_job(ServerProcess& server, JobPlan job) {
 }
 
 void ServerProcess::control(const std::string& job, protocol::JobAction action) {
-    asio::post(host().context(), [this, job, action] { control_now(job, action); });
+    asio::co_spawn(host().context(), control_job(*this, job, action), rethrow);
 }
 
-void ServerProcess::control_now(const std::string& job, protocol::JobAction action) {
-    const auto rows = engine_->ledger().jobs();
-    if (!rows) return;
+awaitable<void> ServerProcess::control_job(ServerProcess& server, std::string job,
+                                           protocol::JobAction action) {
+    const auto rows = server.engine_->ledger().jobs();
+    if (!rows) co_return;
     const auto row = std::ranges::find(*rows, job, &server::store::JobRow::name);
-    if (row == rows->end()) return;
+    if (row == rows->end()) co_return;
+    Truth& truth = server.world().truth;
     protocol::ControlJob request;
     request.set_job_id(row->id.get());
     request.set_action(action);
-    world().truth.asked_for(row->id, action);
-    const auto done = engine_->control("operator", request);
-    world().trace.say("operator", protocol::JobAction_Name(action) + " " + job +
-                                      (done ? ": it is " + done->state() : ": " + to_string(done.error())));
-    if (done && !is_ending()) world().truth.controlled(row->id, done->state());
-    if (!done || done->state() == server::store::name(row->status)) return;
-    world().trace.count(action == protocol::JOB_ACTION_PAUSE    ? Trouble::Paused
-                        : action == protocol::JOB_ACTION_RESUME ? Trouble::Resumed
-                                                                : Trouble::Stopped);
+    truth.asked_for(row->id, action);
+    const auto done = co_await server.engine_->control("operator", request);
+    server.world().trace.say("operator",
+                             protocol::JobAction_Name(action) + " " + job +
+                                 (done ? ": it is " + done->state() : ": " + to_string(done.error())));
+    if (done && !server.is_ending()) truth.controlled(row->id, done->state());
+    if (!done || done->state() == server::store::name(row->status)) co_return;
+    server.world().trace.count(action == protocol::JOB_ACTION_PAUSE    ? Trouble::Paused
+                               : action == protocol::JOB_ACTION_RESUME ? Trouble::Resumed
+                                                                       : Trouble::Stopped);
 }
 
 void ServerProcess::stop() { asio::co_spawn(host().context(), shut_down(*this), rethrow); }

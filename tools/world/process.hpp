@@ -83,7 +83,8 @@ private:
     void leave_network(Network::Farewell farewell) override;
     static net::awaitable<void> serve(ServerProcess& server, std::unique_ptr<net::Stream> stream,
                                       ClientId client);
-    void control_now(const std::string& job, protocol::JobAction action);
+    static net::awaitable<void> control_job(ServerProcess& server, std::string job,
+                                            protocol::JobAction action);
     static net::awaitable<void> submit_job(ServerProcess& server, JobPlan job);
     static net::awaitable<void> shut_down(ServerProcess& server);
 

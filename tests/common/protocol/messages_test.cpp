@@ -121,6 +121,9 @@ TEST(Messages, OtherClientFields) {
     expect_refused(message, Errc::Malformed, "SubmitJob.job");
     message.mutable_show_job();
     expect_refused(message, Errc::Malformed, "ShowJob.job_id");
+    message.mutable_show_job()->set_job_id("j1");
+    message.mutable_show_job()->set_after_client(std::string(kNameBytesMax + 1, 'x'));
+    expect_refused(message, Errc::Malformed, "ShowJob.after_client");
     message.mutable_control_job()->set_job_id("j1");
     expect_refused(message, Errc::Malformed, "ControlJob.action");
     message.mutable_control_job()->set_action(static_cast<JobAction>(99));

@@ -1,6 +1,7 @@
 #include "server/store/versions.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <fstream>
 #include <limits>
@@ -73,6 +74,34 @@ TEST_F(VersionsTest, AdoptsAnUploadAfterJudgingIt) {
     ASSERT_TRUE(versions().adopt(upload, digest));
     EXPECT_FALSE(std::filesystem::exists(upload));
     EXPECT_EQ(*versions().read(digest), some_params());
+}
+
+// Bytes that this process may change: what RLIMIT_DATA limits.
+std::uint64_t data_bytes() {
+    std::ifstream status("/proc/self/status");
+    for (std::string word; status >> word;) {
+        std::uint64_t kilobytes = 0;
+        if (word == "VmData:" && status >> kilobytes) return kilobytes << 10;
+    }
+    return 0;
+}
+
+TEST_F(VersionsTest, AdoptingTakesNoMemoryOfTheModelsSize) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    GTEST_SKIP() << "a sanitizer's own memory counts too";
+#endif
+    const Path upload = dir_.path() / "upload";
+    const auto header = *formats::param_set_header(*tensor::Manifest::create({{"x", {16 << 20}}}));
+    ASSERT_TRUE(write_file_atomically(upload, header));
+    std::filesystem::resize_file(upload, header.size() + (std::uint64_t{64} << 20));
+    const auto digest = crypto::to_hex(crypto::sha256(MappedFile::open(upload)->bytes()));
+    const auto adopt_in_little = [&] {
+        const rlim_t most = data_bytes() + (std::uint64_t{16} << 20);
+        const rlimit limit{most, most};
+        const bool limited = ::setrlimit(RLIMIT_DATA, &limit) == 0;
+        std::exit(limited && versions().adopt(upload, digest) ? 0 : 1);
+    };
+    EXPECT_EXIT(adopt_in_little(), ::testing::ExitedWithCode(0), "");
 }
 
 TEST_F(VersionsTest, RefusesUploadsThatAreNoParamSet) {

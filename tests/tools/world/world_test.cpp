@@ -5,6 +5,7 @@
 #include "tools/world/world.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <cstdlib>
 
@@ -68,11 +69,27 @@ TEST_F(WorldTest, NothingIsLostAndEveryJobEnds) {
     }
 }
 
-TEST_F(WorldTest, ACrowdInFairWeatherFinishes) {
-    const Outcome outcome = World(crowd_plan(200, 3)).run();
+// CPU seconds and the peak of memory are printed, and not judged: they are the machine's.
+void run_crowd(std::uint32_t clients, std::uint32_t rounds) {
+    const Outcome outcome = World(crowd_plan(clients, rounds)).run();
     EXPECT_FALSE(outcome.violation) << *outcome.violation;
-    EXPECT_EQ(outcome.acknowledged, 600u);
-    EXPECT_EQ(outcome.rounds, 3u);
+    EXPECT_EQ(outcome.acknowledged, std::uint64_t{clients} * rounds);
+    EXPECT_EQ(outcome.rounds, rounds);
+    rusage usage{};
+    getrusage(RUSAGE_SELF, &usage);
+    std::printf("%u clients, %u rounds: %.0f s of CPU, %ld MB at most, in this process so far\n", clients,
+                rounds, static_cast<double>(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec),
+                usage.ru_maxrss >> 10);
+}
+
+TEST_F(WorldTest, ACrowdInFairWeatherFinishes) {
+    run_crowd(200, 3);
+    run_crowd(1000, 2);
+}
+
+TEST_F(WorldTest, TenThousandClientsFinishTenRounds) {
+    if (std::getenv("FEDLLM_LONG") == nullptr) GTEST_SKIP() << "minutes: FEDLLM_LONG=1";
+    run_crowd(10'000, 10);
 }
 
 }  // namespace

@@ -112,6 +112,40 @@ TEST_F(CrashPoints, EveryPowerCutLeadsToTheUndisturbedModel) {
                 static_cast<unsigned long long>(torn_), static_cast<unsigned long long>(names_lost_));
 }
 
+// No start computes again what a job that is over has lost.
+TEST_F(CrashPoints, AStoppedJobKeepsItsVersionsOverEveryPowerCut) {
+    Story undisturbed;
+    undisturbed.memory.stops_early = true;
+    SimulatedDisk calm(0);
+    run_to_the_end(calm, undisturbed);
+    ASSERT_EQ(undisturbed.lives, 1);
+    const std::uint64_t committed = undisturbed.memory.stopped_at;
+    ASSERT_GT(committed, 0u);
+    for (std::uint64_t operation = committed; operation <= undisturbed.operations; ++operation) {
+        for (std::uint64_t seed = 0; seed < kOutcomes; ++seed) {
+            SCOPED_TRACE("operation " + std::to_string(operation) + ", seed " + std::to_string(seed));
+            SimulatedDisk disk(seed * 1'000'003 + operation);
+            disk.fail_at(operation, Fault::Crash);
+            Story story;
+            story.memory.stops_early = true;
+            run_to_the_end(disk, story);
+            if (HasFatalFailure()) return;
+            EXPECT_EQ(story.memory.complaints, std::vector<std::string>{});
+            const ScopedDisk scope(disk);
+            const auto ledger = server::store::Ledger::open(kState);
+            const auto versions = *server::store::Versions::open(kState);
+            const auto rows = *ledger->versions(JobId("j1"));
+            EXPECT_GE(rows.size(), 2u);
+            for (const auto& row : rows) {
+                const auto version = versions.map(row.digest);
+                EXPECT_TRUE(version) << row.round.get() << ": " << version.error().message;
+            }
+            EXPECT_EQ((*ledger->job(JobId("j1"))).status, server::store::JobStatus::Stopped);
+            if (HasFailure()) return;
+        }
+    }
+}
+
 TEST_F(CrashPoints, EveryIoErrorLeadsToTheUndisturbedModel) {
     for (std::uint64_t operation = 1; operation <= undisturbed_.operations; ++operation) {
         for (const std::uint64_t times : {1, 3}) disturb(operation, operation, Fault::IoError, times);

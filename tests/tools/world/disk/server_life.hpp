@@ -19,6 +19,7 @@
 #include "common/net/timer.hpp"
 #include "server/engine/engine.hpp"
 #include "tools/world/disk/simulated_disk.hpp"
+#include "tools/world/host.hpp"
 
 namespace fedllm::tools::world::test {
 
@@ -51,7 +52,9 @@ private:
 struct Memory {
     std::map<std::string, std::string> promised;  // by task: the digest of an update said to be accepted
     bool job_accepted = false;
-    std::string final_digest;  // once the job is over
+    bool stops_early = false;      // the operator, as soon as a version was made
+    std::uint64_t stopped_at = 0;  // after which operation of the disk
+    std::string final_digest;      // once the job is over
     std::vector<std::string> complaints;
 };
 
@@ -62,7 +65,9 @@ public:
 
     // Until the job is over, the process says that it must end, or the disk is dead.
     Result<void> run() {
-        const server::engine::EngineOptions options{.state_directory = kState, .compute = io_.get_executor()};
+        server::engine::EngineOptions options{.state_directory = kState, .compute = io_.get_executor()};
+        if (memory_.stops_early)
+            options.compute = SlowExecutor(io_, slowness_);  // the wish comes before its work
         auto opened = Engine::open(io_.get_executor(), options, clock_, metrics_,
                                    [this](const Error& error) { fatal_ = error; });
         if (!opened) return opened.error();
@@ -97,6 +102,11 @@ private:
             if (jobs.empty() && memory_.job_accepted) complain("an accepted job is gone");
             if (jobs.empty() && !submitting_) spawn(submit());
             if (!jobs.empty() && jobs[0].status != server::store::JobStatus::Running) return finish(jobs[0]);
+            const bool early = memory_.stops_early && !jobs.empty() && jobs[0].round.get() > 0;
+            if (early && !std::exchange(stopping_, true)) {
+                memory_.stopped_at = disk_.operations();
+                spawn(stop_job(jobs[0].id));
+            }
             for (const std::string& name : kSites) meet(name);
             io_.restart();
             if (io_.poll() > 0) continue;
@@ -151,6 +161,14 @@ private:
             }
         }
         submitting_ = false;
+    }
+
+    asio::awaitable<void> stop_job(JobId id) {
+        protocol::ControlJob request;
+        request.set_job_id(id.get());
+        request.set_action(protocol::JOB_ACTION_STOP);
+        const auto stopped = co_await engine_->control("anna", request);
+        if (!stopped && !dying()) complain("the job cannot be stopped: " + stopped.error().message);
     }
 
     static tensor::Manifest manifest() {
@@ -276,8 +294,10 @@ private:
     std::map<std::string, Joined> sites_;
     std::vector<std::unique_ptr<Site>> gone_;
     std::map<std::string, std::string> offered_;
+    Slowness slowness_{Rng(5, "pool"), std::chrono::microseconds(1000)};
     int busy_ = 0;
     bool submitting_ = false;
+    bool stopping_ = false;
 };
 
 }  // namespace fedllm::tools::world::test
