@@ -93,6 +93,17 @@ TEST(Control, AStoppedJobHasACauseAndStaysStopped) {
     EXPECT_EQ((*link)->control_job(JobId("j9"), JOB_ACTION_STOP, "").error().code, Errc::NotFound);
 }
 
+TEST(Control, ARefusalThatSaysMuchIsReadToo) {
+    Federation federation;
+    federation.start();
+    const auto link = federation.operator_link();
+    ASSERT_TRUE(link);
+    const std::string key(5000, 'k');
+    const auto submitted = (*link)->submit(TinyJob{}.yaml() + key + ": 1\n", std::vector<std::byte>(100));
+    ASSERT_FALSE(submitted);
+    EXPECT_EQ(submitted.error().code, Errc::InvalidConfig) << to_string(submitted.error()).substr(0, 300);
+}
+
 // ------------------------------------------------------------------------------------------------------ why
 
 // The answer, or the refusal, as "reason: sentence".
