@@ -93,15 +93,22 @@ TEST(Control, AStoppedJobHasACauseAndStaysStopped) {
     EXPECT_EQ((*link)->control_job(JobId("j9"), JOB_ACTION_STOP, "").error().code, Errc::NotFound);
 }
 
+// Its own tool would not send such a job.
 TEST(Control, ARefusalThatSaysMuchIsReadToo) {
     Federation federation;
     federation.start();
-    const auto link = federation.operator_link();
-    ASSERT_TRUE(link);
-    const std::string key(5000, 'k');
-    const auto submitted = (*link)->submit(TinyJob{}.yaml() + key + ": 1\n", std::vector<std::byte>(100));
-    ASSERT_FALSE(submitted);
-    EXPECT_EQ(submitted.error().code, Errc::InvalidConfig) << to_string(submitted.error()).substr(0, 300);
+    const Path& hub = federation.folder();
+    Peer person({.ca = hub / "ca.crt", .certificate = hub / "operator.crt", .key = hub / "operator.key"});
+    Loop loop;
+    ASSERT_TRUE(loop.run(person.connect(federation.port())));
+    protocol::ClientMessage message;
+    message.mutable_submit_job()->set_job("name: a\nbase_model: b\nrounds: " + std::string(5000, 'k'));
+    message.mutable_submit_job()->set_initial_digest(std::string(64, 'a'));
+    message.mutable_submit_job()->set_initial_bytes(10);
+    ASSERT_TRUE(loop.run(person.send(std::move(message))));
+    const auto answer = loop.run(person.next());
+    ASSERT_TRUE(answer) << to_string(answer.error());
+    EXPECT_EQ(answer->refusal().reason(), "invalid_config") << answer->ShortDebugString();
 }
 
 // ------------------------------------------------------------------------------------------------------ why
