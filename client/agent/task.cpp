@@ -2,6 +2,7 @@
 
 #include "common/base/text.hpp"
 #include "common/protocol/limits.hpp"
+#include "common/protocol/messages.hpp"
 
 namespace fedllm::client::agent {
 
@@ -44,11 +45,7 @@ DeclineText decline_text(const Error& error) {
         default: break;
     }
     DeclineText text{std::string(name(error.code)), std::string(describe(error.code))};
-    text.detail = tell ? error.message : text.detail + "; see this client's log";
-    text.detail.resize(std::min(text.detail.size(), protocol::kTextBytesMax));
-    for (char& c : text.detail) {  // the field must be valid UTF-8, and a cut may have split a character
-        if (static_cast<unsigned char>(c) >= 0x80) c = '?';
-    }
+    text.detail = protocol::sendable(tell ? error.message : text.detail + "; see this client's log");
     return text;
 }
 

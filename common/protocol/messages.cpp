@@ -2,8 +2,10 @@
 
 #include <google/protobuf/io/coded_stream.h>
 
+#include <algorithm>
 #include <string>
 
+#include "common/base/text.hpp"
 #include "common/protocol/validate.hpp"
 #include "common/protocol/wire_scan.hpp"
 
@@ -71,6 +73,17 @@ std::string_view name(MessageKind kind) {
         case MessageKind::Chunk: return "Chunk";
     }
     return "unknown";
+}
+
+std::string sendable(std::string_view text) {
+    std::string sent;
+    while (!text.empty()) {
+        const std::size_t length = utf8_sequence_length(text);
+        if (sent.size() + std::max<std::size_t>(length, 1) > kTextBytesMax) break;
+        sent += length > 0 ? text.substr(0, length) : "?";
+        text.remove_prefix(std::max<std::size_t>(length, 1));
+    }
+    return sent;
 }
 
 MessageKind kind_of(const ClientMessage& message) {

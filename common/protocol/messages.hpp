@@ -9,6 +9,7 @@
 
 #include <cstddef>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -60,6 +61,10 @@ MessageKind kind_of(const ServerMessage& message);
 // The task the message is about, or "".
 std::string_view task_of(const ClientMessage& message);
 std::string_view task_of(const ServerMessage& message);
+
+// What a field for people takes of a text: kTextBytesMax bytes at most, cut between characters, and a '?' for
+// each byte that is no UTF-8. A peer refuses anything else, and would never learn what we have to say.
+std::string sendable(std::string_view text);
 
 std::vector<std::byte> encode(const ClientMessage& message);
 std::vector<std::byte> encode(const ServerMessage& message);

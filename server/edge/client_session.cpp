@@ -21,7 +21,7 @@ ClientSession::ClientSession(std::unique_ptr<net::Stream> stream, net::PeerIdent
 
 void ClientSession::end(const std::string& reason) {
     protocol::ServerMessage message;
-    message.mutable_goodbye()->set_reason(reason);
+    message.mutable_goodbye()->set_reason(protocol::sendable(reason));
     outbox_.push(std::move(message));
     outbox_.close();
     tasks_.spawn("goodbye", [](net::Channel& channel) -> awaitable<Result<void>> {

@@ -129,7 +129,7 @@ awaitable<Result<void>> OperatorSession::send(protocol::ServerMessage message) {
 awaitable<Result<void>> OperatorSession::refuse(Error error) {
     protocol::ServerMessage message;
     message.mutable_refusal()->set_reason(std::string(name(error.code)));
-    message.mutable_refusal()->set_detail(error.message);
+    message.mutable_refusal()->set_detail(protocol::sendable(error.message));
     co_return co_await send(std::move(message));
 }
 

@@ -71,7 +71,7 @@ void Engine::fill_summary(const store::JobRow& row, protocol::JobSummary& summar
     if (const auto spec = job::parse_job(row.yaml, row.id.get())) summary.set_rounds(spec->rounds);
     summary.set_model_digest(row.model_digest);
     summary.set_created_ms(to_ms(row.created));
-    summary.set_cause(row.detail);
+    summary.set_cause(protocol::sendable(row.detail));
     if (const auto chain = ledger_.chain(row.id)) summary.set_chain(*chain);
     const ActiveJob* const job = find(row.id);
     if (job == nullptr) return;
@@ -97,7 +97,7 @@ void Engine::fill_part(const store::PartRow& part, const ActiveJob* open, protoc
     to.set_bytes_down(part.bytes_down);
     to.set_loss(std::isnan(part.train_loss) ? 0.0 : part.train_loss);
     to.set_train_seconds(part.train_seconds);
-    to.set_detail(part.detail);
+    to.set_detail(protocol::sendable(part.detail));
     to.set_eval_loss_sum(part.eval_loss_sum);
     to.set_eval_tokens(part.eval_tokens);
     to.set_quantisation_error(part.quantisation_error);

@@ -19,7 +19,7 @@ inline protocol::Verdict outcome(const TaskId& task, protocol::Outcome value) {
 inline protocol::Verdict refusal(const TaskId& task, const Error& error) {
     protocol::Verdict verdict = outcome(task, protocol::OUTCOME_REFUSED);
     verdict.set_reason(std::string(name(error.code)));
-    verdict.set_detail(error.message.substr(0, protocol::kTextBytesMax));
+    verdict.set_detail(protocol::sendable(error.message));
     return verdict;
 }
 

@@ -13,9 +13,9 @@ namespace {
 constexpr Duration kSilence = std::chrono::minutes(1);  // after which it is said when one was last heard of
 constexpr std::string_view kNothing = "nothing";
 
-protocol::Because because(std::string sentence, std::string_view reason, Timestamp since) {
+protocol::Because because(std::string_view sentence, std::string_view reason, Timestamp since) {
     protocol::Because answer;
-    answer.set_sentence(std::move(sentence));
+    answer.set_sentence(protocol::sendable(sentence));
     answer.set_reason(std::string(reason));
     answer.set_since_ms(static_cast<std::uint64_t>(since.time_since_epoch().count()));
     return answer;

@@ -19,6 +19,7 @@ inline std::vector<std::string> corpus(const std::string& target) {
     std::sort(files.begin(), files.end());
     std::vector<std::string> seeds;
     for (const Path& file : files) seeds.push_back(read_file(file).value());
+    FEDLLM_CHECK(!seeds.empty(), "each target has seeds, found from the repository's root");
     return seeds;
 }
 

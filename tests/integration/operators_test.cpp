@@ -148,6 +148,24 @@ TEST(Reports, OfMoreClientsThanAFrameHoldsComeInPages) {
     EXPECT_EQ((*link)->show_job(JobId("j9")).error().code, Errc::NotFound);
 }
 
+// Its own tool would not send such a job.
+TEST(Control, ARefusalThatSaysMuchIsReadToo) {
+    Federation federation;
+    federation.start();
+    const Path& hub = federation.folder();
+    Peer person({.ca = hub / "ca.crt", .certificate = hub / "operator.crt", .key = hub / "operator.key"});
+    Loop loop;
+    ASSERT_TRUE(loop.run(person.connect(federation.port())));
+    protocol::ClientMessage message;
+    message.mutable_submit_job()->set_job("name: a\nbase_model: b\nrounds: " + std::string(5000, 'k'));
+    message.mutable_submit_job()->set_initial_digest(std::string(64, 'a'));
+    message.mutable_submit_job()->set_initial_bytes(10);
+    ASSERT_TRUE(loop.run(person.send(std::move(message))));
+    const auto answer = loop.run(person.next());
+    ASSERT_TRUE(answer) << to_string(answer.error());
+    EXPECT_EQ(answer->refusal().reason(), "invalid_config") << answer->ShortDebugString();
+}
+
 // ------------------------------------------------------------------------------------------------------ why
 
 // The answer, or the refusal, as "reason: sentence".

@@ -55,7 +55,8 @@ private:
     Slowness* slowness_;
 };
 
-// Lifecycle: crash() destroys whatever runs or waits here, without letting it run on. Then it is as new.
+// Lifecycle: crash() destroys whatever runs or waits here, without letting it run on, and then the objects
+// that it used, by `drop`. Then it is as new.
 class Host {
 public:
     Host(net::VirtualTime& time, Rng rng) : time_(time), slowness_{rng} { start(); }
@@ -70,20 +71,29 @@ public:
         if (context_->stopped()) context_->restart();
         return context_->poll_one() > 0;
     }
-    void crash() {
-        context_.reset();
+    // The context itself goes last: what is dropped has strands of it.
+    template <class Drop>
+    void crash(Drop drop) {
+        context_->shutdown();
+        context_->shutdown();  // what the first one destroyed may have begun something
+        drop();
         start();
     }
 
 private:
+    struct Context : asio::io_context {
+        using asio::io_context::io_context;
+        using asio::io_context::shutdown;  // its first half of a destruction
+    };
+
     void start() {
-        context_ = std::make_unique<asio::io_context>(1);
+        context_ = std::make_unique<Context>(1);
         time_.rule(*context_);
     }
 
     net::VirtualTime& time_;
     Slowness slowness_;
-    std::unique_ptr<asio::io_context> context_;
+    std::unique_ptr<Context> context_;
 };
 
 }  // namespace fedllm::tools::world

@@ -58,8 +58,7 @@ void Process::kill(Death how, Network::Farewell farewell) {
         disk_.crash(how == Death::Killed ? SimulatedDisk::Unsynced::Kept : SimulatedDisk::Unsynced::Drawn);
     leave_network(farewell);
     const ScopedDisk scope(disk_);
-    host_.crash();
-    drop();
+    host_.crash([this] { drop(); });
 }
 
 // ------------------------------------------------------------------------------------------------- the

@@ -293,6 +293,18 @@ TEST(Messages, NoRepeatedFieldEscapesTheCount) {
               4);
 }
 
+TEST(Messages, AnyTextCanBeSent) {
+    EXPECT_EQ(sendable("Gr\u00fc\u00dfe"), "Gr\u00fc\u00dfe");
+    EXPECT_EQ(sendable("a\xff\xc3"), "a??");
+    std::string longest(kTextBytesMax - 1, 'a');
+    EXPECT_EQ(sendable(longest + "\u00fc"), longest) << "half a character is none";
+    EXPECT_EQ(sendable(longest + "bc"), longest + "b");
+    ServerMessage message;
+    message.mutable_refusal()->set_reason("internal");
+    message.mutable_refusal()->set_detail(sendable(longest + "\u00fc and \xff"));
+    EXPECT_TRUE(parse_server_message(encode(message)));
+}
+
 TEST(Messages, ReasonsAreErrorNames) {
     EXPECT_EQ(errc_of("not_finite"), Errc::NotFinite);
     EXPECT_EQ(errc_of("cancelled"), Errc::Cancelled);

@@ -4,14 +4,14 @@
 #include <vector>
 
 #include "common/base/philox.hpp"
+#include "tests/fuzz/corpus.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size);
 
 namespace fedllm {
 namespace {
 
-void run(char kind, const std::string& text) {
-    const std::string input = kind + text;
+void run(const std::string& input) {
     LLVMFuzzerTestOneInput(reinterpret_cast<const std::uint8_t*>(input.data()), input.size());
 }
 
@@ -55,10 +55,14 @@ TEST(ToolsFuzz, SeedsAndTheirMutationsNeverCrash) {
     Rng rng(1, "fuzz/tools");
     for (const char kind : {0, 1, 2, 3}) {
         for (const std::string& seed : seeds(kind)) {
-            run(kind, seed);
-            for (int i = 0; i < 3000; ++i) run(kind, mutate(seed, rng));
+            run(kind + seed);
+            for (int i = 0; i < 3000; ++i) run(kind + mutate(seed, rng));
         }
     }
+}
+
+TEST(ToolsFuzz, TheCorpusNeverCrashes) {
+    for (const std::string& seed : fuzz::corpus("tools")) run(seed);
 }
 
 }  // namespace
