@@ -23,8 +23,10 @@ using net::awaitable;
 
 namespace {
 
-constexpr double kSteadySeconds = 10;   // a connection that held so long begins the back-off anew
-constexpr double kProgressSeconds = 5;  // between two lines about progress
+// A connection that held so long, or over which so much went, begins the back-off anew.
+constexpr double kSteadySeconds = 10;
+constexpr std::uint64_t kSteadyBytes = std::uint64_t{1} << 20;
+constexpr double kProgressSeconds = 5;                   // between two lines about progress
 constexpr Duration kFarewell = std::chrono::seconds(2);  // for a Goodbye to get through
 
 Rng jitter(std::optional<std::uint64_t> given) {
@@ -99,11 +101,12 @@ awaitable<Result<void>> Agent::run() {
     Rng rng = jitter(options_.jitter_seed);
     while (!machine_.stopping()) {
         const double began = seconds();
+        moved_ = 0;
         auto stream = co_await connect_or_stop();
         Result<void> ended = stream ? Result<void>{} : Result<void>(stream.error());
         if (stream) ended = co_await converse(std::move(*stream));
         if (machine_.stopping()) break;
-        if (stream && seconds() - began > kSteadySeconds) backoff.reset();
+        if (stream && (seconds() - began > kSteadySeconds || moved_ > kSteadyBytes)) backoff.reset();
         const Duration wait = backoff.next(rng);
         log::warn(stream ? "connection lost" : "cannot connect",
                   {{"server", config_.server.host + ":" + std::to_string(config_.server.port)},
@@ -167,6 +170,7 @@ awaitable<Result<void>> Agent::converse(std::unique_ptr<net::Stream> stream) {
     }
     connection.close();
     co_await group.wait();
+    moved_ = connection.stats().bytes_in + connection.stats().bytes_out;
     connection_ = nullptr;
     metrics_.connected(false);
     download_.reset();

@@ -101,6 +101,7 @@ private:
     Machine machine_;
     ClientId name_;                          // as the server knows us, since the first Welcome
     Connection* connection_ = nullptr;       // while there is one; it lives in converse()
+    std::uint64_t moved_ = 0;                // bytes of the last connection, both ways
     Prepare preparing_;                      // the latest
     std::optional<VersionWriter> download_;  // of the current task
     std::optional<job::JobSpec> seeded_;     // the job whose first version was made from the seed, or tried

@@ -138,18 +138,38 @@ net::awaitable<Result<void>> Engine::add_spooled(SharedSum sum, Contribution one
     co_return added;
 }
 
+// A job's adapters are written one at a time: two at once would take the link to the latest from each other,
+// and the older one might have it in the end. Null: the job or the server has ended.
+net::awaitable<Engine::ActiveJob*> Engine::turn_to_export(JobId id) {
+    const bool came = co_await until([&] {
+        const ActiveJob* const job = find(id);
+        return job == nullptr || !job->exporting;
+    });
+    ActiveJob* const job = came ? find(id) : nullptr;
+    if (job != nullptr) job->exporting = true;
+    co_return job;
+}
+
 net::awaitable<Result<void>> Engine::write_newest_adapter(JobId id) {
-    const ActiveJob* const job = find(id);
-    if (job == nullptr || job->base.row.round.get() == 0) co_return Result<void>{};
+    const ActiveJob* const job = co_await turn_to_export(id);
+    if (job == nullptr) co_return Result<void>{};
     const job::JobSpec spec = job->spec;
     const SharedShape shape = job->shape;
     const RoundBase newest = job->base;
-    FEDLLM_CO_TRY_VOID(co_await net::offload(disk_threads_, [&]() -> Result<void> {
-        FEDLLM_TRY_VOID(write_adapter(spec, id, newest.row.round.get(), shape->manifest,
-                                      newest.version->bytes(), options_.state_directory));
-        return {};
-    }));
-    co_return Result<void>{};
+    Result<void> written;
+    if (newest.row.round != job->exported) {
+        written = co_await net::offload(disk_threads_, [&]() -> Result<void> {
+            FEDLLM_TRY_VOID(write_adapter(spec, id, newest.row.round.get(), shape->manifest,
+                                          newest.version->bytes(), options_.state_directory));
+            return {};
+        });
+    }
+    if (ActiveJob* const still = find(id)) {
+        still->exporting = false;
+        if (written) still->exported = newest.row.round;
+    }
+    changed_.cancel();
+    co_return written;
 }
 
 // ------------------------------------------------------------------------------------------------------------
@@ -230,17 +250,25 @@ net::awaitable<Result<void>> Engine::make_version(JobId id, RoundId round) {
         const auto elsewhere = [this](std::function<void()> work) {
             net::asio::post(compute_, std::move(work));
         };
-        auto made = compute_version(spec, base, *sum, versions_, {elsewhere, threads_});
-        if (!made || !last) return made;
-        // Nobody waits for the last one, and an ended job is never looked at again: durable first.
-        FEDLLM_TRY_VOID(versions_.sync(made->paths));
-        FEDLLM_TRY_VOID(write_adapter(spec, id, round.get() + 1, shape->manifest,
-                                      made->version_bytes->bytes(), options_.state_directory));
-        return made;
+        return compute_version(spec, base, *sum, versions_, {elsewhere, threads_});
     });
+    if (!version) co_return version.error();
+    if (last) {  // nobody waits for it, and an ended job is never looked at again: durable first
+        if (co_await turn_to_export(id) == nullptr) co_return Result<void>{};
+        FEDLLM_CO_TRY_VOID(co_await net::offload(disk_threads_, [&]() -> Result<void> {
+            FEDLLM_TRY_VOID(versions_.sync(version->paths));
+            FEDLLM_TRY_VOID(write_adapter(spec, id, round.get() + 1, shape->manifest,
+                                          version->version_bytes->bytes(), options_.state_directory));
+            return {};
+        }));
+    }
     job = find(id);
     if (job == nullptr || failed_) co_return Result<void>{};
-    if (!version) co_return version.error();
+    if (last) {
+        job->exporting = false;
+        job->exported = RoundId(round.get() + 1);
+        changed_.cancel();
+    }
     if (sum.use_count() == 1) {
         sum->clear();
         job->spare_sum = std::move(sum);

@@ -138,8 +138,10 @@ private:
         // already.
         double last_byte = 0;
         double unsent_since = 0;
-        std::string last_wait;  // what was last logged as waited for
-        std::string reason;     // the same in a word
+        bool exporting = false;  // its adapter is being written
+        RoundId exported{0};     // the version of which it was written last
+        std::string last_wait;   // what was last logged as waited for
+        std::string reason;      // the same in a word
         std::map<ClientId, LivePart> live;
         std::optional<Timestamp> wake;
         Timestamp last_opened{};  // its latest round
@@ -219,6 +221,7 @@ private:
     void commit(const JobId& id, RoundId round, const NewVersion& made,
                 const std::vector<store::PartRow>& parts);
     net::awaitable<Result<void>> settle_version(JobId id, RoundId round, std::vector<Path> paths);
+    net::awaitable<ActiveJob*> turn_to_export(JobId id);
     net::awaitable<Result<void>> write_newest_adapter(JobId id);
     net::awaitable<Result<void>> newest_is_durable(JobId id);
     // Until `holds`, which is looked at whenever the bell is cancelled; false when the task is being stopped.

@@ -127,8 +127,8 @@ net::awaitable<UploadUnderWay> Engine::on_offer(ClientId client, protocol::Offer
     const std::uint64_t decoder = codec::decoder_bytes(*ingest::codec_of(claim, rules), shape->layout);
     const std::uint64_t block = std::min<std::uint64_t>(claim.bytes, ingest::Block::kBytes);
     net::Timer granted(strand_);  // its own: with all who wait woken for each, a crowd only wakes itself
-    upload.memory = memory->ask(protocol::FrameLimits{}.chunk_bytes_max + block + decoder,
-                                [&] { granted.cancel(); });
+    upload.memory =
+        memory->ask(protocol::FrameLimits{}.chunk_bytes_max + block + decoder, [&] { granted.cancel(); });
     count_upload_memory();
     if (!co_await until([&] { return upload.memory.granted(); }, granted)) co_return nullptr;
     count_upload_memory();
