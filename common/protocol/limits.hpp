@@ -26,7 +26,7 @@ inline constexpr FrameLimits kGreetingLimits{.control_bytes_max = std::size_t{64
 
 struct Limits {
     FrameLimits frame;
-    std::size_t chunk_bytes = std::size_t{512} << 10;  // what our senders put into one chunk
+    std::size_t chunk_bytes = std::size_t{256} << 10;  // what our senders put into one chunk
 
     Duration handshake_deadline = 10s;  // TCP accepted to TLS done; slowloris
     Duration greeting_deadline = 10s;   // TLS done to Hello (server), to Welcome (client)

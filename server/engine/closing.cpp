@@ -296,14 +296,16 @@ void Engine::commit(const JobId& id, RoundId round, const NewVersion& made,
     if (!std::isnan(result.eval_loss)) metrics_.evaluated(id, result.eval_loss);
     if (!std::isnan(result.train_loss)) metrics_.trained(id, result.train_loss);
     const auto chain = ledger_.chain(id);
-    log::info("round committed", {{"job", id.get()},
-                                  {"round", round.get()},
-                                  {"accepted", parts.size()},
-                                  {"eval_loss", result.eval_loss},
-                                  {"train_loss", result.train_loss},
-                                  {"version", next.digest.substr(0, 12)},
-                                  {"step_bytes", next.encoded_bytes},
-                                  {"chain", chain ? *chain : ""}});
+    once_committed([id, round, accepted = parts.size(), result, next, chain = chain ? *chain : ""] {
+        log::info("round committed", {{"job", id.get()},
+                                      {"round", round.get()},
+                                      {"accepted", accepted},
+                                      {"eval_loss", result.eval_loss},
+                                      {"train_loss", result.train_loss},
+                                      {"version", next.digest.substr(0, 12)},
+                                      {"step_bytes", next.encoded_bytes},
+                                      {"chain", chain}});
+    });
     raise(id, round::RoundCommitted{round, next.digest});
 }
 

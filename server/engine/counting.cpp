@@ -161,14 +161,16 @@ void Engine::count(Intake& intake, const store::PartRow& row, Link& reply) {
     const double bf16_bytes = 2.0 * static_cast<double>(row.elements);
     metrics_.update_compressed(target.job, target.client, bf16_bytes / static_cast<double>(claim.bytes),
                                claim.quantisation_error, claim.residual_norm);
-    log::info("update accepted", {{"client", target.client.get()},
-                                  {"job", target.job.get()},
-                                  {"round", target.round.get()},
-                                  {"samples", claim.samples},
-                                  {"bytes", claim.bytes},
-                                  {"codec", row.codec},
-                                  {"train_loss", claim.train_loss},
-                                  {"norm", claim.update_norm}});
+    once_committed([row, norm = claim.update_norm] {
+        log::info("update accepted", {{"client", row.client.get()},
+                                      {"job", row.job.get()},
+                                      {"round", row.round.get()},
+                                      {"samples", row.samples},
+                                      {"bytes", row.bytes},
+                                      {"codec", row.codec},
+                                      {"train_loss", row.train_loss},
+                                      {"norm", norm}});
+    });
     say(reply, outcome(target.task, protocol::OUTCOME_ACCEPTED));
     raise(target.job, round::UploadAccepted{target.client, target.round});
 }

@@ -282,10 +282,14 @@ void Engine::release(const ActiveJob& job, const round::Release& effect) {
 }
 
 void Engine::say(Link& link, protocol::ServerMessage message) {
-    if (unsaid_) {
-        unsaid_->emplace_back(&link, std::move(message));
+    once_committed([&link, message = std::move(message)] { link.post(message); });
+}
+
+void Engine::once_committed(std::function<void()> tell) {
+    if (untold_) {
+        untold_->push_back(std::move(tell));
     } else {
-        link.post(std::move(message));
+        tell();
     }
 }
 

@@ -203,8 +203,9 @@ private:
     void finish(const ActiveJob& job, const round::FinishJob& effect);
     void fail(const ActiveJob& job, const round::FailJob& effect);
     void say(Link& link, protocol::ServerMessage message);
-    // All that `work` writes to the ledger comes to the disk with one sync, and is said after it; false, and
-    // nothing is said, where the ledger fails. `work` does not suspend.
+    void once_committed(std::function<void()> tell);  // at once, unless things are written together
+    // All that `work` writes to the ledger comes to the disk with one sync, and is said and logged after it;
+    // false, and nothing is said, where the ledger fails. `work` does not suspend.
     template <class Work>
     bool together(Work work);
     // Closing (closing.cpp).
@@ -297,23 +298,23 @@ private:
     std::deque<std::pair<JobId, round::Event>> events_;
     bool handling_ = false;
     // Null, or what waits for the commit of what it tells of; see together().
-    std::vector<std::pair<Link*, protocol::ServerMessage>>* unsaid_ = nullptr;
+    std::vector<std::function<void()>>* untold_ = nullptr;
     bool failed_ = false;  // the ledger: what follows from an effect that it lacks must not reach it either
     Timestamp started_{};  // this process
 };
 
 template <class Work>
 bool Engine::together(Work work) {
-    FEDLLM_CHECK(unsaid_ == nullptr && !handling_);
+    FEDLLM_CHECK(untold_ == nullptr && !handling_);
     if (failed_) return false;
     auto transaction = ledger_.together();
     if (!transaction) return hold(transaction.error());
-    std::vector<std::pair<Link*, protocol::ServerMessage>> said;
-    unsaid_ = &said;
+    std::vector<std::function<void()>> untold;
+    untold_ = &untold;
     work();
-    unsaid_ = nullptr;
+    untold_ = nullptr;
     if (failed_ || !hold(transaction->commit())) return false;
-    for (auto& [link, message] : said) link->post(std::move(message));
+    for (const auto& tell : untold) tell();
     return true;
 }
 
