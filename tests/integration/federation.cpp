@@ -15,18 +15,13 @@
 #include "common/crypto/sha256.hpp"
 #include "common/formats/param_set_file.hpp"
 #include "tools/federation/authority.hpp"
+#include "tools/federation/free_port.hpp"
 
 namespace fedllm::test {
 namespace {
 
 using asio::ip::tcp;
 using namespace std::chrono_literals;
-
-// The system's choice; given back at once, for the server to take.
-std::uint16_t free_port() {
-    asio::io_context io;
-    return tcp::acceptor(io, {asio::ip::make_address("127.0.0.1"), 0}).local_endpoint().port();
-}
 
 bool listening(std::uint16_t port) {
     asio::io_context io;
@@ -50,7 +45,10 @@ bool wait_for(Duration patience, Done done) {
 
 // ------------------------------------------------------------------------------------------------ the server
 
-Federation::Federation() : hub_(root_.path() / "hub"), port_(free_port()), admin_port_(free_port()) {
+Federation::Federation()
+    : hub_(root_.path() / "hub"),
+      port_(tools::federation::free_port()),
+      admin_port_(tools::federation::free_port()) {
     const auto made = tools::federation::init_federation(
         {.folder = hub_, .hosts = {"127.0.0.1"}, .port = port_, .admin_port = admin_port_},
         SystemClock().now());

@@ -18,6 +18,7 @@
 #include "common/log/log.hpp"
 #include "server/app/server.hpp"
 #include "tools/federation/authority.hpp"
+#include "tools/federation/free_port.hpp"
 
 namespace fedllm::tools::bench {
 namespace {
@@ -27,12 +28,6 @@ using asio::ip::tcp;
 
 Error system_error(const std::string& doing) {
     return make_error(Errc::IoFailed, doing + ": " + std::strerror(errno));
-}
-
-// The system's choice; given back at once, for the server to take.
-std::uint16_t free_port() {
-    asio::io_context io;
-    return tcp::acceptor(io, {asio::ip::address_v4::loopback(), 0}).local_endpoint().port();
 }
 
 }  // namespace
@@ -79,9 +74,9 @@ double core_seconds_of(pid_t process) {
 
 Result<ServerProcess> ServerProcess::make(const Path& folder) {
     ServerProcess server(folder);
-    const std::uint16_t port = free_port();
+    const std::uint16_t port = federation::free_port();
     FEDLLM_TRY_VOID(federation::init_federation(
-        {.folder = folder, .hosts = {"127.0.0.1"}, .port = port, .admin_port = free_port()},
+        {.folder = folder, .hosts = {"127.0.0.1"}, .port = port, .admin_port = federation::free_port()},
         SystemClock().now()));
     FEDLLM_TRY(server.config_, server::app::load_server_config(folder / "server.yaml"));
     return server;
