@@ -1,11 +1,7 @@
 #include "common/net/channel.hpp"
 
 #include <algorithm>
-#include <array>
 #include <deque>
-#include <new>
-
-#include "common/base/disk.hpp"
 
 namespace fedllm::net {
 namespace {
@@ -17,7 +13,7 @@ using protocol::FrameKind;
 // together.
 constexpr std::size_t kHeadBytes = std::size_t{16} << 10;
 
-constexpr std::size_t kIdleBytes = std::size_t{4} << 10;  // the receive buffer that an idle channel may keep
+constexpr std::size_t kIdleBytes = std::size_t{4} << 10;  // of each of its two that an idle channel may keep
 
 // Before the body of a large chunk, so that its data begins where a disk can take it from, without a copy.
 constexpr std::size_t kPadBytes = kDiskBlockBytes - protocol::kChunkPrefixBytes;
@@ -79,10 +75,6 @@ Channel::Channel(std::unique_ptr<Stream> stream, const protocol::Limits& limits)
 
 Channel::~Channel() { close(); }
 
-void Channel::FreeBody::operator()(std::byte* body) const {
-    ::operator delete(body, std::align_val_t(kDiskBlockBytes));
-}
-
 // ----------------------------------------------------------------------------------------------------
 // receiving
 
@@ -92,12 +84,9 @@ awaitable<Result<Frame>> Channel::receive(Duration idle_deadline) {
     FEDLLM_CO_TRY_VOID(co_await read_all(head, idle_deadline));
     FEDLLM_CO_TRY(const auto header, protocol::decode_header(head, frame_limits_));
     const std::size_t pad = header.body_bytes > kDiskBlockBytes ? kPadBytes : 0;
-    if (pad + header.body_bytes > body_capacity_) {
-        body_capacity_ = pad + header.body_bytes;
-        body_.reset(
-            static_cast<std::byte*>(::operator new(body_capacity_, std::align_val_t(kDiskBlockBytes))));
-    }
-    const std::span body(body_.get() + pad, header.body_bytes);
+    DiskMemory& memory = bodies_[stats_.frames_in % 2];
+    if (pad + header.body_bytes > memory.bytes().size()) memory = DiskMemory(pad + header.body_bytes);
+    const std::span body = memory.bytes().subspan(pad, header.body_bytes);
     FEDLLM_CO_TRY_VOID(co_await read_body(body));
     stats_.frames_in += 1;
     amid_chunks_ = header.kind == FrameKind::Chunk;
@@ -106,9 +95,9 @@ awaitable<Result<Frame>> Channel::receive(Duration idle_deadline) {
 
 void Channel::release() {
     amid_chunks_ = false;
-    if (body_capacity_ <= kIdleBytes) return;
-    body_.reset();
-    body_capacity_ = 0;
+    for (DiskMemory& memory : bodies_) {
+        if (memory.bytes().size() > kIdleBytes) memory = {};
+    }
 }
 
 // What the slowest peer that we allow sends or takes in one window.

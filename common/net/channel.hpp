@@ -1,6 +1,7 @@
 // A channel: frames over a stream, with deadlines, limits and back-pressure.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -8,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "common/base/disk_memory.hpp"
 #include "common/net/stream.hpp"
 #include "common/net/watchdog.hpp"
 #include "common/protocol/frame.hpp"
@@ -28,8 +30,8 @@ struct ChannelStats {  // on the wire, headers included, TLS's own bytes not
 // written, so at most senders_waiting_max frames wait, each in its sender's hands: that is the back-pressure,
 // and there is no write queue. Limits: see protocol/limits.hpp. Every wait has a deadline. A deadline that
 // passes and an error of the stream close the channel, and are what every later call returns; after Malformed
-// or TooLarge one may still send a Goodbye. Memory: a receive buffer only while a large frame is in hand; an
-// idle channel holds 4 KiB at most.
+// or TooLarge one may still send a Goodbye. Memory: a receive buffer only while a large frame is in hand, two
+// amid chunks; an idle channel holds 8 KiB at most.
 class Channel {
 public:
     Channel(std::unique_ptr<Stream> stream, const protocol::Limits& limits);
@@ -37,7 +39,8 @@ public:
     Channel(const Channel&) = delete;
     Channel& operator=(const Channel&) = delete;
 
-    // The next frame. Its bytes are valid until the next receive(). Timeout when none begins within
+    // The next frame. Its bytes are valid until the second receive() after this one, so that a chunk may be
+    // worked on while the next frame arrives. Timeout when none begins within
     // `idle_deadline`, or when one that has begun comes slower than rate_bytes_min. TooLarge and Malformed as
     // in frame.hpp.
     awaitable<Result<protocol::Frame>> receive(Duration idle_deadline);
@@ -87,12 +90,8 @@ private:
     protocol::FrameLimits frame_limits_ = protocol::kGreetingLimits;
     Watchdog read_watchdog_;
     Watchdog write_watchdog_;
-    struct FreeBody {
-        void operator()(std::byte* body) const;
-    };
-    std::unique_ptr<std::byte, FreeBody> body_;
-    std::size_t body_capacity_ = 0;
-    bool amid_chunks_ = false;  // the next frame is likely one, too: the memory stays
+    std::array<DiskMemory, 2> bodies_;  // used by turns
+    bool amid_chunks_ = false;          // the next frame is likely one, too: the memory stays
     std::shared_ptr<SendQueue>
         senders_;                 // shared with the senders' coroutines, which may be destroyed after us
     std::optional<Error> ended_;  // why the channel is closed

@@ -17,7 +17,8 @@ ClientSession::ClientSession(std::unique_ptr<net::Stream> stream, net::PeerIdent
       engine_(engine),
       channel_(std::move(stream), limits),
       tasks_(executor_),
-      outbox_(channel_, session_, executor_) {}
+      outbox_(channel_, session_, executor_),
+      taken_(executor_) {}
 
 void ClientSession::end(const std::string& reason) {
     protocol::ServerMessage message;
@@ -34,6 +35,7 @@ awaitable<Result<void>> ClientSession::run() {
     tasks_.spawn("writer", write(), [this] { outbox_.close(); });
     Result<void> ended = co_await greet();
     if (ended) ended = co_await listen();
+    co_await chunk_taken();
     if (joined_) engine_.leave(peer_.name, session_id_);
     const bool offence =
         !ended && (ended.error().code == Errc::Malformed || ended.error().code == Errc::TooLarge ||
@@ -79,6 +81,7 @@ awaitable<Result<void>> ClientSession::listen() {
     while (!session_.over()) {
         FEDLLM_CO_TRY(const protocol::Frame frame, co_await channel_.receive(limits_.idle_deadline));
         engine_.heard_of(peer_.name);
+        co_await chunk_taken();
         if (frame.kind == protocol::FrameKind::Chunk) {
             FEDLLM_CO_TRY_VOID(co_await on_chunk(frame.offset, frame.bytes));
         } else {
@@ -127,15 +130,29 @@ awaitable<Result<void>> ClientSession::on_chunk(std::uint64_t offset, std::span<
         channel_.release();
         co_return Result<void>{};
     }
-    auto taken = co_await engine_.take(*intake_, offset, bytes);
-    if (!taken || intake_->complete()) channel_.release();
-    if (!taken) {
-        co_await engine_.refuse_upload(std::move(intake_), taken.error(), *this);
-    } else if (intake_->complete()) {
+    const bool last = bytes.size() >= intake_->claim().bytes - intake_->held();
+    taking_ = true;
+    tasks_.spawn("take", take(offset, bytes));
+    if (!last) co_return Result<void>{};
+    co_await chunk_taken();
+    channel_.release();
+    if (intake_ && intake_->complete()) {
         session_.upload_finished();
         co_await engine_.finish_upload(std::move(intake_), *this);
     }
     co_return Result<void>{};
+}
+
+awaitable<Result<void>> ClientSession::take(std::uint64_t offset, std::span<const std::byte> bytes) {
+    const auto taken = co_await engine_.take(*intake_, offset, bytes);
+    if (!taken) co_await engine_.refuse_upload(std::move(intake_), taken.error(), *this);
+    taking_ = false;
+    taken_.cancel();
+    co_return Result<void>{};
+}
+
+awaitable<void> ClientSession::chunk_taken() {
+    while (taking_) (void)co_await taken_.async_wait(net::kNoThrow);
 }
 
 // ---------------------------------------------------------------------------------------------------------

@@ -35,6 +35,8 @@ private:
     net::awaitable<Result<void>> listen();
     net::awaitable<Result<void>> on_control(std::span<const std::byte> bytes);
     net::awaitable<Result<void>> on_chunk(std::uint64_t offset, std::span<const std::byte> bytes);
+    net::awaitable<Result<void>> take(std::uint64_t offset, std::span<const std::byte> bytes);
+    net::awaitable<void> chunk_taken();
     net::awaitable<Result<void>> on_offer(protocol::Offer offer);
     net::awaitable<Result<void>> download(protocol::Fetch fetch);
     void on_fetch(const protocol::Fetch& fetch);
@@ -50,6 +52,8 @@ private:
     registry::SessionId session_id_;
     bool joined_ = false;
     engine::UploadUnderWay intake_;
+    bool taking_ = false;  // a chunk goes into intake_, while the next frame arrives
+    net::Timer taken_;     // never fires: cancelled when it is in
 };
 
 }  // namespace fedllm::server::edge

@@ -125,10 +125,10 @@ net::awaitable<UploadUnderWay> Engine::on_offer(ClientId client, protocol::Offer
     const auto memory = upload_memory_;
     Upload upload{net::asio::make_strand(disk_threads_), {}, {}, monotonic_seconds()};
     const std::uint64_t decoder = codec::decoder_bytes(*ingest::codec_of(claim, rules), shape->layout);
-    const std::uint64_t block = std::min<std::uint64_t>(claim.bytes, ingest::Block::kBytes);
+    const std::uint64_t block = std::min<std::uint64_t>(claim.bytes, ingest::kBlockBytes);
     net::Timer granted(strand_);  // its own: with all who wait woken for each, a crowd only wakes itself
     upload.memory =
-        memory->ask(protocol::FrameLimits{}.chunk_bytes_max + block + decoder, [&] { granted.cancel(); });
+        memory->ask(2 * protocol::FrameLimits{}.chunk_bytes_max + block + decoder, [&] { granted.cancel(); });
     count_upload_memory();
     if (!co_await until([&] { return upload.memory.granted(); }, granted)) co_return nullptr;
     count_upload_memory();

@@ -69,18 +69,6 @@ Result<void> remove_files(const Path& folder, const std::function<bool(const Pat
 
 }  // namespace
 
-std::span<std::byte> Block::bytes(std::uint64_t upload_bytes) {
-    const std::size_t size = std::min<std::uint64_t>(upload_bytes, kBytes);
-    if (!memory_) {
-        memory_.reset(static_cast<std::byte*>(::operator new(size, std::align_val_t(kDiskBlockBytes))));
-    }
-    return {memory_.get(), size};
-}
-
-void Block::Free::operator()(std::byte* memory) const {
-    ::operator delete(memory, std::align_val_t(kDiskBlockBytes));
-}
-
 // What cannot be written now, its client sends again.
 Upload::~Upload() {
     if (file_) (void)flush();
@@ -103,6 +91,11 @@ Result<void> Upload::copy(const Path& earlier, const Replay& replay) {
     return {};
 }
 
+std::span<std::byte> Upload::block() {
+    if (block_.bytes().empty()) block_ = DiskMemory(std::min<std::uint64_t>(bytes_total_, kBlockBytes));
+    return block_.bytes();
+}
+
 Result<void> Upload::append(std::span<const std::byte> bytes) {
     if (bytes.size() > bytes_total_ - held_) {
         return make_error(Errc::TooLarge,
@@ -110,18 +103,18 @@ Result<void> Upload::append(std::span<const std::byte> bytes) {
                               std::to_string(bytes.size() - (bytes_total_ - held_)) + " more");
     }
     while (!bytes.empty()) {
-        if (in_block() == 0 && bytes.size() >= Block::kBytes && is_aligned(bytes)) {  // no copy
-            const auto blocks = bytes.first(bytes.size() / Block::kBytes * Block::kBytes);
+        if (in_block() == 0 && bytes.size() >= kBlockBytes && is_aligned(bytes)) {  // no copy
+            const auto blocks = bytes.first(bytes.size() / kBlockBytes * kBlockBytes);
             FEDLLM_TRY_VOID(file_->write(held_, blocks));
             hash_.update(blocks);
             flushed_ = held_ += blocks.size();
             bytes = bytes.subspan(blocks.size());
             continue;
         }
-        const std::span<std::byte> block = block_.bytes(bytes_total_);
-        const auto part = bytes.first(std::min(bytes.size(), Block::kBytes - in_block()));
+        const std::span<std::byte> block = this->block();
+        const auto part = bytes.first(std::min(bytes.size(), kBlockBytes - in_block()));
         std::copy(part.begin(), part.end(), block.begin() + static_cast<std::ptrdiff_t>(in_block()));
-        if (in_block() + part.size() == Block::kBytes) {
+        if (in_block() + part.size() == kBlockBytes) {
             FEDLLM_TRY_VOID(file_->write(held_ - in_block(), block));
             flushed_ = held_ + part.size();
         }
@@ -136,7 +129,7 @@ Result<void> Upload::append(std::span<const std::byte> bytes) {
 // every write is of whole ones.
 Result<void> Upload::flush() {
     if (flushed_ == held_) return {};
-    FEDLLM_TRY_VOID(file_->write(held_ - in_block(), block_.first(in_block())));
+    FEDLLM_TRY_VOID(file_->write(held_ - in_block(), block_.bytes().first(in_block())));
     flushed_ = held_;
     return {};
 }
@@ -148,11 +141,11 @@ Result<void> Upload::read_back(const Replay& each) const {
         return each(bytes);
     };
     if (file_) {
-        const std::uint64_t in_file = block_.taken() ? held_ - in_block() : held_;
+        const std::uint64_t in_file = !block_.bytes().empty() ? held_ - in_block() : held_;
         FEDLLM_TRY(const auto mapping, file_->map(DiskFile::Access::Read));
         const auto bytes = mapping->bytes();
         FEDLLM_TRY_VOID(in_pieces(bytes.first(std::min<std::size_t>(bytes.size(), in_file)), both));
-        if (block_.taken()) FEDLLM_TRY_VOID(both(block_.first(in_block())));
+        if (!block_.bytes().empty()) FEDLLM_TRY_VOID(both(block_.bytes().first(in_block())));
     } else {
         FEDLLM_TRY_VOID(read_all(path_, both));
     }
@@ -175,13 +168,14 @@ Result<void> Upload::commit() {
     if (file_) FEDLLM_TRY_VOID(flush());
     FEDLLM_TRY_VOID(commit_file(path_, final_path_));
     path_ = final_path_;
-    block_.free();
+    block_ = {};
     return {};
 }
 
 Result<void> Upload::discard() {
     // A complete update may be counted by now, through another connection of the same client: it stays.
     if (path_ == final_path_) return {};
+    flushed_ = held_;  // what is not in the file need not come there any more
     return disk().remove(path_);
 }
 

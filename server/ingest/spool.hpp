@@ -18,6 +18,7 @@
 #include <string>
 #include <string_view>
 
+#include "common/base/disk_memory.hpp"
 #include "common/base/files.hpp"
 #include "common/base/ids.hpp"
 #include "common/base/result.hpp"
@@ -28,25 +29,11 @@ namespace fedllm::server::ingest {
 // Gets the bytes already on disk, in order, before an upload goes on.
 using Replay = std::function<Result<void>(std::span<const std::byte>)>;
 
-// The bytes of an upload that are not yet a whole block, at an address that a disk can take them from.
-class Block {
-public:
-    static constexpr std::size_t kBytes = std::size_t{256} << 10;
-
-    bool taken() const { return memory_ != nullptr; }
-    std::span<std::byte> bytes(std::uint64_t upload_bytes);  // its memory, taken at the first call
-    std::span<const std::byte> first(std::size_t bytes) const { return {memory_.get(), bytes}; }
-    void free() { memory_.reset(); }
-
-private:
-    struct Free {
-        void operator()(std::byte* memory) const;
-    };
-    std::unique_ptr<std::byte, Free> memory_;
-};
+// What of an upload is written at once; of what is not yet a whole block, each holds this much.
+constexpr std::size_t kBlockBytes = std::size_t{256} << 10;
 
 // One upload. Lifecycle: append until held() == bytes_total(), then commit, or discard. Destroyed before
-// that, it leaves the .part behind, to be resumed. Move-only. Memory: one Block while it arrives; of what is
+// that, it leaves the .part behind, to be resumed. Move-only. Memory: one block while it arrives; of what is
 // in there a process that is killed knows nothing, and its client sends it again.
 class Upload {
 public:
@@ -73,7 +60,8 @@ private:
     friend class Spool;
     Upload() = default;
     Result<void> create(const Path& base);
-    std::size_t in_block() const { return static_cast<std::size_t>(held_ % Block::kBytes); }
+    std::size_t in_block() const { return static_cast<std::size_t>(held_ % kBlockBytes); }
+    std::span<std::byte> block();  // its memory, taken at the first call
     Result<void> flush();
     Result<void> copy(const Path& earlier, const Replay& replay);
 
@@ -84,7 +72,7 @@ private:
     std::uint64_t bytes_total_ = 0;
     std::uint64_t held_ = 0;
     std::uint64_t flushed_ = 0;  // bytes of it that are in the file
-    Block block_;                // the last held_ % Block::kBytes of those held, and of the flushed too
+    DiskMemory block_;           // the last held_ % kBlockBytes of those held, and of the flushed too
     bool resumed_ = false;
     crypto::Sha256 hash_;
 };

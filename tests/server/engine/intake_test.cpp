@@ -112,7 +112,7 @@ TEST_P(IntakeTest, AResumedUploadIsInOnce) {
     auto cut = begin("a", sent, {sum, 3});
     ASSERT_TRUE(send(*cut, sent, sent.bytes.size() * 2 / 3, 50'000));
     auto again = begin("a", sent, {sum, 3});  // the cut one still lives, and its file is gone
-    const auto in_file = cut->held() - cut->held() % ingest::Block::kBytes;
+    const auto in_file = cut->held() - cut->held() % ingest::kBlockBytes;
     EXPECT_EQ(again->held(), in_file);  // what the cut one has in memory is sent again
     cut->withdraw();
     ASSERT_TRUE(send(*again, sent, sent.bytes.size(), 70'000));

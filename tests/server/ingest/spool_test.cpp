@@ -107,15 +107,15 @@ TEST_F(SpoolTest, ReadsBackWhatItTookOrSaysThatItCannot) {
 // Blocks go past the cache and their rest through it: whatever the pieces are, whenever it is read back or
 // left, the file has the bytes in their places.
 TEST_F(SpoolTest, LargeUploadsKeepTheirBytesInAnyPieces) {
-    set_content(3 * Block::kBytes + 4096 + 5);
-    for (const std::size_t piece : {Block::kBytes, Block::kBytes / 2 + 4096, 3 * Block::kBytes, 77'777UL}) {
+    set_content(3 * kBlockBytes + 4096 + 5);
+    for (const std::size_t piece : {kBlockBytes, kBlockBytes / 2 + 4096, 3 * kBlockBytes, 77'777UL}) {
         const auto send = [&](Upload& upload, std::size_t end) {
             while (upload.held() < end) {
                 const std::size_t next = std::min<std::size_t>(piece, end - upload.held());
                 ASSERT_TRUE(upload.append(std::span(bytes_).subspan(upload.held(), next)));
             }
         };
-        const std::size_t cut = Block::kBytes + 12'345;
+        const std::size_t cut = kBlockBytes + 12'345;
         {
             auto upload = *spool().begin(kTask, digest_, bytes_.size(), ignore);
             send(upload, cut);
@@ -134,24 +134,24 @@ TEST_F(SpoolTest, LargeUploadsKeepTheirBytesInAnyPieces) {
 
 // What was taken before a block could not be written can still be read back, to be withdrawn from a sum.
 TEST_F(SpoolTest, AFullDiskLosesNothingThatWasTaken) {
-    set_content(2 * Block::kBytes);
+    set_content(2 * kBlockBytes);
     std::signal(SIGXFSZ, SIG_IGN);
     rlimit before{};
     ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
     auto upload = *spool().begin(kTask, digest_, bytes_.size(), ignore);
-    const rlimit full{Block::kBytes + 4096, before.rlim_max};
+    const rlimit full{kBlockBytes + 4096, before.rlim_max};
     ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &full), 0);
-    ASSERT_TRUE(upload.append(std::span(bytes_).first(Block::kBytes + 5)));
+    ASSERT_TRUE(upload.append(std::span(bytes_).first(kBlockBytes + 5)));
     const auto written = upload.append(std::span(bytes_).subspan(upload.held()));
     ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
     EXPECT_EQ(written.error().code, Errc::IoFailed);
-    EXPECT_EQ(upload.held(), Block::kBytes + 5);
+    EXPECT_EQ(upload.held(), kBlockBytes + 5);
     std::vector<std::byte> read;
     ASSERT_TRUE(upload.read_back([&](std::span<const std::byte> part) {
         read.insert(read.end(), part.begin(), part.end());
         return Result<void>();
     }));
-    EXPECT_TRUE(std::equal(read.begin(), read.end(), bytes_.begin()) && read.size() == Block::kBytes + 5);
+    EXPECT_TRUE(std::equal(read.begin(), read.end(), bytes_.begin()) && read.size() == kBlockBytes + 5);
     ASSERT_TRUE(upload.append(std::span(bytes_).subspan(upload.held())));
     EXPECT_TRUE(upload.commit());
 }
@@ -229,12 +229,12 @@ TEST_F(SpoolTest, PruneKeepsWhatTheLedgerCounts) {
 
 // One identity, two connections: what the replaced one still writes cannot reach the bytes that were judged.
 TEST_F(SpoolTest, ReplacedConnectionCannotTouchTheNewOnesBytes) {
-    set_content(Block::kBytes + 96);
+    set_content(kBlockBytes + 96);
     auto old_one = *spool().begin(kTask, digest_, bytes_.size(), ignore);
-    ASSERT_TRUE(old_one.append(std::span(bytes_).first(Block::kBytes + 40)));
+    ASSERT_TRUE(old_one.append(std::span(bytes_).first(kBlockBytes + 40)));
     auto new_one = *spool().begin(kTask, digest_, bytes_.size(), ignore);
-    ASSERT_EQ(new_one.held(), Block::kBytes) << "what the old one has in memory is sent again";
-    ASSERT_TRUE(new_one.append(std::span(bytes_).subspan(Block::kBytes)));
+    ASSERT_EQ(new_one.held(), kBlockBytes) << "what the old one has in memory is sent again";
+    ASSERT_TRUE(new_one.append(std::span(bytes_).subspan(kBlockBytes)));
     ASSERT_TRUE(new_one.commit());
     ASSERT_TRUE(old_one.append(std::vector<std::byte>(56, std::byte{0xFF})));
     EXPECT_FALSE(old_one.commit());
