@@ -9,10 +9,14 @@ namespace {
 
 SocketEnd& end_of(BIO* bio) { return *static_cast<SocketEnd*>(BIO_get_data(bio)); }
 
+// Records of 16 KiB gathered for one call of the kernel: it costs more than the copy. Not a whole chunk,
+// which each of a thousand slow readers would hold.
+constexpr std::size_t kGatherBytes = std::size_t{64} << 10;
+
 bool must_wait(int error) { return error == EAGAIN || error == EWOULDBLOCK || error == EINTR; }
 
-// As OpenSSL's own: 0 is the end, -1 a failure or a wait. A 0 where it has to wait would make SSL_shutdown() say 0 for
-// ever instead of what to wait for.
+// As OpenSSL's own: 0 is the end, -1 a failure or a wait. A 0 where it has to wait would make SSL_shutdown()
+// say 0 for ever instead of what to wait for.
 int receive(BIO* bio, char* data, std::size_t size, std::size_t* taken) {
     SocketEnd& end = end_of(bio);
     BIO_clear_retry_flags(bio);
@@ -32,17 +36,29 @@ int receive(BIO* bio, char* data, std::size_t size, std::size_t* taken) {
 }
 
 // The system's own BIO_s_socket() writes with write(2), which raises SIGPIPE when the peer is gone.
+std::size_t hand_over(SocketEnd& end, const char* data, std::size_t size) {
+    const ssize_t count = ::send(end.socket, data, size, MSG_NOSIGNAL);
+    if (count >= 0) return static_cast<std::size_t>(count);
+    if (!must_wait(errno)) end.failed = errno;
+    return 0;
+}
+
 int send(BIO* bio, const char* data, std::size_t size, std::size_t* taken) {
     SocketEnd& end = end_of(bio);
     BIO_clear_retry_flags(bio);
-    const ssize_t count = ::send(end.socket, data, size, MSG_NOSIGNAL | (end.more ? MSG_MORE : 0));
-    *taken = count > 0 ? static_cast<std::size_t>(count) : 0;
-    if (count > 0) return 1;
-    if (must_wait(errno)) {
-        BIO_set_retry_write(bio);
+    const bool gathers = end.more || !end.waiting.empty();
+    if (gathers && (end.waiting.size() < kGatherBytes || flush(end))) {
+        end.waiting.reserve(kGatherBytes + size);
+        end.waiting.insert(end.waiting.end(), data, data + size);
+        *taken = size;
+        if (!end.more) flush(end);
+    } else if (!gathers) {
+        *taken = hand_over(end, data, size);
     } else {
-        end.failed = errno;
+        *taken = 0;
     }
+    if (*taken > 0) return 1;
+    if (end.failed == 0) BIO_set_retry_write(bio);
     return -1;
 }
 
@@ -60,6 +76,18 @@ BIO_METHOD* make_method() {
 }
 
 }  // namespace
+
+bool flush(SocketEnd& end) {
+    while (end.gone < end.waiting.size()) {
+        const std::size_t count =
+            hand_over(end, end.waiting.data() + end.gone, end.waiting.size() - end.gone);
+        if (count == 0) return false;
+        end.gone += count;
+    }
+    end.waiting = {};  // an idle connection holds none
+    end.gone = 0;
+    return true;
+}
 
 Bio make_socket_bio(SocketEnd& end) {
     static BIO_METHOD* const method = make_method();  // as long as the process

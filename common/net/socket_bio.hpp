@@ -2,6 +2,9 @@
 // common/net.
 #pragma once
 
+#include <cstddef>
+#include <vector>
+
 #include "common/net/openssl.hpp"
 
 namespace fedllm::net {
@@ -9,11 +12,16 @@ namespace fedllm::net {
 // What TLS records are read from and written to. Lifecycle: outlives the SSL that uses it. Concurrency: one
 // thread.
 struct SocketEnd {
-    int socket = -1;     // does not block
-    bool more = false;   // another record follows at once: the kernel may wait for it before it sends
-    bool ended = false;  // the peer said that nothing more comes
-    int failed = 0;      // errno of the last call that failed otherwise than by having to wait
+    int socket = -1;            // does not block
+    bool more = false;          // another record follows at once: this one may wait for it
+    bool ended = false;         // the peer said that nothing more comes
+    int failed = 0;             // errno of the last call that failed otherwise than by having to wait
+    std::vector<char> waiting;  // records on their way to the kernel: one call for several of them
+    std::size_t gone = 0;       // bytes of those that the kernel has
 };
+
+// Everything that waits is with the kernel; false: it takes no more now, or it failed.
+bool flush(SocketEnd& end);
 
 Bio make_socket_bio(SocketEnd& end);
 

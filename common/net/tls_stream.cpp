@@ -217,6 +217,10 @@ awaitable<Result<std::size_t>> TlsStream::write_some(std::span<const std::byte> 
         const auto [count, outcome] = write_now(bytes);
         if (outcome.kind != SSL_ERROR_NONE && !outcome.wait) co_return explain(outcome);
         if (count > 0) {
+            while (!flush(end_)) {
+                if (closed_ || end_.failed != 0) co_return explain({.wait = {}, .kind = SSL_ERROR_SYSCALL});
+                FEDLLM_CO_TRY_VOID(co_await wait(asio::socket_base::wait_write));
+            }
             co_await asio::post(executor(), asio::use_awaitable);
             co_return count;
         }
