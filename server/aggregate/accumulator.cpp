@@ -121,6 +121,9 @@ void* map_zeroes(std::uint64_t bytes) {
     return memory;
 }
 
+// In pieces: whoever maps memory meanwhile waits for one of them.
+constexpr std::uint64_t kTakenAtOnce = std::uint64_t{16} << 20;
+
 // Held while one slice is added to one stripe. A standard lock would do; this one is a byte beside its
 // stripe, and sleeps in the kernel only when two uploads meet in the same 65,536 values.
 class Hold {
@@ -150,6 +153,14 @@ Accumulator::Accumulator(std::uint64_t elements, FixedPoint scale, SumBits bits)
 
 Accumulator::~Accumulator() {
     if (sums_) ::munmap(sums_, bytes());
+}
+
+void Accumulator::take_memory() {
+    for (std::uint64_t taken = 0; taken < bytes(); taken += kTakenAtOnce) {
+        const std::uint64_t piece = std::min(bytes() - taken, kTakenAtOnce);
+        // Where it fails (kernels before 5.14) the first additions do it.
+        ::madvise(static_cast<std::byte*>(sums_) + taken, piece, MADV_POPULATE_WRITE);
+    }
 }
 
 void Accumulator::add(std::uint64_t first_element, std::span<const float> values, std::uint64_t weight) {

@@ -37,6 +37,10 @@ public:
     void add(std::uint64_t first_element, std::span<const float> values, std::uint64_t weight);
     void subtract(std::uint64_t first_element, std::span<const float> values, std::uint64_t weight);
 
+    // All its memory now, not page by page in the first round: fresh pages cost more than the additions. May run
+    // beside them.
+    void take_memory();
+
     void clear();  // all sums are 0 again; the memory stays, and is zeroed where something is added to it
 
     std::uint64_t elements() const { return elements_; }
