@@ -13,7 +13,7 @@ using protocol::FrameKind;
 // together.
 constexpr std::size_t kHeadBytes = std::size_t{16} << 10;
 
-constexpr std::size_t kIdleBytes = std::size_t{4} << 10;  // of each of its two that an idle channel may keep
+constexpr std::size_t kIdleBytes = std::size_t{4} << 10;  // of each that an idle channel may keep
 
 // Before the body of a large chunk, so that its data begins where a disk can take it from, without a copy.
 constexpr std::size_t kPadBytes = kDiskBlockBytes - protocol::kChunkPrefixBytes;
@@ -84,7 +84,7 @@ awaitable<Result<Frame>> Channel::receive(Duration idle_deadline) {
     FEDLLM_CO_TRY_VOID(co_await read_all(head, idle_deadline));
     FEDLLM_CO_TRY(const auto header, protocol::decode_header(head, frame_limits_));
     const std::size_t pad = header.body_bytes > kDiskBlockBytes ? kPadBytes : 0;
-    DiskMemory& memory = bodies_[stats_.frames_in % 2];
+    DiskMemory& memory = bodies_[stats_.frames_in % kFramesInHand];
     if (pad + header.body_bytes > memory.bytes().size()) memory = DiskMemory(pad + header.body_bytes);
     const std::span body = memory.bytes().subspan(pad, header.body_bytes);
     FEDLLM_CO_TRY_VOID(co_await read_body(body));

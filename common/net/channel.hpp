@@ -30,19 +30,20 @@ struct ChannelStats {  // on the wire, headers included, TLS's own bytes not
 // written, so at most senders_waiting_max frames wait, each in its sender's hands: that is the back-pressure,
 // and there is no write queue. Limits: see protocol/limits.hpp. Every wait has a deadline. A deadline that
 // passes and an error of the stream close the channel, and are what every later call returns; after Malformed
-// or TooLarge one may still send a Goodbye. Memory: a receive buffer only while a large frame is in hand, two
-// amid chunks; an idle channel holds 8 KiB at most.
+// or TooLarge one may still send a Goodbye. Memory: a receive buffer only while a large frame is in hand,
+// kFramesInHand amid chunks; an idle channel holds 12 KiB at most.
 class Channel {
 public:
+    static constexpr std::size_t kFramesInHand = 3;
+
     Channel(std::unique_ptr<Stream> stream, const protocol::Limits& limits);
     ~Channel();
     Channel(const Channel&) = delete;
     Channel& operator=(const Channel&) = delete;
 
-    // The next frame. Its bytes are valid until the second receive() after this one, so that a chunk may be
-    // worked on while the next frame arrives. Timeout when none begins within
-    // `idle_deadline`, or when one that has begun comes slower than rate_bytes_min. TooLarge and Malformed as
-    // in frame.hpp.
+    // The next frame. Its bytes are valid until kFramesInHand further calls of receive(), so that chunks may
+    // be worked on while the next frame arrives. Timeout when none begins within `idle_deadline`, or when one
+    // that has begun comes slower than rate_bytes_min. TooLarge and Malformed as in frame.hpp.
     awaitable<Result<protocol::Frame>> receive(Duration idle_deadline);
 
     // The next frame, which must be a control frame with a valid message; OutOfOrder for a chunk.
@@ -90,8 +91,8 @@ private:
     protocol::FrameLimits frame_limits_ = protocol::kGreetingLimits;
     Watchdog read_watchdog_;
     Watchdog write_watchdog_;
-    std::array<DiskMemory, 2> bodies_;  // used by turns
-    bool amid_chunks_ = false;          // the next frame is likely one, too: the memory stays
+    std::array<DiskMemory, kFramesInHand> bodies_;  // used by turns
+    bool amid_chunks_ = false;                      // the next frame is likely one, too: the memory stays
     std::shared_ptr<SendQueue>
         senders_;                 // shared with the senders' coroutines, which may be destroyed after us
     std::optional<Error> ended_;  // why the channel is closed

@@ -35,7 +35,7 @@ awaitable<Result<void>> ClientSession::run() {
     tasks_.spawn("writer", write(), [this] { outbox_.close(); });
     Result<void> ended = co_await greet();
     if (ended) ended = co_await listen();
-    co_await chunk_taken();
+    co_await taken_but(0);
     if (joined_) engine_.leave(peer_.name, session_id_);
     const bool offence =
         !ended && (ended.error().code == Errc::Malformed || ended.error().code == Errc::TooLarge ||
@@ -81,10 +81,10 @@ awaitable<Result<void>> ClientSession::listen() {
     while (!session_.over()) {
         FEDLLM_CO_TRY(const protocol::Frame frame, co_await channel_.receive(limits_.idle_deadline));
         engine_.heard_of(peer_.name);
-        co_await chunk_taken();
         if (frame.kind == protocol::FrameKind::Chunk) {
             FEDLLM_CO_TRY_VOID(co_await on_chunk(frame.offset, frame.bytes));
         } else {
+            co_await taken_but(0);
             FEDLLM_CO_TRY_VOID(co_await on_control(frame.bytes));
         }
     }
@@ -113,6 +113,7 @@ awaitable<Result<void>> ClientSession::on_offer(protocol::Offer offer) {
     const std::string task = offer.task_id();
     intake_ = co_await engine_.on_offer(peer_.name, std::move(offer), *this);
     if (!intake_) co_return Result<void>{};
+    arrived_ = intake_->held();
     protocol::ServerMessage proceed;
     proceed.mutable_proceed()->set_task_id(task);
     proceed.mutable_proceed()->set_offset(intake_->held());
@@ -127,32 +128,46 @@ awaitable<Result<void>> ClientSession::on_offer(protocol::Offer offer) {
 awaitable<Result<void>> ClientSession::on_chunk(std::uint64_t offset, std::span<const std::byte> bytes) {
     FEDLLM_CO_TRY(const auto relevance, session_.on_receive(MessageKind::Chunk));
     if (relevance == protocol::Relevance::Stale || !intake_) {
+        co_await taken_but(0);
         channel_.release();
         co_return Result<void>{};
     }
-    const bool last = bytes.size() >= intake_->claim().bytes - intake_->held();
-    taking_ = true;
-    tasks_.spawn("take", take(offset, bytes));
-    if (!last) co_return Result<void>{};
-    co_await chunk_taken();
+    arrived_ += bytes.size();
+    ++taking_;
+    tasks_.spawn("take", take(*intake_, offset, bytes));
+    const bool last = arrived_ >= intake_->claim().bytes;
+    if (!last && bytes.size() <= limits_.chunk_bytes) {
+        co_await taken_but(net::Channel::kFramesInHand - 1);
+        co_return Result<void>{};
+    }
+    co_await taken_but(0);
     channel_.release();
-    if (intake_ && intake_->complete()) {
+    if (last && intake_ && intake_->complete()) {
         session_.upload_finished();
         co_await engine_.finish_upload(std::move(intake_), *this);
     }
     co_return Result<void>{};
 }
 
-awaitable<Result<void>> ClientSession::take(std::uint64_t offset, std::span<const std::byte> bytes) {
-    const auto taken = co_await engine_.take(*intake_, offset, bytes);
-    if (!taken) co_await engine_.refuse_upload(std::move(intake_), taken.error(), *this);
-    taking_ = false;
-    taken_.cancel();
+// Chunks that are on their way behind one that was refused are refused too, but that was said already.
+awaitable<Result<void>> ClientSession::take(engine::Intake& intake, std::uint64_t offset,
+                                            std::span<const std::byte> bytes) {
+    struct Done {  // however this ends, somebody waits for it
+        ClientSession& session;
+        ~Done() {
+            --session.taking_;
+            session.taken_.cancel();
+        }
+    } const done{*this};
+    const auto taken = co_await engine_.take(intake, offset, bytes);
+    if (!taken && intake_.get() == &intake)
+        co_await engine_.refuse_upload(std::move(intake_), taken.error(), *this);
     co_return Result<void>{};
 }
 
-awaitable<void> ClientSession::chunk_taken() {
-    while (taking_) (void)co_await taken_.async_wait(net::kNoThrow);
+// Until no more than so many chunks that have arrived are still to be taken.
+awaitable<void> ClientSession::taken_but(std::size_t some) {
+    while (taking_ > some) (void)co_await taken_.async_wait(net::kNoThrow);
 }
 
 // ---------------------------------------------------------------------------------------------------------

@@ -35,8 +35,9 @@ private:
     net::awaitable<Result<void>> listen();
     net::awaitable<Result<void>> on_control(std::span<const std::byte> bytes);
     net::awaitable<Result<void>> on_chunk(std::uint64_t offset, std::span<const std::byte> bytes);
-    net::awaitable<Result<void>> take(std::uint64_t offset, std::span<const std::byte> bytes);
-    net::awaitable<void> chunk_taken();
+    net::awaitable<Result<void>> take(engine::Intake& intake, std::uint64_t offset,
+                                      std::span<const std::byte> bytes);
+    net::awaitable<void> taken_but(std::size_t some);
     net::awaitable<Result<void>> on_offer(protocol::Offer offer);
     net::awaitable<Result<void>> download(protocol::Fetch fetch);
     void on_fetch(const protocol::Fetch& fetch);
@@ -52,8 +53,9 @@ private:
     registry::SessionId session_id_;
     bool joined_ = false;
     engine::UploadUnderWay intake_;
-    bool taking_ = false;  // a chunk goes into intake_, while the next frame arrives
-    net::Timer taken_;     // never fires: cancelled when it is in
+    std::uint64_t arrived_ = 0;  // bytes of it
+    std::size_t taking_ = 0;     // chunks on their way into it, one after another, while the next one arrives
+    net::Timer taken_;           // never fires: cancelled when one is in
 };
 
 }  // namespace fedllm::server::edge

@@ -107,15 +107,18 @@ Result<std::optional<RoundBase>> Engine::check_newest(const store::JobRow& row) 
     return std::optional<RoundBase>();  // else it is the initial one, and the job cannot be taken up
 }
 
+SharedSum Engine::make_sum(const SharedShape& shape, const job::JobSpec& spec) {
+    const auto scale = job::sum_scale(spec);
+    FEDLLM_CHECK(scale.has_value(), "parse_job() has checked it");
+    return std::make_shared<RoundSum>(shape, *scale, spec.aggregation.sum_bits);
+}
+
 // The sum of the open round, with what the ledger counts in it already: after a restart all that was
 // accepted.
 void Engine::begin_sum(ActiveJob& job) {
     job.sum.reset();
     if (job.state.phase != round::Phase::Training) return;
-    const auto scale = job::sum_scale(job.spec);
-    FEDLLM_CHECK(scale.has_value(), "parse_job() has checked it");
-    job.sum = job.spare_sum ? std::exchange(job.spare_sum, nullptr)
-                            : std::make_shared<RoundSum>(job.shape, *scale, job.spec.aggregation.sum_bits);
+    job.sum = job.spare_sum ? std::exchange(job.spare_sum, nullptr) : make_sum(job.shape, job.spec);
     const auto parts = ledger_.contributions(job.id, job.state.round);
     if (!parts) {
         hold(parts.error());
@@ -189,10 +192,7 @@ net::awaitable<Result<void>> Engine::withdraw(SharedSum sum, Intake& intake,
 // The open round's sum, after what is not among the contributions was withdrawn; or a new one where that
 // holds something else.
 net::awaitable<Result<SharedSum>> Engine::sum_of(ActiveJob& job, std::vector<Contribution> contributions) {
-    const auto make = [shape = job.shape, scale = *job::sum_scale(job.spec),
-                       bits = job.spec.aggregation.sum_bits] {
-        return std::make_shared<RoundSum>(shape, scale, bits);
-    };
+    const auto make = [shape = job.shape, spec = job.spec] { return make_sum(shape, spec); };
     const JobId id = job.id;
     SharedSum open = std::exchange(job.sum, nullptr);
     if (!open) open = make();

@@ -212,6 +212,7 @@ private:
     void begin_closing(ActiveJob& job, const round::CloseRound& effect);
     Result<std::optional<RoundBase>> check_newest(const store::JobRow& row);
     Result<bool> keeps_updates_of(const store::VersionRow& version) const;
+    static SharedSum make_sum(const SharedShape& shape, const job::JobSpec& spec);
     void begin_sum(ActiveJob& job);
     void add_spooled(const SharedSum& sum, const std::vector<Contribution>& missing);
     net::awaitable<Result<void>> add_spooled(SharedSum sum, Contribution one);

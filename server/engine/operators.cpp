@@ -60,8 +60,9 @@ net::awaitable<Result<JobId>> Engine::submit(protocol::SubmitJob request, ingest
     log::info("job submitted", {{"job", id->get()}, {"name", spec.name}, {"rounds", spec.rounds}});
     const auto row = ledger_.job(*id);
     if (hold(row ? Result<void>{} : Result<void>(row.error()))) hold(activate(*row));
-    const ActiveJob* const job = find(*id);
-    if (const SharedSum sum = job != nullptr ? job->sum : nullptr) {
+    if (ActiveJob* const job = find(*id)) {
+        if (!job->sum) job->spare_sum = make_sum(job->shape, job->spec);
+        const SharedSum sum = job->sum ? job->sum : job->spare_sum;
         co_await net::offload(compute_, [&] {
             sum->values().take_memory();
             return true;

@@ -2,12 +2,18 @@
 #include <boost/asio/strand.hpp>
 
 #include "common/log/log.hpp"
+#include "common/net/channel.hpp"
 #include "common/net/offload.hpp"
 #include "server/engine/engine.hpp"
 #include "server/engine/verdicts.hpp"
 
 namespace fedllm::server::engine {
 namespace {
+
+// Of an upload's channel: chunks of the size that our clients send are worked on while the next one arrives,
+// which may be as large as any.
+constexpr std::uint64_t kReceiveBytes = protocol::FrameLimits{}.chunk_bytes_max +
+                                        (net::Channel::kFramesInHand - 1) * protocol::Limits{}.chunk_bytes;
 
 ingest::Claim claim_of(const protocol::Offer& offer) {
     ingest::Claim claim;
@@ -127,8 +133,7 @@ net::awaitable<UploadUnderWay> Engine::on_offer(ClientId client, protocol::Offer
     const std::uint64_t decoder = codec::decoder_bytes(*ingest::codec_of(claim, rules), shape->layout);
     const std::uint64_t block = std::min<std::uint64_t>(claim.bytes, ingest::kBlockBytes);
     net::Timer granted(strand_);  // its own: with all who wait woken for each, a crowd only wakes itself
-    upload.memory =
-        memory->ask(2 * protocol::FrameLimits{}.chunk_bytes_max + block + decoder, [&] { granted.cancel(); });
+    upload.memory = memory->ask(kReceiveBytes + block + decoder, [&] { granted.cancel(); });
     count_upload_memory();
     if (!co_await until([&] { return upload.memory.granted(); }, granted)) co_return nullptr;
     count_upload_memory();
