@@ -41,9 +41,10 @@ public:
     Channel(const Channel&) = delete;
     Channel& operator=(const Channel&) = delete;
 
-    // The next frame. Its bytes are valid until kFramesInHand further calls of receive(), so that chunks may
-    // be worked on while the next frame arrives. Timeout when none begins within `idle_deadline`, or when one
-    // that has begun comes slower than rate_bytes_min. TooLarge and Malformed as in frame.hpp.
+    // The next frame. Its bytes are valid until the next receive(); a chunk's, while only chunks follow,
+    // until the kFramesInHand-th: they may be worked on while the next one arrives. Timeout when none begins
+    // within `idle_deadline`, or when one that has begun comes slower than rate_bytes_min. TooLarge and
+    // Malformed as in frame.hpp.
     awaitable<Result<protocol::Frame>> receive(Duration idle_deadline);
 
     // The next frame, which must be a control frame with a valid message; OutOfOrder for a chunk.

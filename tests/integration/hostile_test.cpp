@@ -144,13 +144,23 @@ protected:
         ADD_FAILURE() << name << ": " << to_string(message.error());
         return {};
     }
-    // A truthful claim about these bytes, then the bytes; the server's answer to them.
+    // A truthful claim about these bytes, then the bytes in small chunks, so that others are on their way
+    // behind a bad one; the server's answer to them.
     protocol::ServerMessage upload(const std::string& name, const std::string& id,
                                    const std::vector<std::byte>& bytes, std::uint64_t offset = 0) {
         const auto answer = offer(name, truthful_offer(id, bytes));
         EXPECT_TRUE(answer.has_proceed()) << name << ": " << answer.ShortDebugString();
-        EXPECT_TRUE(loop_.run(peers_[name]->send_bytes(offset, bytes)));
+        EXPECT_TRUE(loop_.run(send_in_pieces(*peers_[name], offset, bytes)));
         return next(name);
+    }
+    static net::awaitable<Result<void>> send_in_pieces(Peer& peer, std::uint64_t offset,
+                                                       std::span<const std::byte> bytes) {
+        constexpr std::size_t kPiece = 8;
+        for (std::size_t at = 0; at < bytes.size(); at += kPiece) {
+            const auto piece = bytes.subspan(at, std::min(kPiece, bytes.size() - at));
+            FEDLLM_CO_TRY_VOID(co_await peer.send_bytes(offset + at, piece));
+        }
+        co_return Result<void>{};
     }
     void expect_refused(const protocol::ServerMessage& message, Errc code) {
         ASSERT_TRUE(message.has_verdict()) << message.ShortDebugString();
@@ -222,6 +232,7 @@ TEST_F(HostileUpdates, AreRefusedByNameAndTheRoundGoesOn) {
 
     for (const std::string name : kClients) expect_accepted(upload(name, task(1, name), good(1, name)));
     EXPECT_EQ(federation_.metric("fedllm_updates_total{job=\"j1\",outcome=\"accepted\",reason=\"\"}"), 3 + 8);
+    EXPECT_FALSE(federation_.log_has("task failed")) << "by chunks behind one that was refused";
     EXPECT_EQ(federation_.terminate(), 0);
 }
 

@@ -2,6 +2,7 @@
 #include "common/net/channel.hpp"
 
 #include <gtest/gtest.h>
+#include <deque>
 
 #include "tests/common/net/support.hpp"
 
@@ -77,6 +78,29 @@ awaitable<Result<void>> send_blob(Channel& channel, std::span<const std::byte> b
     }
     co_return Result<void>{};
 }
+
+// Each chunk is looked at when those after it have arrived, as many as may be in hand.
+awaitable<void> chunks_in_hand(Channel& left, Channel& right) {
+    const auto blob = pattern(1'000'001);
+    std::optional<Result<void>> sent;
+    start(co_await asio::this_coro::executor, send_blob(left, blob, 64 << 10), sent);
+    std::deque<protocol::Frame> in_hand;
+    for (std::size_t offset = 0; offset < blob.size();) {
+        const auto frame = co_await right.receive(10s);
+        EXPECT_TRUE(frame) << to_string(frame.error());
+        if (!frame) co_return;
+        offset += frame->bytes.size();
+        in_hand.push_back(*frame);
+        if (in_hand.size() < Channel::kFramesInHand && offset < blob.size()) continue;
+        const auto bytes = in_hand.front().bytes;
+        EXPECT_TRUE(
+            std::equal(bytes.begin(), bytes.end(), blob.begin() + static_cast<long>(in_hand.front().offset)));
+        in_hand.pop_front();
+    }
+    co_await until([&] { return sent.has_value(); });
+}
+
+TEST_P(ChannelTest, ChunksStayWhileTheNextOnesArrive) { with_channels({}, &chunks_in_hand); }
 
 awaitable<Result<void>> send_many(Channel& channel, int count) {
     for (int i = 0; i < count; ++i)
