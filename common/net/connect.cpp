@@ -98,7 +98,12 @@ void hang_up(tcp::socket& socket) {
 }
 
 Accepting::Accepting(tcp::socket socket, Duration deadline)
-    : socket_(std::move(socket)), due_(now(socket_.get_executor()) + deadline) {}
+    : socket_(std::move(socket)), deadline_(deadline), watchdog_(socket_.get_executor(), [this] {
+          late_ = true;
+          close();
+      }) {
+    watchdog_.start(deadline);
+}
 
 Accepting::~Accepting() { hang_up(socket_); }
 
@@ -108,14 +113,15 @@ void Accepting::close() {
     if (stream_) stream_->close();
 }
 
-Duration Accepting::left() {
-    const auto left = std::chrono::duration_cast<Duration>(due_ - now(socket_.get_executor()));
-    return std::max(left, Duration(0));
+Error Accepting::ended_by(const Error& error) const {
+    if (!late_) return error;
+    return make_error(Errc::Timeout,
+                      "TLS handshake: not done in " + std::to_string(deadline_.count()) + " ms");
 }
 
 awaitable<Result<void>> Accepting::hello() {
-    const Result<void> heard = co_await within(left(), first_record());
-    if (!heard) co_return with_context(heard.error(), "TLS handshake");
+    const Result<void> heard = co_await first_record();
+    if (!heard) co_return ended_by(heard.error());
     co_return heard;
 }
 
@@ -150,20 +156,13 @@ awaitable<Result<void>> Accepting::lie_ready(std::size_t bytes) {
     co_return Result<void>{};
 }
 
-awaitable<Result<PeerIdentity>> Accepting::shake_hands() {
-    co_return co_await stream_->handshake(Handshake::server);
-}
-
 awaitable<Result<Connected>> Accepting::finish(asio::any_io_executor executor, TlsContext context) {
-    if (closed_) co_return make_error(Errc::Cancelled, "the stream was closed");
-    const Duration rest = left();
+    if (closed_) co_return ended_by(make_error(Errc::Cancelled, "the stream was closed"));
     FEDLLM_CO_TRY(tcp::socket socket, hand_to(std::move(executor), socket_));
     stream_ = std::make_unique<TlsStream>(std::move(socket), std::move(context));
-    auto peer = co_await within(rest, shake_hands());
-    if (!peer) {
-        const bool late = peer.error().code == Errc::Timeout;
-        co_return with_context(peer.error(), late ? "TLS handshake" : stream_->remote());
-    }
+    auto peer = co_await stream_->handshake(Handshake::server);
+    watchdog_.stop();
+    if (!peer) co_return ended_by(with_context(peer.error(), stream_->remote()));
     PeerProof proof(stream_->native());
     co_return Connected{std::move(stream_), std::move(*peer), std::move(proof)};
 }

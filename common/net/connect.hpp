@@ -10,6 +10,7 @@
 #include "common/net/peer_proof.hpp"
 #include "common/net/stream.hpp"
 #include "common/net/tls.hpp"
+#include "common/net/watchdog.hpp"
 
 namespace fedllm::net {
 
@@ -53,15 +54,17 @@ public:
     void close();
 
 private:
-    Duration left();
     awaitable<Result<void>> first_record();
     awaitable<Result<void>> lie_ready(std::size_t bytes);
-    awaitable<Result<PeerIdentity>> shake_hands();
+
+    Error ended_by(const Error& error) const;
 
     asio::ip::tcp::socket socket_;  // until finish()
-    TimePoint due_;
-    bool closed_ = false;
     std::unique_ptr<TlsStream> stream_;
+    bool closed_ = false;
+    bool late_ = false;
+    Duration deadline_;
+    Watchdog watchdog_;  // within() would take more memory than all else that a silent peer costs
 };
 
 // Both steps, on the socket's own executor.

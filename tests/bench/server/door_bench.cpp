@@ -109,18 +109,22 @@ Result<void> run(const Case& wanted) {
     StrangersOptions strange = wanted.strangers;
     strange.port = server.port();
     {
+        const auto memory = static_cast<double>(memory_of(process).resident);
         Strangers strangers(strange);
-        sites->rest(15);
-        price(*sites, strangers, process, 20);
+        sites->rest(8);  // all have come, and none has been there for too long
+        std::printf("%d strangers present, the server's memory grew by %.1f MiB\n", strangers.present(),
+                    (static_cast<double>(memory_of(process).resident) - memory) / 0x1p20);
+        sites->rest(7);
+        price(*sites, strangers, process, 24);  // twice the ten seconds of patience and two of absence
     }
     sites->rest(2);
     if (!sites->connect(wanted.clients, options, 60)) return missing("all connections");
     FEDLLM_TRY([[maybe_unused]] const JobId id, job.submit(server));
     if (!sites->run_until([&] { return rounds.round >= 3; }, 60)) return missing("the third round");
+    sites->rest(15);  // the first ones are slower
     const double alone = std::max(10.0, wanted.seconds / 5);
     const Phase before = measure(*sites, rounds, process, alone);
     print("alone", before);
-    const std::uint64_t memory = memory_of(process).resident;
     Phase beside;
     {
         Strangers strangers(strange);
@@ -129,13 +133,10 @@ Result<void> run(const Case& wanted) {
         const double theirs = strangers.core_seconds();
         beside = measure(*sites, rounds, process, wanted.seconds);
         print("beside strangers", beside);
-        std::printf(
-            "  %d of %d present, %.0f arrivals/s, their thread took %.2f of a core; the server's memory "
-            "grew by %.1f MiB\n",
-            strangers.present(), strange.half_open + strange.slow,
-            static_cast<double>(strangers.arrivals() - arrived) / wanted.seconds,
-            (strangers.core_seconds() - theirs) / wanted.seconds,
-            (static_cast<double>(memory_of(process).resident) - static_cast<double>(memory)) / 0x1p20);
+        std::printf("  %d of %d present, %.0f arrivals/s, their thread took %.2f of a core\n",
+                    strangers.present(), strange.half_open + strange.slow,
+                    static_cast<double>(strangers.arrivals() - arrived) / wanted.seconds,
+                    (strangers.core_seconds() - theirs) / wanted.seconds);
     }
     sites->rest(2);
     const Phase after = measure(*sites, rounds, process, alone);
