@@ -10,6 +10,7 @@
 #include "common/net/peer_proof.hpp"
 #include "common/net/stream.hpp"
 #include "common/net/tls.hpp"
+#include "common/net/watchdog.hpp"
 
 namespace fedllm::net {
 
@@ -28,27 +29,45 @@ awaitable<Result<Connected>> connect_tls(std::string host, std::uint16_t port, T
 
 class TlsStream;
 
-// Server side: the handshake on an accepted socket, once. Its work is done on the executor of the coroutine,
-// which need not be the socket's: handshakes are what strangers can make a server compute, so they may have a
-// thread of their own.
+// Closes with a reset: nothing of the connection stays in the kernel, as TIME_WAIT would.
+void hang_up(asio::ip::tcp::socket& socket);
+
+// Server side: an accepted socket up to the end of its handshake, under one deadline, once, in two steps.
+// Lifecycle: hello(); then finish(); close() at any time. Concurrency: the executor of the coroutine, which
+// in hello() is the socket's, too.
 class Accepting {
 public:
-    Accepting(asio::ip::tcp::socket socket, TlsContext context);
+    Accepting(asio::ip::tcp::socket socket, Duration deadline);
     ~Accepting();
     Accepting(const Accepting&) = delete;
     Accepting& operator=(const Accepting&) = delete;
 
+    // Until the peer's first TLS record lies in the kernel, whole. Nothing of TLS is made before, and the
+    // kernel does not wake us for less: whoever says nothing, or a byte now and then, costs a socket and a
+    // timer.
+    awaitable<Result<void>> hello();
+    // The handshake. The connection is `executor`'s from here on, which need not be the coroutine's:
+    // handshakes are what strangers can make a server compute, so they may have a thread of their own.
     // PeerUntrusted with OpenSSL's reason ("certificate has expired", "peer did not return a certificate"),
     // or because the certificate names no client or operator; Cancelled after close().
-    awaitable<Result<Connected>> finish(Duration deadline);
+    awaitable<Result<Connected>> finish(asio::any_io_executor executor, TlsContext context);
     void close();
 
 private:
-    awaitable<Result<PeerIdentity>> shake_hands();
+    awaitable<Result<void>> first_record();
+    awaitable<Result<void>> lie_ready(std::size_t bytes);
 
+    Error ended_by(const Error& error) const;
+
+    asio::ip::tcp::socket socket_;  // until finish()
     std::unique_ptr<TlsStream> stream_;
+    bool closed_ = false;
+    bool late_ = false;
+    Duration deadline_;
+    Watchdog watchdog_;  // within() would take more memory than all else that a silent peer costs
 };
 
+// Both steps, on the socket's own executor.
 awaitable<Result<Connected>> accept_tls(asio::ip::tcp::socket socket, TlsContext context, Duration deadline);
 
 // A listening socket (SO_REUSEADDR, so that a restart can bind at once); port 0 lets the system choose.

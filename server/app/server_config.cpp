@@ -10,13 +10,17 @@ config::Table<ServerConfig> limits_table() {
     using C = ServerConfig;
     return {
         field<C>("limits.connections_max", [](auto& c) -> auto& { return c.limits.connections_max; },
-                 "connections at once; fewer where the system allows fewer files, more are closed on arrival",
+                 "connections at once; fewer where the system allows fewer files. When there are more, the "
+                 "oldest that has said nothing yet makes way, or else the newcomer is closed",
                  {.min = 1, .max = 100'000}),
-        field<C>("limits.unauthenticated_max", [](auto& c) -> auto& { return c.limits.unauthenticated_max; },
-                 "handshakes at once; when there are more, the oldest makes way", {.min = 1, .max = 100'000}),
+        field<C>(
+            "limits.unauthenticated_max", [](auto& c) -> auto& { return c.limits.unauthenticated_max; },
+            "TLS handshakes at once, from the first record on; when there are more, the oldest makes way",
+            {.min = 1, .max = 100'000}),
         field<C>("limits.unauthenticated_per_address",
                  [](auto& c) -> auto& { return c.limits.unauthenticated_per_address; },
-                 "handshakes at once of one IPv4 address or IPv6 /64", {.min = 1, .max = 100'000}),
+                 "connections at once of one IPv4 address or IPv6 /64 that have not ended their handshake",
+                 {.min = 1, .max = 100'000}),
         field<C>(
             "limits.connections_per_client", [](auto& c) -> auto& { return c.limits.connections_per_client; },
             "connections of one client; when there are more, the oldest makes way", {.min = 1, .max = 1000}),

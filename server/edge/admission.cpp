@@ -37,70 +37,70 @@ Admission::Network Admission::network_of(const boost::asio::ip::address& address
     return network;
 }
 
-bool Admission::idle(const Address& address, double now) const {
-    return address.unauthenticated == 0 && address.banned_until <= now &&
-           (address.failures == 0 || now - address.since >= kFailureWindow);
-}
-
-void Admission::forget_idle_addresses(double now) {
-    std::erase_if(addresses_, [&](const auto& entry) { return idle(entry.second, now); });
-    // Still full: of those without guests, in whatever order, half are forgiven.
-    for (auto at = addresses_.begin(); at != addresses_.end() && addresses_.size() > kAddressesMax / 2;) {
-        at = at->second.unauthenticated == 0 ? addresses_.erase(at) : std::next(at);
-    }
-}
-
 std::optional<Refusal> Admission::arrive(GuestId guest, const boost::asio::ip::address& from, double now) {
-    if (connections() >= limits_.connections_max) return Refusal::ConnectionsMax;
-    if (addresses_.size() >= kAddressesMax) forget_idle_addresses(now);
+    // Silent ones make way: see one_too_many().
+    if (connections() - silent_.size() >= limits_.connections_max) return Refusal::ConnectionsMax;
     const Network network = network_of(from);
-    Address& address = addresses_[network];
-    if (address.banned_until > now) return Refusal::Banned;
-    if (address.unauthenticated >= limits_.unauthenticated_per_address) return Refusal::AddressMax;
-    address.unauthenticated += 1;
-    handshakes_.emplace(guest, network);
+    const auto offender = offenders_.find(network);
+    if (offender != offenders_.end() && offender->second.banned_until > now) return Refusal::Banned;
+    std::size_t& count = unauthenticated_of_[network];
+    if (count >= limits_.unauthenticated_per_address) return Refusal::AddressMax;
+    count += 1;
+    silent_.emplace(guest, network);
     return std::nullopt;
 }
 
-std::optional<GuestId> Admission::one_too_many() const {
-    if (handshakes_.size() <= limits_.unauthenticated_max) return std::nullopt;
-    return handshakes_.begin()->first;
+void Admission::spoke(GuestId guest) {
+    if (auto place = silent_.extract(guest)) handshakes_.insert(std::move(place));
 }
 
-void Admission::end_handshake(GuestId guest) {
-    const auto place = handshakes_.find(guest);
-    if (place == handshakes_.end()) return;
-    addresses_.at(place->second).unauthenticated -= 1;
-    handshakes_.erase(place);
+std::optional<Admission::Leaver> Admission::one_too_many() const {
+    if (handshakes_.size() > limits_.unauthenticated_max)
+        return Leaver{handshakes_.begin()->first, Refusal::UnauthenticatedMax};
+    if (connections() > limits_.connections_max && !silent_.empty())
+        return Leaver{silent_.begin()->first, Refusal::ConnectionsMax};
+    return std::nullopt;
 }
 
-void Admission::handshake_failed(GuestId guest, bool offence, double now) {
-    const auto place = handshakes_.find(guest);
-    if (place == handshakes_.end()) return;
-    const Network network = place->second;
-    Address& address = addresses_.at(network);
-    end_handshake(guest);
-    if (offence) {
-        if (address.failures == 0 || now - address.since >= kFailureWindow) {
-            address.failures = 0;
-            address.since = now;
-        }
-        if (++address.failures >= limits_.failures_max) {
-            address.failures = 0;
-            address.banned_until = now + static_cast<double>(limits_.ban_time.count()) / 1000;
-        }
+// Its address, unless it has gone before.
+std::optional<Admission::Network> Admission::end_unauthenticated(GuestId guest) {
+    auto place = silent_.extract(guest);
+    if (!place) place = handshakes_.extract(guest);
+    if (!place) return std::nullopt;
+    const auto count = unauthenticated_of_.find(place.mapped());
+    if (--count->second == 0) unauthenticated_of_.erase(count);
+    return place.mapped();
+}
+
+void Admission::failed(GuestId guest, bool offence, double now) {
+    const auto network = end_unauthenticated(guest);
+    if (network && offence) count_failure(*network, now);
+}
+
+void Admission::count_failure(const Network& network, double now) {
+    if (offenders_.size() >= kOffendersMax) forgive(now);
+    Offender& offender = offenders_[network];
+    if (offender.failures == 0 || now - offender.since >= kFailureWindow) {
+        offender.failures = 0;
+        offender.since = now;
     }
-    if (idle(address, now)) addresses_.erase(network);
+    if (++offender.failures < limits_.failures_max) return;
+    offender.failures = 0;
+    offender.banned_until = now + static_cast<double>(limits_.ban_time.count()) / 1000;
+}
+
+// Those whose time is over; where that is not enough, half of all, in whatever order.
+void Admission::forgive(double now) {
+    std::erase_if(offenders_, [&](const auto& entry) {
+        const Offender& offender = entry.second;
+        return offender.banned_until <= now && now - offender.since >= kFailureWindow;
+    });
+    if (offenders_.size() < kOffendersMax) return;
+    offenders_.erase(offenders_.begin(), std::next(offenders_.begin(), kOffendersMax / 2));
 }
 
 std::optional<GuestId> Admission::authenticated(GuestId guest, const net::PeerIdentity& peer) {
-    const auto place = handshakes_.find(guest);
-    if (place == handshakes_.end()) return std::nullopt;
-    const Network network = place->second;
-    end_handshake(guest);
-    const Address& address = addresses_.at(network);
-    if (address.unauthenticated == 0 && address.failures == 0 && address.banned_until == 0)
-        addresses_.erase(network);
+    if (!end_unauthenticated(guest)) return std::nullopt;
     const Identity identity{peer.role, peer.name};
     identities_of_.emplace(guest, identity);
     auto& guests = guests_of_[identity];

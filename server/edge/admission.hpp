@@ -17,11 +17,12 @@ namespace fedllm::server::edge {
 
 struct AdmissionLimits {
     std::size_t connections_max = 20'000;   // all of them; see descriptors.hpp for what the system grants
-    std::size_t unauthenticated_max = 256;  // still in their handshake, each 81 KiB
-    std::size_t unauthenticated_per_address = 16;  // per IPv4 address, or IPv6 network of 64 bits
-    std::size_t connections_per_client = 2;        // the old one may not have died yet
-    std::size_t connections_per_operator = 16;     // a person's terminals
-    std::size_t failures_max = 10;  // handshakes that were refused, per address and minute; then
+    std::size_t unauthenticated_max = 256;  // in their handshake, each 81 KiB
+    std::size_t unauthenticated_per_address =
+        16;                                  // silent or in it, per IPv4 address, or IPv6 network of 64 bits
+    std::size_t connections_per_client = 2;  // the old one may not have died yet
+    std::size_t connections_per_operator = 16;  // a person's terminals
+    std::size_t failures_max = 10;              // handshakes that were refused, per address and minute; then
     Duration ban_time = std::chrono::seconds(60);  // nothing is taken from it for so long
 
     bool operator==(const AdmissionLimits&) const = default;
@@ -34,50 +35,57 @@ std::string_view name(Refusal refusal);  // "connections_max"
 using GuestId = std::uint64_t;  // never used again
 
 // A plain data structure: no I/O, and the time comes with each call (seconds of a monotonic clock).
-// Lifecycle of a guest: arrive(); then either handshake_failed(), or authenticated() and, at its end,
-// leave(). Limits: remembers an address only while it has guests or failures that still count; at most
-// kAddressesMax.
+// Lifecycle of a guest: arrive(), silent; spoke(), in its handshake; authenticated(); leave(). Until it is
+// authenticated it may go by failed() instead. Limits: an address is remembered while it has guests that are
+// not authenticated, and while failures of it count; of the latter at most kOffendersMax.
 class Admission {
 public:
-    static constexpr std::size_t kAddressesMax = 8192;
+    static constexpr std::size_t kOffendersMax = 8192;
 
     explicit Admission(const AdmissionLimits& limits) : limits_(limits) {}
 
-    // Why it is turned away; otherwise it counts as unauthenticated from now on.
+    // Why it is turned away; otherwise it counts as silent from now on.
     std::optional<Refusal> arrive(GuestId guest, const boost::asio::ip::address& address, double now);
-    // When the newest arrival is one too many, the oldest handshake makes way: somebody who holds handshakes
-    // open cannot keep honest peers out, who need one only for a moment.
-    std::optional<GuestId> one_too_many() const;
+    // It has said its first words: a handshake begins.
+    void spoke(GuestId guest);
+
+    // Who makes way, after arrive() or spoke(): the oldest of its kind, since honest peers are silent, or in
+    // their handshake, only for a moment. Whoever holds these places cannot keep them out.
+    struct Leaver {
+        GuestId guest;
+        Refusal reason;
+    };
+    std::optional<Leaver> one_too_many() const;
 
     // `offence`: it was refused for what it showed or said, not merely slow or gone.
-    void handshake_failed(GuestId guest, bool offence, double now);
+    void failed(GuestId guest, bool offence, double now);
     // The connection that must go, if its identity now has one too many: the oldest, since an honest peer
     // that comes again has usually lost the one before.
     std::optional<GuestId> authenticated(GuestId guest, const net::PeerIdentity& peer);
     void leave(GuestId guest);
 
-    std::size_t unauthenticated() const { return handshakes_.size(); }
-    std::size_t connections() const { return handshakes_.size() + identities_of_.size(); }
-    std::size_t addresses() const { return addresses_.size(); }
+    std::size_t unauthenticated() const { return silent_.size() + handshakes_.size(); }
+    std::size_t connections() const { return unauthenticated() + identities_of_.size(); }
+    std::size_t offenders() const { return offenders_.size(); }
 
 private:
     using Network = std::array<unsigned char, 9>;     // which kind, and 4 or 8 bytes
     using Identity = std::pair<net::Role, ClientId>;  // what its certificate says
-    struct Address {
-        std::size_t unauthenticated = 0;
+    struct Offender {
         std::size_t failures = 0;  // within the minute that began at `since`
         double since = 0;
         double banned_until = 0;
     };
 
     static Network network_of(const boost::asio::ip::address& address);
-    void forget_idle_addresses(double now);
-    bool idle(const Address& address, double now) const;
-    void end_handshake(GuestId guest);
+    std::optional<Network> end_unauthenticated(GuestId guest);
+    void count_failure(const Network& network, double now);
+    void forgive(double now);
 
     AdmissionLimits limits_;
-    std::map<Network, Address> addresses_;
-    std::map<GuestId, Network> handshakes_;  // in order of arrival
+    std::map<Network, std::size_t> unauthenticated_of_;
+    std::map<Network, Offender> offenders_;
+    std::map<GuestId, Network> silent_, handshakes_;  // in order of arrival
     std::map<GuestId, Identity> identities_of_;
     std::map<Identity, std::list<GuestId>> guests_of_;
 };

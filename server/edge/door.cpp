@@ -24,12 +24,6 @@ bool out_of_descriptors(const error_code& error) {
            error == boost::system::errc::too_many_files_open_in_system;
 }
 
-std::string address_of(const tcp::socket& socket) {
-    error_code error;
-    const auto endpoint = socket.remote_endpoint(error);
-    return error ? "unknown" : endpoint.address().to_string();
-}
-
 }  // namespace
 
 Result<std::unique_ptr<Door>> Door::open(asio::any_io_executor control, const DoorOptions& options,
@@ -73,7 +67,7 @@ awaitable<void> Door::stop() {
 awaitable<Result<void>> Door::close() {
     error_code ignored;
     acceptor_.close(ignored);
-    for (const auto& [guest, accepting] : handshakes_) accepting->close();
+    for (const auto& [guest, accepting] : arrivals_) accepting->close();
     co_await tasks_.stop(Duration(0));
     guests_.clear();
     co_return Result<void>{};
@@ -95,55 +89,59 @@ void Door::reload() {
 
 awaitable<Result<void>> Door::accept() {
     while (acceptor_.is_open()) {
-        // The socket belongs to the control strand, where it will be used; see net::Accepting.
-        auto [ec, socket] = co_await acceptor_.async_accept(control_, net::kNoThrow);
+        tcp::endpoint from;
+        auto [ec, socket] = co_await acceptor_.async_accept(from, net::kNoThrow);
         if (ec == asio::error::operation_aborted) break;
         if (out_of_descriptors(ec)) {
             spare_.turn_one_away(acceptor_.native_handle());
-            refused("no_descriptors", "", ec.message());
+            refused("no_descriptors", {}, ec.message());
         }
         if (ec) {
             FEDLLM_CO_TRY_VOID(co_await net::sleep_for(kNoDescriptorPause));
             continue;
         }
         const GuestId guest = ++last_guest_;
-        if (let_in(guest, socket)) tasks_.spawn("handshake", receive(std::move(socket), guest));
+        if (const auto refusal = admission_.arrive(guest, from.address(), monotonic_seconds())) {
+            net::hang_up(socket);
+            refused(name(*refusal), from.address(), "closed on arrival");
+            continue;
+        }
+        make_room();
+        tasks_.spawn("arrival", receive(std::move(socket), guest, from.address()));
     }
     co_return Result<void>{};
 }
 
-bool Door::let_in(GuestId guest, const tcp::socket& socket) {
-    error_code gone;
-    const auto endpoint = socket.remote_endpoint(gone);
-    if (gone) return false;
-    if (const auto refusal = admission_.arrive(guest, endpoint.address(), monotonic_seconds())) {
-        refused(name(*refusal), endpoint.address().to_string(), "closed on arrival");
-        return false;  // the socket closes as it goes out of scope
-    }
-    if (const auto oldest = admission_.one_too_many()) {
-        const auto place = handshakes_.find(*oldest);
-        if (place != handshakes_.end()) place->second->close();
-        admission_.handshake_failed(*oldest, /*offence=*/false, monotonic_seconds());
-        refused(name(Refusal::UnauthenticatedMax), "", "the oldest of too many handshakes");
-    }
-    return true;
+void Door::make_room() {
+    const auto leaver = admission_.one_too_many();
+    if (!leaver) return;
+    if (const auto place = arrivals_.find(leaver->guest); place != arrivals_.end()) place->second->close();
+    admission_.failed(leaver->guest, /*offence=*/false, monotonic_seconds());
+    refused(name(leaver->reason), {}, "the oldest made way");
 }
 
-awaitable<Result<void>> Door::receive(tcp::socket socket, GuestId guest) {
-    const std::string from = address_of(socket);
-    net::Accepting accepting(std::move(socket), tls_.context());
-    handshakes_[guest] = &accepting;
-    auto connected = co_await accepting.finish(options_.handshake_deadline);
-    handshakes_.erase(guest);
+awaitable<Result<void>> Door::receive(tcp::socket socket, GuestId guest, asio::ip::address from) {
+    net::Accepting accepting(std::move(socket), options_.handshake_deadline);
+    arrivals_[guest] = &accepting;
+    auto connected = co_await prove(guest, accepting);
+    arrivals_.erase(guest);
     if (connected) {
         hand_over(guest, std::move(*connected));
         co_return Result<void>{};
     }
     const Error& error = connected.error();
     const bool offence = error.code == Errc::PeerUntrusted || error.code == Errc::Malformed;
-    admission_.handshake_failed(guest, offence, monotonic_seconds());
+    admission_.failed(guest, offence, monotonic_seconds());
     if (error.code != Errc::Cancelled) refused(fedllm::name(error.code), from, error.message);
     co_return Result<void>{};
+}
+
+awaitable<Result<net::Connected>> Door::prove(GuestId guest, net::Accepting& accepting) {
+    FEDLLM_CO_TRY_VOID(co_await accepting.hello());
+    admission_.spoke(guest);
+    make_room();
+    co_return co_await accepting.finish(control_,
+                                        tls_.context());  // the connection is the strand's from now on
 }
 
 void Door::hand_over(GuestId guest, net::Connected connected) {
@@ -153,7 +151,7 @@ void Door::hand_over(GuestId guest, net::Connected connected) {
         events_.admitted(guest, std::move(connected));
     });
     if (!too_many) return;
-    refused(name(Refusal::IdentityMax), "", "the oldest of too many connections of one identity");
+    refused(name(Refusal::IdentityMax), {}, "the oldest of too many connections of one identity");
     expel(*too_many, "newer connections of this identity took over");
 }
 
@@ -163,12 +161,14 @@ void Door::expel(GuestId guest, const std::string& reason) {
     asio::post(control_, [this, guest, reason] { events_.expelled(guest, reason); });
 }
 
-void Door::refused(std::string_view reason, const std::string& from, const std::string& detail) {
+void Door::refused(std::string_view reason, const std::optional<asio::ip::address>& from,
+                   const std::string& detail) {
     metrics_.connection_refused(reason);
     if (!log_budget_.take(monotonic_seconds())) return;
-    log::warn(
-        "connection refused",
-        {{"from", from}, {"why", reason}, {"reason", detail}, {"not_logged", log_budget_.take_missed()}});
+    log::warn("connection refused", {{"from", from ? from->to_string() : ""},
+                                     {"why", reason},
+                                     {"reason", detail},
+                                     {"not_logged", log_budget_.take_missed()}});
 }
 
 // ---------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 
@@ -59,16 +60,19 @@ private:
          const Clock& clock, observe::Metrics& metrics, DoorEvents events);
 
     net::awaitable<Result<void>> accept();
-    net::awaitable<Result<void>> receive(net::asio::ip::tcp::socket socket, GuestId guest);
+    net::awaitable<Result<void>> receive(net::asio::ip::tcp::socket socket, GuestId guest,
+                                         net::asio::ip::address from);
     net::awaitable<Result<void>> watch();
     net::awaitable<Result<void>> judge_again();
     net::awaitable<Result<void>> close();
-    bool let_in(GuestId guest, const net::asio::ip::tcp::socket& socket);
+    net::awaitable<Result<net::Connected>> prove(GuestId guest, net::Accepting& accepting);
+    void make_room();
     void hand_over(GuestId guest, net::Connected connected);
     void expel(GuestId guest, const std::string& reason);
     void expel_expired();
     void reread(net::ReloadingTls::Look look);
-    void refused(std::string_view reason, const std::string& from, const std::string& detail);
+    void refused(std::string_view reason, const std::optional<net::asio::ip::address>& from,
+                 const std::string& detail);
 
     net::asio::any_io_executor control_;
     DoorOptions options_;
@@ -84,8 +88,8 @@ private:
     SpareDescriptor spare_;
     Admission admission_;
     LogBudget log_budget_;
-    std::map<GuestId, net::Accepting*> handshakes_;  // each in its receive()
-    std::map<GuestId, net::PeerProof> guests_;       // handed over
+    std::map<GuestId, net::Accepting*> arrivals_;  // each in its receive()
+    std::map<GuestId, net::PeerProof> guests_;     // handed over
     GuestId last_guest_ = 0;
     std::thread thread_;
 };

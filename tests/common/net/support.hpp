@@ -2,12 +2,14 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <openssl/ssl.h>
 #include <unistd.h>
 
 #include <boost/asio/io_context.hpp>
 #include <filesystem>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "common/net/certificates.hpp"
 #include "common/net/connect.hpp"
@@ -48,6 +50,18 @@ template <class Done>
 awaitable<void> until(Done done) {
     for (int i = 0; i < 5000 && !done(); ++i) (void)co_await sleep_for(1ms);
     EXPECT_TRUE(done()) << "waited in vain";
+}
+
+// The first words of a client that would be let in: its ClientHello, as they cross the wire.
+inline std::vector<std::byte> client_hello(const TlsContext& context) {
+    SSL* const ssl = SSL_new(context->native_handle());
+    SSL_set_bio(ssl, BIO_new(BIO_s_mem()), BIO_new(BIO_s_mem()));
+    SSL_set_connect_state(ssl);
+    SSL_do_handshake(ssl);
+    std::vector<std::byte> hello(BIO_ctrl_pending(SSL_get_wbio(ssl)));
+    BIO_read(SSL_get_wbio(ssl), hello.data(), static_cast<int>(hello.size()));
+    SSL_free(ssl);
+    return hello;
 }
 
 class TemporaryFolder {

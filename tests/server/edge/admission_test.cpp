@@ -20,7 +20,7 @@ TEST(Admission, OneAddressHoldsOnlySoManyHandshakes) {
     EXPECT_FALSE(admission.arrive(2, at("::ffff:192.0.2.1"), 0)) << "the same one, as a dual socket sees it";
     EXPECT_EQ(admission.arrive(3, at("192.0.2.1"), 0), Refusal::AddressMax);
     EXPECT_FALSE(admission.arrive(4, at("192.0.2.2"), 0));
-    admission.handshake_failed(1, /*offence=*/false, 0);
+    admission.failed(1, /*offence=*/false, 0);
     EXPECT_FALSE(admission.arrive(5, at("192.0.2.1"), 0));
     EXPECT_FALSE(admission.authenticated(2, someone("ash")))
         << "whoever is authenticated does not count any more";
@@ -37,16 +37,40 @@ TEST(Admission, AnIpv6SiteIsOneAddress) {
 
 TEST(Admission, TheOldestHandshakeMakesWay) {
     Admission admission({.unauthenticated_max = 3});
-    for (GuestId guest = 1; guest <= 3; ++guest) {
+    for (GuestId guest = 1; guest <= 9; ++guest) {
         EXPECT_FALSE(admission.arrive(guest, at("192.0.2." + std::to_string(guest)), 0));
+        EXPECT_FALSE(admission.one_too_many()) << "silent ones are no handshakes";
+    }
+    for (GuestId guest = 4; guest <= 6; ++guest) {
+        admission.spoke(guest);
         EXPECT_FALSE(admission.one_too_many());
     }
-    EXPECT_FALSE(admission.arrive(4, at("192.0.2.4"), 0));
-    EXPECT_EQ(admission.one_too_many(), 1u);
-    admission.handshake_failed(1, /*offence=*/false, 0);
+    admission.spoke(7);
+    ASSERT_TRUE(admission.one_too_many());
+    EXPECT_EQ(admission.one_too_many()->guest, 4u);
+    EXPECT_EQ(admission.one_too_many()->reason, Refusal::UnauthenticatedMax);
+    admission.failed(4, /*offence=*/false, 0);
     EXPECT_FALSE(admission.one_too_many());
-    admission.handshake_failed(1, /*offence=*/false, 0);  // its own end, later
-    EXPECT_EQ(admission.unauthenticated(), 3u);
+    admission.failed(4, /*offence=*/false, 0);  // its own end, later
+    admission.spoke(4);
+    EXPECT_FALSE(admission.one_too_many());
+    EXPECT_EQ(admission.unauthenticated(), 8u);
+}
+
+TEST(Admission, TheOldestSilentOneMakesWayWhereThereIsNoMoreRoom) {
+    Admission admission({.connections_max = 3});
+    for (GuestId guest = 1; guest <= 3; ++guest) {
+        EXPECT_FALSE(admission.arrive(guest, at("192.0.2.1"), 0));
+        EXPECT_FALSE(admission.one_too_many());
+    }
+    admission.spoke(1);
+    EXPECT_FALSE(admission.arrive(4, at("192.0.2.9"), 0));
+    ASSERT_TRUE(admission.one_too_many());
+    EXPECT_EQ(admission.one_too_many()->guest, 2u) << "the first one speaks";
+    EXPECT_EQ(admission.one_too_many()->reason, Refusal::ConnectionsMax);
+    admission.failed(2, /*offence=*/false, 0);
+    EXPECT_FALSE(admission.one_too_many());
+    EXPECT_EQ(admission.connections(), 3u);
 }
 
 TEST(Admission, AllConnectionsTogether) {
@@ -54,6 +78,7 @@ TEST(Admission, AllConnectionsTogether) {
     EXPECT_FALSE(admission.arrive(1, at("192.0.2.1"), 0));
     EXPECT_FALSE(admission.arrive(2, at("192.0.2.1"), 0));
     EXPECT_FALSE(admission.authenticated(1, someone("ash")));
+    admission.spoke(2);
     EXPECT_EQ(admission.arrive(3, at("192.0.2.9"), 0), Refusal::ConnectionsMax);
     admission.leave(1);
     EXPECT_FALSE(admission.arrive(3, at("192.0.2.9"), 0));
@@ -65,7 +90,7 @@ TEST(Admission, FailuresOfOneMinuteBanTheirAddressForAWhile) {
     GuestId guest = 0;
     const auto fails = [&](double now, bool offence = true) {
         const auto refusal = admission.arrive(++guest, at("192.0.2.1"), now);
-        if (!refusal) admission.handshake_failed(guest, offence, now);
+        if (!refusal) admission.failed(guest, offence, now);
         return refusal;
     };
     for (int i = 0; i < 20; ++i) EXPECT_FALSE(fails(0, /*offence=*/false)) << "slow or gone is no offence";
@@ -101,20 +126,18 @@ TEST(Admission, TheOldestConnectionOfAnIdentityMakesWay) {
 
 TEST(Admission, RemembersNoMoreAddressesThanItMay) {
     Admission admission({.failures_max = 2});
-    for (unsigned i = 0; i < 3 * Admission::kAddressesMax; ++i) {
-        const auto address = boost::asio::ip::address_v4(0x0a000000u + i);
-        EXPECT_FALSE(admission.arrive(i, address, 0));
-        admission.handshake_failed(i, /*offence=*/true, 0);
-        EXPECT_LE(admission.addresses(), Admission::kAddressesMax);
-    }
-    EXPECT_GT(admission.addresses(), 1000u);
-    admission.arrive(1u << 30, at("192.0.2.1"), 100);
-    admission.handshake_failed(1u << 30, /*offence=*/false, 100);
-    for (unsigned i = 0; i < 100'000; ++i) {
-        admission.arrive((1u << 30) + i, boost::asio::ip::address_v4(0x0b000000u + i), 1000);
-        admission.handshake_failed((1u << 30) + i, /*offence=*/false, 1000);
-    }
-    EXPECT_LE(admission.addresses(), Admission::kAddressesMax);
+    const auto offends = [&](GuestId guest, double now) {
+        const auto address = boost::asio::ip::address_v4(0x0a000000u + static_cast<unsigned>(guest));
+        EXPECT_FALSE(admission.arrive(guest, address, now));
+        admission.failed(guest, /*offence=*/true, now);
+        EXPECT_LE(admission.offenders(), Admission::kOffendersMax);
+    };
+    GuestId guest = 0;
+    while (guest < 3 * Admission::kOffendersMax) offends(++guest, 0);
+    EXPECT_GE(admission.offenders(), Admission::kOffendersMax / 2);
+    while (admission.offenders() < Admission::kOffendersMax) offends(++guest, 0);
+    offends(++guest, 100);
+    EXPECT_EQ(admission.offenders(), 1u) << "a minute has passed: all others are forgiven";
 }
 
 TEST(LogBudget, WritesAFewAndCountsTheRest) {

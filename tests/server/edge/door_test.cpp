@@ -5,6 +5,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <boost/asio/write.hpp>
 #include <map>
 
 #include "tests/common/net/support.hpp"
@@ -132,20 +133,61 @@ TEST_F(DoorTest, OneAddressHoldsNoMoreThanItsShare) {
     }(*this));
 }
 
+// Each of them cost a place, and the places are few: TLS holds 81 KiB.
 TEST_F(DoorTest, HoldersOfHandshakesCannotKeepHonestPeersOut) {
     DoorOptions options;
     options.limits.unauthenticated_max = 4;
     options.handshake_deadline = 60s;  // so that nobody leaves by itself
     open(options);
     visit([](DoorTest& t) -> awaitable<void> {
+        const auto hello = net::client_hello(net::make_client_context(t.client_files_).value());
         std::vector<tcp::socket> holders;
         for (int i = 1; i <= 8; ++i) {
             holders.push_back(co_await t.stand_at_the_door("127.0.1." + std::to_string(i)));
+            co_await net::asio::async_write(holders.back(), net::asio::buffer(hello),
+                                            net::asio::use_awaitable);
+            std::array<std::byte, 1> answer;  // the ServerHello: there is a handshake
+            co_await holders.back().async_read_some(net::asio::buffer(answer), net::asio::use_awaitable);
         }
         const auto honest = co_await t.knock(t.client_files_);
         EXPECT_TRUE(honest) << to_string(honest.error());
-        EXPECT_TRUE(co_await t.hung_up(holders.front())) << "the oldest made way";
-        EXPECT_EQ(t.refused("unauthenticated_max"), 5);
+        co_await net::until([&] { return t.refused("unauthenticated_max") == 5; });
+    }(*this));
+}
+
+TEST_F(DoorTest, WhoSaysNothingTakesNoPlaceOfAHandshake) {
+    DoorOptions options;
+    options.limits.unauthenticated_max = 1;
+    options.handshake_deadline = 60s;
+    open(options);
+    visit([](DoorTest& t) -> awaitable<void> {
+        std::vector<tcp::socket> silent;
+        for (int i = 1; i <= 8; ++i) {
+            silent.push_back(co_await t.stand_at_the_door("127.0.1." + std::to_string(i)));
+        }
+        const std::array<unsigned char, 3> beginning{0x16, 0x03, 0x01};
+        co_await net::asio::async_write(silent.back(), net::asio::buffer(beginning),
+                                        net::asio::use_awaitable);
+        const auto honest = co_await t.knock(t.client_files_);
+        EXPECT_TRUE(honest) << to_string(honest.error());
+        EXPECT_EQ(t.refused("unauthenticated_max"), 0);
+    }(*this));
+}
+
+TEST_F(DoorTest, ADoorFullOfSilentPeersLetsAnHonestOneIn) {
+    DoorOptions options;
+    options.limits.connections_max = 4;
+    options.handshake_deadline = 60s;
+    open(options);
+    visit([](DoorTest& t) -> awaitable<void> {
+        std::vector<tcp::socket> silent;
+        for (int i = 1; i <= 8; ++i) {
+            silent.push_back(co_await t.stand_at_the_door("127.0.1." + std::to_string(i)));
+        }
+        const auto honest = co_await t.knock(t.client_files_);
+        EXPECT_TRUE(honest) << to_string(honest.error());
+        EXPECT_TRUE(co_await t.hung_up(silent.front())) << "the oldest made way";
+        EXPECT_EQ(t.refused("connections_max"), 5);
     }(*this));
 }
 
