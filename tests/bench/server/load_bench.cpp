@@ -132,7 +132,7 @@ Result<void> idle_memory(std::size_t clients) {
     FEDLLM_TRY(Setting setting, set_up());
     FEDLLM_TRY(const auto sites, Sites::make(setting.server, clients));
     std::optional<Memory> four;
-    for (const std::size_t count : {std::size_t{4}, std::size_t{100}, clients}) {
+    for (const std::size_t count : {std::size_t{4}, std::min<std::size_t>(100, clients), clients}) {
         if (!sites->connect(count, sites->options(), 300)) return missing("all connections");
         sites->rest(1);
         const Memory now = memory_of(setting.server.process());
