@@ -5,6 +5,7 @@
 #include <boost/asio/signal_set.hpp>
 #include <csignal>
 
+#include "common/base/memory.hpp"
 #include "common/base/version.hpp"
 #include "common/log/log.hpp"
 #include "common/net/tls.hpp"
@@ -27,6 +28,11 @@ protocol::Limits limits_of(const LimitsConfig& config) {
     limits.rate_bytes_min = config.rate_min.bytes;
     limits.rate_window = config.rate_window;
     return limits;
+}
+
+// As configured, or as the machine has it now; a tenth is for uploads and everything else.
+std::uint64_t sum_memory(const LimitsConfig& limits) {
+    return limits.sum_memory.bytes > 0 ? limits.sum_memory.bytes : memory_limit() / 10 * 9;
 }
 
 edge::DoorOptions door_options(const ServerConfig& config) {
@@ -63,6 +69,7 @@ Result<std::unique_ptr<Server>> Server::create(const ServerConfig& config) {
         .state_directory = config.state_directory,
         .upload_bytes_max = config.limits.upload_bytes_max.bytes,
         .upload_memory = config.limits.upload_memory.bytes,
+        .sum_memory = [limits = config.limits] { return sum_memory(limits); },
         .threads = config.threads,
         .retention = {.versions = config.retention.versions, .updates = config.retention.updates}};
     const auto on_fatal = [raw = server.get()](const Error& error) {

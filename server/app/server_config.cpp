@@ -53,6 +53,11 @@ config::Table<ServerConfig> limits_table() {
                  "memory of all uploads together: further ones wait their turn, in order; one takes about a "
                  "mebibyte",
                  {.min = 1 << 20}),
+        field<C>(
+            "limits.sum_memory", [](auto& c) -> auto& { return c.limits.sum_memory; },
+            "memory of the exact sums of all jobs, 8 bytes a value (4 with a job's aggregation.sum_bits: "
+            "32): a "
+            "job that does not fit is refused; 0: nine tenths of what the machine or container leaves"),
     };
 }
 

@@ -40,6 +40,7 @@ struct LimitsConfig {
     config::ByteCount message_bytes_max{std::uint64_t{1} << 20};
     config::ByteCount upload_bytes_max{std::uint64_t{64} << 30};
     config::ByteCount upload_memory{std::uint64_t{256} << 20};
+    config::ByteCount sum_memory{0};  // 0: what the machine has
     bool operator==(const LimitsConfig&) const = default;
 };
 

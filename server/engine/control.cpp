@@ -45,7 +45,8 @@ net::awaitable<Result<protocol::JobSummary>> Engine::control(std::string operato
     const JobId id(request.job_id());
     if (request.action() == protocol::JOB_ACTION_STOP) FEDLLM_CO_TRY_VOID(co_await newest_is_durable(id));
     FEDLLM_CO_TRY(const store::JobRow before, ledger_.job(id));
-    if (find(id) == nullptr) {
+    const bool aside = is_aside(before);
+    if (find(id) == nullptr && !aside) {
         co_return make_error(Errc::Stale, "job " + id.get() + " is over: it is " +
                                               std::string(store::name(before.status)) + ", " + before.detail);
     }
@@ -56,7 +57,11 @@ net::awaitable<Result<protocol::JobSummary>> Engine::control(std::string operato
                                  {"action", protocol::JobAction_Name(request.action())},
                                  {"operator", operator_name},
                                  {"cause", cause}});
-    raise(id, *event);
+    if (aside) {
+        FEDLLM_CO_TRY_VOID(control_aside(before, *event));
+    } else {
+        raise(id, *event);
+    }
     FEDLLM_CO_TRY(const store::JobRow after, ledger_.job(id));
     protocol::JobSummary summary;
     fill_summary(after, summary);

@@ -105,6 +105,8 @@ Result<void> Engine::activate(const store::JobRow& row, std::optional<RoundBase>
         log::error("a job cannot be taken up", {{"job", row.id.get()}, {"reason", active.error().message}});
         return ledger_.finish_job(row.id, store::JobStatus::Failed, active.error().message);
     }
+    const auto room = check_room((*active)->spec, (*active)->shape->layout.elements);
+    if (!room) return lay_aside(row, room.error());
     const JobId id = row.id;
     log::info((*active)->state.recovered ? "job resumed" : "job started",
               {{"job", id.get()}, {"name", row.name}, {"round", row.round.get()}});

@@ -40,7 +40,9 @@ struct EngineOptions {
     Path state_directory;
     std::uint64_t upload_bytes_max = std::uint64_t{64} << 30;
     std::uint64_t upload_memory = std::uint64_t{256} << 20;  // of all uploads together
-    unsigned threads = 0;                                    // of the compute pool; 0: one per core
+    // Bytes for the sums of all jobs, asked whenever one is to be taken up. None, or 0: nobody knows a limit.
+    std::function<std::uint64_t()> sum_memory{};
+    unsigned threads = 0;  // of the compute pool; 0: one per core
     RetentionRules retention{};
     // Where the pool's work runs instead, for simulated worlds.
     std::optional<net::asio::any_io_executor> compute{};
@@ -183,7 +185,13 @@ private:
     enum class Sweep { Recent, Everything };
     net::awaitable<Result<void>> expire(JobId id, Sweep sweep);
     Result<std::vector<Path>> spent_files(const JobId& id, const std::set<RoundId>& rounds) const;
-    ActiveJob* find(const JobId& id) const;  // null once it is over
+    ActiveJob* find(const JobId& id) const;  // null once it is over, and while it is laid aside
+    // Memory (room.cpp). TooLarge.
+    Result<void> check_room(const job::JobSpec& spec, std::uint64_t elements) const;
+    Error not_under_way(const JobId& id) const;
+    bool is_aside(const store::JobRow& row) const;
+    Result<void> lay_aside(const store::JobRow& row, const Error& why);
+    Result<void> control_aside(const store::JobRow& row, const round::Event& event);
 
     // Events are taken one after another: what follows from one while it is handled waits for its end.
     void raise(const JobId& job, round::Event event);

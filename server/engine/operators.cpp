@@ -33,13 +33,15 @@ void fill(const store::RoundRow& row, Timestamp now, protocol::RoundReport& out)
 
 Result<ingest::Upload> Engine::begin_submission(const std::string& operator_name,
                                                 const protocol::SubmitJob& request) {
-    FEDLLM_TRY([[maybe_unused]] const job::JobSpec spec, job::parse_job(request.job(), "the submitted job"));
+    FEDLLM_TRY(const job::JobSpec spec, job::parse_job(request.job(), "the submitted job"));
     if (request.initial_bytes() > options_.upload_bytes_max) {
         return make_error(Errc::TooLarge, "the initial version has " +
                                               std::to_string(request.initial_bytes()) +
                                               " bytes; limits.upload_bytes_max allows " +
                                               std::to_string(options_.upload_bytes_max));
     }
+    // Its values are f32; the file's names and shapes, which count as some here, are few bytes beside them.
+    FEDLLM_TRY_VOID(check_room(spec, request.initial_bytes() / sizeof(float)));
     const auto nothing_to_check = [](std::span<const std::byte>) -> Result<void> { return {}; };
     return spool_.begin(TaskId("submission/" + operator_name), request.initial_digest(),
                         request.initial_bytes(), nothing_to_check);

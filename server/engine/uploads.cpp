@@ -49,7 +49,7 @@ void Engine::on_evaluation(const ClientId& client, const protocol::Evaluation& e
     const TaskId task(evaluation.task_id());
     const auto parsed = parse_task(client, task.get());
     if (!parsed) return say(reply, refusal(task, parsed.error()));
-    if (find(parsed->job) == nullptr) return say(reply, refusal(task, {Errc::Stale, "the job is over"}));
+    if (find(parsed->job) == nullptr) return say(reply, refusal(task, not_under_way(parsed->job)));
     if (auto fine = ingest::check_evaluation(evaluation.loss_sum(), evaluation.tokens()); !fine) {
         return refuse({parsed->job, parsed->round, client, task}, fine.error(), reply);
     }
@@ -72,7 +72,7 @@ Result<std::optional<protocol::Verdict>> Engine::judge_before_upload(const Uploa
         return std::optional(refusal(target.task, again));
     }
     const ActiveJob* const job = find(target.job);
-    if (job == nullptr) return std::optional(refusal(target.task, {Errc::Stale, "the job is over"}));
+    if (job == nullptr) return std::optional(refusal(target.task, not_under_way(target.job)));
     if (auto admitted = round::admits(job->state, target.round, target.client); !admitted) {
         metrics_.update_refused(target.job, admitted.error().code);
         return std::optional(refusal(target.task, admitted.error()));

@@ -48,6 +48,10 @@ void Engine::log_waiting(ActiveJob& job) {
 Result<protocol::Because> Engine::why_job(const store::JobRow& row) const {
     const Timestamp now = clock_.now();
     const ActiveJob* const job = find(row.id);
+    if (is_aside(row)) {
+        return because(row.id.get() + " waits for somebody to resume it; it is paused: " + row.detail,
+                       "resume", started_);
+    }
     if (job == nullptr) {
         return because(row.id.get() + " waits for nothing: it is " + std::string(store::name(row.status)) +
                            ", " + row.detail,
@@ -82,7 +86,7 @@ Result<protocol::Because> Engine::why_round(const store::JobRow& row, RoundId ro
                        kNothing, *done.closed);
     }
     FEDLLM_TRY(auto answer, why_job(row));
-    if (find(row.id) == nullptr) {
+    if (find(row.id) == nullptr && !is_aside(row)) {
         answer.set_sentence(what + " was not committed and never will be: " + answer.sentence());
     } else if (round != row.round) {
         answer.set_sentence(what + " waits for those before it, at " + std::to_string(row.round.get()) +

@@ -41,6 +41,7 @@ public:
                                 .update = update,
                                 .download = true,
                                 .on_task = [this](const protocol::Task& task) { note(task.round()); },
+                                .on_proceed = {},
                                 .on_verdict = {}};
             members_.push_back(std::make_unique<Member>(std::move(identity), std::move(options)));
         }

@@ -6,6 +6,7 @@
 
 #include "common/base/philox.hpp"
 #include "common/codec/codec.hpp"
+#include "common/config/value.hpp"
 #include "common/crypto/sha256.hpp"
 #include "common/formats/param_set_file.hpp"
 
@@ -13,11 +14,13 @@ namespace fedllm::tools::bench {
 namespace {
 
 constexpr std::uint64_t kTensorElements = std::uint64_t{1} << 24;  // 64 MiB each: layers of a large model
-constexpr double kNorm = 4;                                        // of an update; the job clips at 10
 
 std::uint64_t elements_of(const PlainJob& job) {
     return std::max<std::uint64_t>(job.bytes / sizeof(float), 1);
 }
+
+// What the job clips at; an update has 0.4 of it.
+double clip_norm_of(const PlainJob& job) { return job.sum_bits == 32 ? 0.5 : 10; }
 
 Result<tensor::Manifest> manifest_of(const PlainJob& job) {
     std::vector<tensor::TensorSpec> tensors;
@@ -33,7 +36,9 @@ std::string yaml_of(const PlainJob& job) {
     const std::string clients = std::to_string(job.clients);
     return "name: plain\nbase_model: none\nmethod: full\nrounds: " + std::to_string(job.rounds) +
            "\nclients_per_round: " + clients + "\nclients_minimum: " + clients +
-           "\nupdate: {codec: none}\ndownload: {codec: none}\ntrain: {local_steps: 1}\n";
+           "\nweighting: uniform\naggregation: {sum_bits: " + std::to_string(job.sum_bits) +
+           "}\nupdate: {codec: none, clip_norm: " + config::print_double(clip_norm_of(job)) +
+           "}\ndownload: {codec: none}\ntrain: {local_steps: 1}\n";
 }
 
 }  // namespace
@@ -55,7 +60,8 @@ Result<JobId> PlainJob::submit(const ServerProcess& server) const {
 Result<ReadyUpdate> PlainJob::make_update(const Path& file) const {
     const std::uint64_t elements = elements_of(*this);
     Rng rng(1, "bench/plain");
-    const auto bound = static_cast<float>(kNorm * std::sqrt(3.0 / static_cast<double>(elements)));
+    const auto bound =
+        static_cast<float>(0.4 * clip_norm_of(*this) * std::sqrt(3.0 / static_cast<double>(elements)));
     std::vector<float> block(std::min<std::uint64_t>(elements, 1 << 20));
     for (float& value : block) value = rng.uniform(-bound, bound);
     std::vector<float> values(elements);

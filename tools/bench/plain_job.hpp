@@ -13,6 +13,7 @@ struct PlainJob {
     std::uint64_t bytes = 0;  // of the model, and of each update
     std::uint32_t clients = 1;
     std::uint32_t rounds = 1;
+    std::uint32_t sum_bits = 64;  // 32: with updates and a clip norm so small that they suffice
 
     Result<JobId> submit(const ServerProcess& server) const;
     Result<ReadyUpdate> make_update(const Path& file) const;  // within the job's clip norm

@@ -1,6 +1,7 @@
 #include "tools/bench/server_process.hpp"
 
 #include <fcntl.h>
+#include <malloc.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -92,6 +93,7 @@ ServerProcess::~ServerProcess() { kill(); }
 Result<void> ServerProcess::start() {
     int ready[2];
     if (::pipe2(ready, O_CLOEXEC) != 0) return system_error("a pipe");
+    ::malloc_trim(0);  // what the parent has freed and still holds would count as the child's
     process_ = ::fork();
     if (process_ == 0) serve(ready[1]);
     ::close(ready[1]);

@@ -94,6 +94,7 @@ Result<void> Site::on_message(Connection& connection, const protocol::ServerMess
     if (message.has_task()) return on_task(connection, message.task());
     if (message.has_release()) download_.reset();
     if (message.has_proceed()) {
+        if (options_.on_proceed) options_.on_proceed();
         FEDLLM_TRY(MappedFile file, MappedFile::open(options_.update.file));
         connection.upload(TaskId(message.proceed().task_id()), std::move(file), message.proceed().offset());
     }

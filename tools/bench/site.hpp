@@ -26,6 +26,7 @@ struct SiteOptions {
         true;  // fetches and hashes the whole version before it offers; else trusts what it would be
     net::BackoffOptions backoff{};
     std::function<void(const protocol::Task&)> on_task;        // right when it arrives
+    std::function<void()> on_proceed;                          // its update's bytes go out from now on
     std::function<void(const protocol::Verdict&)> on_verdict;  // of an update or an evaluation
 };
 

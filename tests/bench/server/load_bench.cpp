@@ -2,6 +2,8 @@
 //
 //   load_bench memory [CLIENTS [PARTICIPANTS [MEGABYTES]]]   its memory by connection, idle and in a round
 //
+//   load_bench model [CLIENTS [MEGABYTES [SUM_BITS]]]        its anonymous memory beside a large model's size
+//
 //   load_bench close [CLIENTS [ROUNDS [MEGABYTES]]]          from a round's last byte to the next broadcast
 //
 //   load_bench thousand [CLIENTS [ROUNDS]]                   rounds of a tiny job, then a restart
@@ -40,19 +42,29 @@ Result<Setting> set_up() {
     return Setting{std::move(scratch), std::move(server)};
 }
 
-Error missing(const char* what) { return make_error(Errc::Timeout, std::string(what) + " did not come"); }
-
 // ----------------------------------------------------------------------------------------------- memory
 
 double each_beyond_four(const Memory& now, const Memory& four, std::size_t clients) {
     return static_cast<double>(now.resident - four.resident) / kKibibyte / static_cast<double>(clients - 4);
 }
 
+Error missing(const char* what) { return make_error(Errc::Timeout, std::string(what) + " did not come"); }
+
+// How many send at the same time: who was told to go on and has no verdict yet.
+struct Sending {
+    std::size_t now = 0;
+    std::size_t most = 0;
+    void watch(SiteOptions& options) {
+        options.on_proceed = [this] { most = std::max(most, ++now); };
+        options.on_verdict = [this](const protocol::Verdict&) { now -= now > 0; };
+    }
+};
+
 Result<void> idle_memory(std::size_t clients) {
     FEDLLM_TRY(Setting setting, set_up());
     FEDLLM_TRY(const auto sites, Sites::make(setting.server, clients));
     std::optional<Memory> four;
-    for (const std::size_t count : {std::size_t{4}, std::size_t{100}, clients}) {
+    for (const std::size_t count : {std::size_t{4}, std::min<std::size_t>(100, clients), clients}) {
         if (!sites->connect(count, sites->options(), 300)) return missing("all connections");
         sites->rest(1);
         const Memory now = memory_of(setting.server.process());
@@ -73,7 +85,9 @@ Result<Memory> round_memory(std::size_t clients, std::size_t participants, std::
     const PlainJob job{.bytes = bytes, .clients = static_cast<std::uint32_t>(participants), .rounds = 1};
     FEDLLM_TRY(const ReadyUpdate update, job.make_update(setting.scratch.path() / "update"));
     bool over = false;
+    Sending sending;
     SiteOptions options = sites->options(update);
+    sending.watch(options);
     options.on_task = [&](const protocol::Task& task) {
         over |= task.kind() == protocol::TASK_KIND_EVALUATE;
     };
@@ -83,9 +97,10 @@ Result<Memory> round_memory(std::size_t clients, std::size_t participants, std::
     const Stopwatch watch;
     if (!sites->run_until([&] { return over; }, 600)) return missing("the end of the round");
     std::printf(
-        "%5zu connected, %zu of them send %.0f MB each: %7.1f MiB resident at the peak, %.1f MiB anonymous, "
-        "%.1f s\n",
-        clients, participants, static_cast<double>(bytes) / 1e6,
+        "%5zu connected, %zu of them send %.0f MB each, %zu at once: %7.1f MiB resident at the peak, %.1f "
+        "MiB "
+        "anonymous, %.1f s\n",
+        clients, participants, static_cast<double>(bytes) / 1e6, sending.most,
         static_cast<double>(peak.resident()) / 0x1p20, static_cast<double>(peak.anonymous()) / 0x1p20,
         watch.seconds());
     std::fflush(stdout);
@@ -98,6 +113,35 @@ Result<void> memory(std::size_t clients, std::size_t participants, std::uint64_t
     FEDLLM_TRY(const Memory many, round_memory(clients, participants, bytes));
     std::printf("during the round: %.1f KiB of resident memory each beyond the fourth (goal 160)\n",
                 each_beyond_four(many, four, clients));
+    return {};
+}
+
+// ------------------------------------------------------------------------------------------------ model
+
+Result<void> model(std::size_t clients, std::uint64_t bytes, std::uint32_t sum_bits) {
+    FEDLLM_TRY(Setting setting, set_up());
+    FEDLLM_TRY(const auto sites, Sites::make(setting.server, clients));
+    const PlainJob job{
+        .bytes = bytes, .clients = static_cast<std::uint32_t>(clients), .rounds = 1, .sum_bits = sum_bits};
+    FEDLLM_TRY(const ReadyUpdate update, job.make_update(setting.scratch.path() / "update"));
+    FEDLLM_TRY([[maybe_unused]] const JobId id, job.submit(setting.server));
+    const PeakWatch peak(setting.server.process());
+    const Stopwatch watch;
+    bool over = false;
+    SiteOptions options = sites->options(update);
+    options.on_task = [&](const protocol::Task& task) {
+        over |= task.kind() == protocol::TASK_KIND_EVALUATE;
+    };
+    if (!sites->connect(clients, options, 300)) return missing("all connections");
+    if (!sites->run_until([&] { return over; }, 1200)) return missing("the end of the round");
+    const auto times = [&](std::uint64_t memory) {
+        return static_cast<double>(memory) / static_cast<double>(bytes);
+    };
+    std::printf(
+        "a model of %.0f MB, %zu clients, sums of %u bits: %.0f MB anonymous at the peak, %.3f models (goal "
+        "%s); resident, pages of files among them, %.2f; a round of %.1f s\n",
+        static_cast<double>(bytes) / 1e6, clients, sum_bits, static_cast<double>(peak.anonymous()) / 1e6,
+        times(peak.anonymous()), sum_bits == 32 ? "1.2" : "2.2", times(peak.resident()), watch.seconds());
     return {};
 }
 
@@ -209,6 +253,10 @@ Result<void> run(int argc, char** argv) {
         return memory(number(argc, argv, 2, 1000), number(argc, argv, 3, 64),
                       number(argc, argv, 4, 40) * 1'000'000);
     }
+    if (what == "model") {
+        return model(number(argc, argv, 2, 16), number(argc, argv, 3, 3000) * 1'000'000,
+                     static_cast<std::uint32_t>(number(argc, argv, 4, 64)));
+    }
     if (what == "close") {
         return close(number(argc, argv, 2, 100), static_cast<std::uint32_t>(number(argc, argv, 3, 10)),
                      number(argc, argv, 4, 40) * 1'000'000);
@@ -216,7 +264,8 @@ Result<void> run(int argc, char** argv) {
     if (what == "thousand") {
         return thousand(number(argc, argv, 2, 1000), static_cast<std::uint32_t>(number(argc, argv, 3, 10)));
     }
-    return make_error(Errc::InvalidArgument, "memory, close or thousand: see the top of load_bench.cpp");
+    return make_error(Errc::InvalidArgument,
+                      "memory, model, close or thousand: see the top of load_bench.cpp");
 }
 
 }  // namespace

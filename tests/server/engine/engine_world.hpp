@@ -58,9 +58,13 @@ private:
 
 class EngineWorld {
 public:
-    EngineWorld(Path state, unsigned threads, std::uint64_t upload_memory = std::uint64_t{256} << 20)
+    EngineWorld(Path state, unsigned threads, std::uint64_t upload_memory = std::uint64_t{256} << 20,
+                std::function<std::uint64_t()> sum_memory = {})
         : io_(1), state_(std::move(state)) {
-        EngineOptions options{.state_directory = state_, .upload_memory = upload_memory, .threads = threads};
+        EngineOptions options{.state_directory = state_,
+                              .upload_memory = upload_memory,
+                              .sum_memory = std::move(sum_memory),
+                              .threads = threads};
         // 0: no thread but ours, so that a test can stop the world between any two steps.
         if (threads == 0) options.compute = io_.get_executor();
         auto opened = Engine::open(io_.get_executor(), options, clock_, metrics_,
@@ -72,6 +76,7 @@ public:
     ~EngineWorld() { engine_.reset(); }  // as a crash does, unless stop() was called
 
     Engine& engine() { return *engine_; }
+    asio::io_context::executor_type executor() { return io_.get_executor(); }
     observe::Metrics& metrics() { return metrics_; }
 
     template <class Condition>
