@@ -107,6 +107,53 @@ TEST(Hostile, FramesThatBreakTheGrammarEndTheirConnectionAndAreCounted) {
     EXPECT_TRUE(loop.run(fine.connect(federation.port())));
 }
 
+// ----------------------------------------------------------------------------------------------- old tasks
+
+// What a client says about a task that is over crossed with its end, and is let pass: nothing is answered,
+// recorded or sent.
+TEST(Hostile, WordsAboutAnEarlierTaskChangeNothing) {
+    Federation federation;
+    federation.start();
+    Loop loop;
+    Peer ash(federation.invite("ash"));
+    ASSERT_TRUE(loop.run(ash.connect(federation.port())));
+    TinyJob{.clients = 1, .minimum = 1, .rounds = 2}.submit(federation);
+    const auto next = [&] {
+        auto message = loop.run(ash.next());
+        EXPECT_TRUE(message) << to_string(message.error());
+        return message ? *message : protocol::ServerMessage();
+    };
+    const auto answer = [&](const std::string& task) {
+        const auto update = encoded(honest_values(task));
+        ASSERT_TRUE(loop.run(ash.send(truthful_offer(task, update))));
+        const auto proceed = next();
+        ASSERT_TRUE(proceed.has_proceed()) << proceed.ShortDebugString();
+        ASSERT_TRUE(loop.run(ash.send_bytes(0, update)));
+        const auto verdict = next();
+        EXPECT_EQ(verdict.verdict().outcome(), protocol::OUTCOME_ACCEPTED) << verdict.ShortDebugString();
+    };
+    const auto first = next();
+    answer("j1/0/ash");
+    const auto second = next();
+    ASSERT_EQ(second.task().task_id(), "j1/1/ash") << second.ShortDebugString();
+
+    protocol::ClientMessage progress, evaluation, decline, fetch;
+    progress.mutable_progress()->set_task_id(first.task().task_id());
+    progress.mutable_progress()->set_step(9);
+    progress.mutable_progress()->set_steps(9);
+    *evaluation.mutable_evaluation() = truthful_offer(first.task().task_id(), {}).evaluation();
+    decline.mutable_decline()->set_task_id(first.task().task_id());
+    decline.mutable_decline()->set_reason("out_of_memory");
+    fetch.mutable_fetch()->set_task_id(first.task().task_id());
+    fetch.mutable_fetch()->set_digest(first.task().model_digest());
+    for (const auto& message : {progress, evaluation, decline, fetch})
+        ASSERT_TRUE(loop.run(ash.send(message)));
+    answer("j1/1/ash");
+    EXPECT_FALSE(federation.log_has("client declined", Duration(0)));
+    EXPECT_EQ(federation.metric("fedllm_client_bytes_total{client=\"ash\",direction=\"down\"}"), 0);
+    EXPECT_EQ(federation.metric("fedllm_task_progress_ratio{client=\"ash\",job=\"j1\"}"), 0);
+}
+
 // -------------------------------------------------------------------------------------------------- updates
 
 class HostileUpdates : public testing::Test {
