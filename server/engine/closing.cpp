@@ -49,15 +49,6 @@ bool is_damage(const Error& error) {
            error.code == Errc::InvalidFile || error.code == Errc::ManifestMismatch;
 }
 
-std::vector<Path> paths_of(const store::VersionRow& row, const store::Versions& versions) {
-    std::vector<Path> paths{versions.path_of(row.digest)};
-    for (const auto& [kind, digest] : {std::pair(store::Attachment::Step, row.encoded_digest),
-                                       std::pair(store::Attachment::Residual, row.residual_digest)}) {
-        if (!digest.empty()) paths.push_back(versions.path_of(kind, digest));
-    }
-    return paths;
-}
-
 // What is there of the version, its bytes checked.
 Result<RoundBase> intact(const store::VersionRow& row, const store::Versions& versions) {
     FEDLLM_TRY(RoundBase base, map_base(row, versions));
@@ -88,7 +79,7 @@ Result<std::optional<RoundBase>> Engine::check_newest(const store::JobRow& row) 
     FEDLLM_TRY(const store::VersionRow newest, ledger_.version(row.id, row.round));
     auto found = intact(newest, versions_);
     if (found) {
-        const auto paths = paths_of(newest, versions_);
+        const auto paths = versions_.paths_of(newest);
         FEDLLM_TRY(const bool unsettled, keeps_updates_of(newest));
         for (const Path& path : paths) {
             if (unsettled) FEDLLM_TRY_VOID(write_again(path));

@@ -77,6 +77,8 @@ Result<void> Engine::start() {
     }
     FEDLLM_TRY(const std::set<Path> counted, counted_updates());
     FEDLLM_TRY_VOID(spool_.prune(counted, ingest::Spool::Parts::Keep));
+    FEDLLM_TRY(const std::set<Path> named, named_versions());
+    FEDLLM_TRY_VOID(versions_.prune(named));
     FEDLLM_TRY(const auto rows, ledger_.jobs());
     for (const store::JobRow& row : rows) {
         if (is_alive(row)) FEDLLM_TRY_VOID(activate(row, std::move(newest[row.id])));

@@ -181,6 +181,7 @@ private:
     Result<void> activate(const store::JobRow& row, std::optional<RoundBase> newest = {});
     Result<std::unique_ptr<ActiveJob>> load(const store::JobRow& row, std::optional<RoundBase> newest) const;
     Result<std::set<Path>> counted_updates() const;  // of the open rounds and those kept for audits
+    Result<std::set<Path>> named_versions() const;   // with their steps and residuals
     Result<std::vector<TaskId>> spent_tasks(const JobId& id, RoundId round) const;
     enum class Sweep { Recent, Everything };
     net::awaitable<Result<void>> expire(JobId id, Sweep sweep);

@@ -122,4 +122,18 @@ Result<std::set<Path>> Engine::counted_updates() const {
     return paths;
 }
 
+// A version is on the disk before the ledger names it: a process that dies in between leaves one without a
+// row, which nobody makes again where the job is stopped, or the submission was given up.
+Result<std::set<Path>> Engine::named_versions() const {
+    std::set<Path> paths;
+    FEDLLM_TRY(const auto jobs, ledger_.jobs());
+    for (const store::JobRow& job : jobs) {
+        FEDLLM_TRY(const auto versions, ledger_.versions(job.id));
+        for (const store::VersionRow& row : versions) {
+            for (const Path& path : versions_.paths_of(row)) paths.insert(path);
+        }
+    }
+    return paths;
+}
+
 }  // namespace fedllm::server::engine

@@ -1,7 +1,6 @@
 #include "server/store/versions.hpp"
 
 #include <utility>
-#include <vector>
 
 #include "common/base/rewrite.hpp"
 #include "common/crypto/sha256.hpp"
@@ -71,6 +70,13 @@ Path Versions::path_of(std::string_view digest) const {
 
 Path Versions::path_of(Attachment kind, std::string_view digest) const {
     return folder_ / std::string(digest).append(kind == Attachment::Step ? ".step" : ".residual");
+}
+
+std::vector<Path> Versions::paths_of(const VersionRow& row) const {
+    std::vector<Path> paths{path_of(row.digest)};
+    if (!row.encoded_digest.empty()) paths.push_back(path_of(Attachment::Step, row.encoded_digest));
+    if (!row.residual_digest.empty()) paths.push_back(path_of(Attachment::Residual, row.residual_digest));
+    return paths;
 }
 
 Result<VersionFile> Versions::write(const tensor::ParamSet& params) const {
@@ -145,6 +151,17 @@ Result<void> Versions::sync(std::span<const Path> published) const {
         FEDLLM_TRY_VOID(file->sync());
     }
     return disk().sync_directory(folder_);
+}
+
+Result<void> Versions::prune(const std::set<Path>& keep) const {
+    FEDLLM_TRY(const auto names, disk().list(folder_));
+    for (const std::string& name : names) {
+        const Path path = folder_ / name;
+        const bool ours =
+            crypto::from_hex(path.stem().string()).has_value();  // what else lies here is somebody's
+        if (ours && !keep.contains(path)) remove_quietly(path);
+    }
+    return {};
 }
 
 Result<VersionFile> Versions::write(Attachment kind, std::span<const std::byte> bytes) const {

@@ -9,13 +9,16 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "common/base/files.hpp"
 #include "common/base/result.hpp"
 #include "common/tensor/param_set.hpp"
+#include "server/store/rows.hpp"
 
 namespace fedllm::server::store {
 
@@ -59,6 +62,7 @@ public:
 
     Path path_of(std::string_view digest) const;
     Path path_of(Attachment kind, std::string_view digest) const;
+    std::vector<Path> paths_of(const VersionRow& row) const;  // of what it names: the version, step, residual
 
     // The safetensors file of the set; the same set gives the same file.
     Result<VersionFile> write(const tensor::ParamSet& params) const;
@@ -78,6 +82,8 @@ public:
     Result<MappedFile> publish(UnnamedFile file, std::string_view digest) const;
     Result<MappedFile> publish(Attachment kind, UnnamedFile file, std::string_view digest) const;
     Result<void> sync(std::span<const Path> published) const;
+    // Deletes every version, step and residual but those: what was published, and never got its row.
+    Result<void> prune(const std::set<Path>& keep) const;
 
     Result<VersionFile> write(Attachment kind, std::span<const std::byte> bytes) const;
     Result<MappedFile> map(Attachment kind, std::string_view digest) const;  // verified, as above

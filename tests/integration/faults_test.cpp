@@ -163,7 +163,7 @@ private:
 TEST(Faults, ALineThatIsResetEveryTenMegabytes) {
     OnALine site(640, {.reset_every = 10'000'000});  // an update of 35 MB, and a version as large
     ASSERT_GT(site.update_bytes(), 30e6);
-    site.finish(120s);
+    site.finish(240s);
     EXPECT_GE(site.line().cuts(), 3);
     site.expect_little_sent_twice();
 }
@@ -171,7 +171,7 @@ TEST(Faults, ALineThatIsResetEveryTenMegabytes) {
 TEST(Faults, ASlowLineWithDelay) {
     OnALine site(8,
                  {.bytes_per_second = 125'000, .delay = 40ms, .jitter = 20ms});  // 1 Mbit/s, 430 KB each way
-    site.finish(90s);
+    site.finish(240s);
     EXPECT_EQ(site.line().connections(), 1) << "slow is not dead";
     site.expect_little_sent_twice();
 }
@@ -183,7 +183,7 @@ TEST(Faults, ABlackHoleLongerThanTheServersPatience) {
                  [](server::app::ServerConfig& config) { config.limits.rate_window = 1s; });
     const std::string given_up = "the peer sent nothing, or too slowly";
     std::uint64_t holes = 0;  // one that begins between two frames is only a wait: then there is another
-    site.finish(90s, [&] {
+    site.finish(240s, [&] {
         if (holes == 3 || site.line().taken_from_clients() < 500'000 + holes * 1'000'000) return;
         if (site.federation().log().find(given_up) != std::string::npos) return;
         ++holes;
@@ -198,7 +198,7 @@ TEST(Faults, ABlackHoleLongerThanTheServersPatience) {
 TEST(Faults, ABlackHoleShorterThanThePatienceIsOnlyAWait) {
     OnALine site(64, {.bytes_per_second = 1'000'000});
     bool dark = false;
-    site.finish(90s, [&] {
+    site.finish(240s, [&] {
         if (dark || site.line().taken_from_clients() < 500'000) return;
         dark = true;
         site.line().black_hole(4s);
@@ -210,7 +210,7 @@ TEST(Faults, ABlackHoleShorterThanThePatienceIsOnlyAWait) {
 // The server still believes in the old connection when the client is back under the same name.
 TEST(Faults, AConnectionThatOnlyTheServerBelievesIn) {
     OnALine site(128, {.half_open_after = 3'000'000});
-    site.finish(60s);
+    site.finish(240s);
     EXPECT_EQ(site.line().cuts(), 1);
     EXPECT_EQ(site.line().connections(), 2);
     site.expect_little_sent_twice();
@@ -219,7 +219,7 @@ TEST(Faults, AConnectionThatOnlyTheServerBelievesIn) {
 // At the most talkative level of both daemons.
 TEST(Logs, TellNothingPrivate) {
     OnALine site(8, {}, [](server::app::ServerConfig& config) { config.log.level = log::Level::Debug; });
-    site.finish(60s);
+    site.finish(240s);
     const std::string logs = site.logs();
     EXPECT_NE(logs.find("DEBUG"), std::string::npos);
     EXPECT_EQ(logs.find(kCanary), std::string::npos) << "a training text";
@@ -234,7 +234,7 @@ TEST(Logs, TellNothingPrivate) {
 TEST(FaultsLong, AConnectionThatOnlyTheClientBelievesIn) {
     if (!long_tests()) GTEST_SKIP() << "takes the client's 30 s of patience: FEDLLM_LONG=1";
     OnALine site(128, {.half_open_after = 3'000'000, .survivor = LineFaults::Survivor::Client});
-    site.finish(150s);
+    site.finish(240s);
     EXPECT_EQ(site.line().cuts(), 1);
     site.expect_little_sent_twice();
 }

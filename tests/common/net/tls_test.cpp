@@ -295,11 +295,12 @@ TEST_F(TlsTest, SilentPeerIsDroppedAtTheDeadline) {
 }
 
 awaitable<void> connect_to_nobody(TlsContext context, std::optional<Result<Connected>>& out) {
-    const auto executor = co_await asio::this_coro::executor;
-    auto acceptor = listen_tcp(executor, "127.0.0.1", 0).value();
-    const auto port = acceptor.local_endpoint().port();
-    acceptor.close();
-    out = co_await connect_tls("127.0.0.1", port, std::move(context), "localhost", 5s);
+    using asio::ip::tcp;
+    // Ours while it lives, so that nobody else gets it.
+    const tcp::socket bound(co_await asio::this_coro::executor,
+                            tcp::endpoint(asio::ip::address_v4::loopback(), 0));
+    out = co_await connect_tls("127.0.0.1", bound.local_endpoint().port(), std::move(context), "localhost",
+                               10s);
 }
 
 TEST_F(TlsTest, NobodyListens) {

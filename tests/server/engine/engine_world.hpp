@@ -5,6 +5,7 @@
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/io_context.hpp>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -56,6 +57,31 @@ private:
     net::TimePoint free_{};
 };
 
+// The loop, as the pool of an engine that has no thread but ours; holds back what a test asks it to.
+class Pool {
+public:
+    struct Held {
+        int next = -1;  // this many more are run first; -1: nothing is held
+        std::function<void()> work;
+    };
+    Pool(asio::io_context& loop, Held& held) : loop_(&loop), held_(&held) {}
+
+    asio::execution_context& query(asio::execution::context_t) const noexcept { return *loop_; }
+    static constexpr asio::execution::blocking_t query(asio::execution::blocking_t) noexcept {
+        return asio::execution::blocking.never;
+    }
+    template <class Function>
+    void execute(Function function) const {
+        if (held_->next < 0 || held_->next-- > 0) return asio::post(*loop_, std::move(function));
+        held_->work = [work = std::make_shared<Function>(std::move(function))] { std::move (*work)(); };
+    }
+    bool operator==(const Pool&) const noexcept = default;
+
+private:
+    asio::io_context* loop_;
+    Held* held_;
+};
+
 class EngineWorld {
 public:
     EngineWorld(Path state, unsigned threads, std::uint64_t upload_memory = std::uint64_t{256} << 20,
@@ -66,7 +92,7 @@ public:
                               .sum_memory = std::move(sum_memory),
                               .threads = threads};
         // 0: no thread but ours, so that a test can stop the world between any two steps.
-        if (threads == 0) options.compute = io_.get_executor();
+        if (threads == 0) options.compute = Pool(io_, held_);
         auto opened = Engine::open(io_.get_executor(), options, clock_, metrics_,
                                    [this](const Error& error) { fatal = to_string(error); });
         FEDLLM_CHECK(opened.has_value(), "Engine::open");
@@ -169,6 +195,11 @@ public:
         return found;
     }
 
+    // Of what goes to the pool, after so many more: it waits for let_go().
+    void hold_back(int after) { held_.next = after; }
+    bool holds() const { return static_cast<bool>(held_.work); }
+    void let_go() { asio::post(io_, std::exchange(held_.work, nullptr)); }
+
     std::string fatal;
 
 private:
@@ -197,6 +228,7 @@ private:
     }
 
     asio::io_context io_;
+    Pool::Held held_;
     Path state_;
     SystemClock clock_;
     observe::Metrics metrics_;

@@ -76,6 +76,24 @@ TEST_F(VersionsTest, AdoptsAnUploadAfterJudgingIt) {
     EXPECT_EQ(*versions().read(digest), some_params());
 }
 
+TEST_F(VersionsTest, WhatNobodyNamesIsPrunedAndNothingElse) {
+    const Versions all = versions();
+    VersionRow named;
+    named.digest = all.write(some_params())->digest;
+    named.encoded_digest = all.write(Attachment::Step, std::as_bytes(std::span("a step")))->digest;
+    named.residual_digest = all.write(Attachment::Residual, std::as_bytes(std::span("left")))->digest;
+    for (const auto kind : {Attachment::Step, Attachment::Residual}) {
+        ASSERT_TRUE(all.write(kind, std::as_bytes(std::span("another"))));
+    }
+    ASSERT_TRUE(write_file_atomically(all.path_of(std::string(64, 'a')), std::string_view("a version")));
+    ASSERT_TRUE(write_file_atomically(folder() / "README", std::string_view("an operator's note")));
+    const auto paths = all.paths_of(named);
+    ASSERT_TRUE(all.prune({paths.begin(), paths.end()}));
+    for (const Path& path : paths) EXPECT_TRUE(std::filesystem::exists(path)) << path;
+    EXPECT_TRUE(std::filesystem::exists(folder() / "README"));
+    EXPECT_EQ(files_in(folder()), 4u);
+}
+
 // Bytes that this process may change: what RLIMIT_DATA limits.
 std::uint64_t data_bytes() {
     std::ifstream status("/proc/self/status");

@@ -52,7 +52,8 @@ private:
 struct Memory {
     std::map<std::string, std::string> promised;  // by task: the digest of an update said to be accepted
     bool job_accepted = false;
-    bool stops_early = false;      // the operator, as soon as a version was made
+    enum class Stop { Never, AtAVersion, AfterACrash } stop = Stop::Never;  // the operator, the job
+    int lives = 0;
     std::uint64_t stopped_at = 0;  // after which operation of the disk
     std::string final_digest;      // once the job is over
     std::vector<std::string> complaints;
@@ -65,8 +66,9 @@ public:
 
     // Until the job is over, the process says that it must end, or the disk is dead.
     Result<void> run() {
+        ++memory_.lives;
         server::engine::EngineOptions options{.state_directory = kState, .compute = io_.get_executor()};
-        if (memory_.stops_early)
+        if (memory_.stop != Memory::Stop::Never)
             options.compute = SlowExecutor(io_, slowness_);  // the wish comes before its work
         auto opened = Engine::open(io_.get_executor(), options, clock_, metrics_,
                                    [this](const Error& error) { fatal_ = error; });
@@ -102,8 +104,7 @@ private:
             if (jobs.empty() && memory_.job_accepted) complain("an accepted job is gone");
             if (jobs.empty() && !submitting_) spawn(submit());
             if (!jobs.empty() && jobs[0].status != server::store::JobStatus::Running) return finish(jobs[0]);
-            const bool early = memory_.stops_early && !jobs.empty() && jobs[0].round.get() > 0;
-            if (early && !std::exchange(stopping_, true)) {
+            if (!jobs.empty() && wants_it_stopped(jobs[0]) && !std::exchange(stopping_, true)) {
                 memory_.stopped_at = disk_.operations();
                 spawn(stop_job(jobs[0].id));
             }
@@ -115,6 +116,11 @@ private:
         const auto list = engine_->list_jobs();
         return make_error(Errc::Timeout,
                           "no end: " + (list ? list->ShortDebugString() : list.error().message));
+    }
+
+    bool wants_it_stopped(const server::store::JobRow& job) const {
+        if (memory_.stop == Memory::Stop::AtAVersion) return job.round.get() > 0;
+        return memory_.stop == Memory::Stop::AfterACrash && memory_.lives > 1;
     }
 
     void stop() {

@@ -1,0 +1,176 @@
+// What an engine says, writes and reads, and in which order.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <set>
+
+#include "common/log/log.hpp"
+#include "tests/server/engine/engine_world.hpp"
+#include "tests/support/temp_dir.hpp"
+
+namespace fedllm::server::engine {
+namespace {
+
+using test::EngineWorld;
+using test::Peer;
+
+class PromisesTest : public ::testing::Test {
+protected:
+    static tensor::Manifest manifest() { return *tensor::Manifest::create({{"a.weight", {10, 100}}}); }
+    static std::string yaml(int rounds) {
+        return "name: promises\nbase_model: base\nmethod: full\nrounds: " + std::to_string(rounds) +
+               "\nclients_per_round: 1\nclients_minimum: 1\nsamples_max: 100\nupdate:\n  codec: "
+               "none\ndownload:\n  "
+               "codec: none\n";
+    }
+    Path state() const { return dir_.path() / "state"; }
+    EngineWorld::Sending update() const {
+        EngineWorld::Sending sending{
+            .bytes = std::as_bytes(std::span(values_)), .digest = {}, .codec = "none"};
+        sending.digest = crypto::to_hex(crypto::sha256(sending.bytes));
+        return sending;
+    }
+    // Answers the peer's latest task; until the next one comes.
+    void take_part(EngineWorld& world, Peer& peer) {
+        ASSERT_TRUE(world.run_until([&] { return !peer.tasks.empty(); }));
+        const std::size_t tasks = peer.tasks.size();
+        auto sending = update();
+        world.upload(peer, sending);
+        ASSERT_TRUE(world.run_until([&] { return sending.done && peer.tasks.size() > tasks; }))
+            << world.fatal;
+    }
+
+    fedllm::test::TempDir dir_;
+    std::vector<float> values_ = std::vector<float>(manifest().elements(), 1e-3f);
+};
+
+// Another connection to the ledger sees what is committed, and nothing else.
+TEST_F(PromisesTest, WhatIsLoggedIsCommitted) {
+    int updates = 0, rounds = 0;
+    log::setup(
+        {.format = log::Format::Human, .level = log::Level::Info, .sink = [&](std::string_view line) {
+             const bool update = line.find("update accepted") != std::string_view::npos;
+             const bool round = line.find("round committed") != std::string_view::npos;
+             if (!update && !round) return;
+             const auto ledger = *store::Ledger::open_to_read(state());
+             const RoundId now(static_cast<std::uint32_t>(rounds));
+             if (update) {
+                 const auto part = *ledger.part(JobId("j1"), now, ClientId("a"));
+                 EXPECT_TRUE(part && part->status == store::PartStatus::Accepted) << line;
+                 ++updates;
+             } else {
+                 EXPECT_EQ(ledger.rounds(JobId("j1"))->at(now.get()).status, store::RoundStatus::Committed)
+                     << line;
+                 ++rounds;
+             }
+         }});
+    {
+        EngineWorld world(state(), 0);
+        world.submit(yaml(2), tensor::ParamSet(manifest()));
+        Peer& peer = world.join("a");
+        take_part(world, peer);
+        take_part(world, peer);
+        world.stop();
+    }
+    log::setup({});
+    EXPECT_EQ(updates, 2);
+    EXPECT_EQ(rounds, 2);
+}
+
+// Something of what the pool has to do about the second version, its adapter among others, takes so long that
+// there is a third: never two adapters at once, and the older one not last.
+TEST_F(PromisesTest, AJobsAdaptersAreWrittenOneAtATime) {
+    int adapters_held = 0;
+    for (int number = 8; number < 15; ++number) {
+        const Path adapters = state() / "adapters" / "j1";
+        std::filesystem::remove_all(state());
+        EngineWorld world(state(), 0);
+        world.submit(yaml(5), tensor::ParamSet(manifest()));
+        Peer& peer = world.join("a");
+        take_part(world, peer);
+        const auto latest = [&] {
+            std::error_code none;
+            return std::filesystem::read_symlink(adapters / "latest", none).string();
+        };
+        ASSERT_TRUE(world.run_until([&] { return latest() == "round-0001"; }));
+        world.hold_back(number);
+        take_part(world, peer);
+        auto third = update();
+        world.upload(peer, third);
+        const auto is_third = [&] { return peer.tasks.size() == 4; };
+        const bool went_on = world.run_until(is_third, 0.3);
+        (void)world.run_until([] { return false; }, 0.1);
+        adapters_held += went_on && world.holds() && latest() == "round-0001";
+        if (world.holds()) world.let_go();
+        ASSERT_TRUE(world.run_until(is_third)) << world.fatal;
+        EXPECT_TRUE(world.run_until([&] { return latest() == "round-0003"; })) << latest() << world.fatal;
+        world.stop();
+        EXPECT_EQ(latest(), "round-0003") << "held back: " << number;
+    }
+    EXPECT_GT(adapters_held, 0);
+}
+
+// The system's disk, but for a count of how often each file was opened.
+class CountingDisk final : public Disk {
+public:
+    Result<std::unique_ptr<DiskFile>> open(const Path& path, Open how, FileMode mode) override {
+        ++opened[path.filename()];
+        return real_.open(path, how, mode);
+    }
+    Result<NewFile> create_unique(const Path& prefix, std::string_view suffix) override {
+        return real_.create_unique(prefix, suffix);
+    }
+    Result<std::optional<Status>> find(const Path& path) override { return real_.find(path); }
+    Result<std::vector<std::string>> list(const Path& folder) override { return real_.list(folder); }
+    Result<void> make_directory(const Path& path) override { return real_.make_directory(path); }
+    Result<void> link(const Path& target, const Path& path) override { return real_.link(target, path); }
+    Result<void> rename(const Path& from, const Path& to) override { return real_.rename(from, to); }
+    Result<void> remove(const Path& path) override { return real_.remove(path); }
+    Result<void> sync_directory(const Path& folder) override { return real_.sync_directory(folder); }
+    void release(std::span<const std::byte> mapped) override { real_.release(mapped); }
+
+    std::map<std::string, int> opened;
+
+private:
+    Disk& real_ = disk();
+};
+
+TEST_F(PromisesTest, AStartHashesTheNewestVersionOnce) {
+    std::string newest;
+    {
+        EngineWorld world(state(), 0);
+        world.submit(yaml(3), tensor::ParamSet(manifest()));
+        Peer& peer = world.join("a");
+        take_part(world, peer);
+        newest = peer.tasks.back().model_digest();
+        world.stop();
+    }
+    CountingDisk counting;
+    const ScopedDisk scope(counting);
+    EngineWorld world(state(), 0);
+    EXPECT_EQ(counting.opened[newest + ".safetensors"], 3)
+        << "its bytes are hashed, its names read, it is synced";
+    Peer& peer = world.join("a");
+    ASSERT_TRUE(world.run_until([&] { return !peer.tasks.empty(); }));
+    EXPECT_EQ(peer.tasks[0].model_digest(), newest);
+    world.stop();
+}
+
+TEST_F(PromisesTest, WhyTellsWhoOffersAnotherBaseModel) {
+    EngineWorld world(state(), 0);
+    world.submit(yaml(1), tensor::ParamSet(manifest()));
+    Peer peer("b");
+    protocol::Hello hello;
+    hello.add_base_models("another");
+    world.engine().join(ClientId("b"), hello, peer);
+    const auto why = world.engine().why("b");
+    ASSERT_TRUE(why) << to_string(why.error());
+    EXPECT_EQ(why->reason(), "idle");
+    EXPECT_NE(why->sentence().find("j1 trains base model 'base', which it does not offer"), std::string::npos)
+        << why->sentence();
+    EXPECT_TRUE(peer.tasks.empty());
+    world.stop();
+}
+
+}  // namespace
+}  // namespace fedllm::server::engine
