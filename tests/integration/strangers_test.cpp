@@ -52,14 +52,16 @@ TEST(Strangers, AThousandAtTheDoorDoNotStopARound) {
     federation.start();
     const double before = resident_bytes(federation);
     Strangers strangers({.port = federation.port(), .half_open = 900, .slow = 100});
-    const std::string turned_away = "fedllm_connections_refused_total{reason=\"connections_max\"}";
-    EXPECT_GE(federation.metric_from(turned_away, 100), 100) << "there is room for all of them";
+    const auto refused = [](const char* why) {
+        return "fedllm_connections_refused_total{reason=\"" + std::string(why) + "\"}";
+    };
+    EXPECT_GE(federation.metric_from(refused("connections_max"), 100), 100)
+        << "the door is full, and they come again";
     const double newcomer = seconds_of_a_newcomer(federation, "rowan");
     const double seconds = seconds_of(federation, "j1", 10);
     std::printf("10 rounds in %.2f s beside 1,000 strangers who came %llu times; a newcomer waited %.2f s\n",
                 seconds, static_cast<unsigned long long>(strangers.arrivals()), newcomer);
-    EXPECT_GT(strangers.arrivals(), 300u) << "more than there is room for";
-    EXPECT_EQ(refused(federation, "unauthenticated_max"), 0) << "none of them cost a handshake";
+    EXPECT_EQ(federation.metric(refused("unauthenticated_max")), 0) << "none of them cost a handshake";
     if (kMemoryIsItsOwn) {
         EXPECT_LE(resident_bytes(federation) - before, 16.0 * (1 << 20));
     }
