@@ -102,8 +102,8 @@ awaitable<Result<void>> Door::accept() {
         }
         const GuestId guest = ++last_guest_;
         if (const auto refusal = admission_.arrive(guest, from.address(), monotonic_seconds())) {
-            net::hang_up(socket);
             refused(name(*refusal), from.address(), "closed on arrival");
+            net::hang_up(socket);  // counted by now, whoever asks because of it
             continue;
         }
         make_room();
@@ -115,9 +115,9 @@ awaitable<Result<void>> Door::accept() {
 void Door::make_room() {
     const auto leaver = admission_.one_too_many();
     if (!leaver) return;
-    if (const auto place = arrivals_.find(leaver->guest); place != arrivals_.end()) place->second->close();
     admission_.failed(leaver->guest, /*offence=*/false, monotonic_seconds());
     refused(name(leaver->reason), {}, "the oldest made way");
+    if (const auto place = arrivals_.find(leaver->guest); place != arrivals_.end()) place->second->close();
 }
 
 awaitable<Result<void>> Door::receive(tcp::socket socket, GuestId guest, asio::ip::address from) {
