@@ -133,7 +133,8 @@ net::awaitable<Result<void>> Engine::add_spooled(SharedSum sum, Contribution one
 }
 
 // A job's adapters are written one at a time: two at once would take the link to the latest from each other,
-// and the older one might have it in the end. Null: the job or the server has ended.
+// and the older one might have it in the end. Where rounds are faster than that, some are never written:
+// whoever comes late writes the newest. Null: the job or the server has ended.
 net::awaitable<Engine::ActiveJob*> Engine::turn_to_export(JobId id) {
     const bool came = co_await until([&] {
         const ActiveJob* const job = find(id);

@@ -425,7 +425,7 @@ TEST_P(AuditTest, RetentionTakesOldFilesAndTheAuditKnows) {
     EXPECT_FALSE(present(2));
     EXPECT_TRUE(present(3));
     EXPECT_TRUE(fs::exists(state() / "adapters/j1/latest/adapter_model.safetensors"));
-    EXPECT_TRUE(fs::exists(state() / "adapters/j1/round-0003"));
+    EXPECT_TRUE(fs::exists(state() / "adapters/j1/round-0004"));
     EXPECT_FALSE(fs::exists(state() / "adapters/j1/round-0002"));
     const audit::Report report = look(state());
     EXPECT_FALSE(report.first_problem()) << *report.first_problem();
