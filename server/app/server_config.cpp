@@ -49,10 +49,11 @@ config::Table<ServerConfig> limits_table() {
                  "the longest message taken, tensors apart", {.min = 1 << 17, .max = 1 << 20}),
         field<C>("limits.upload_bytes_max", [](auto& c) -> auto& { return c.limits.upload_bytes_max; },
                  "the largest model version or update taken", {.min = 4096}),
-        field<C>("limits.upload_memory", [](auto& c) -> auto& { return c.limits.upload_memory; },
-                 "memory of all uploads together: further ones wait their turn, in order; one takes about a "
-                 "mebibyte",
-                 {.min = 1 << 20}),
+        field<C>(
+            "limits.upload_memory", [](auto& c) -> auto& { return c.limits.upload_memory; },
+            "memory of all uploads together: further ones wait their turn, in order; one takes about two "
+            "mebibytes",
+            {.min = 1 << 20}),
         field<C>(
             "limits.sum_memory", [](auto& c) -> auto& { return c.limits.sum_memory; },
             "memory of the exact sums of all jobs, 8 bytes a value (4 with a job's aggregation.sum_bits: "

@@ -32,6 +32,9 @@ void ClientSession::end(const std::string& reason) {
 }
 
 awaitable<Result<void>> ClientSession::run() {
+    // Whoever cancels this ends its waits; but it must not leave while chunks are on their way out of its
+    // buffers.
+    co_await net::asio::this_coro::throw_if_cancelled(false);
     tasks_.spawn("writer", write(), [this] { outbox_.close(); });
     Result<void> ended = co_await greet();
     if (ended) ended = co_await listen();
@@ -152,16 +155,11 @@ awaitable<Result<void>> ClientSession::on_chunk(std::uint64_t offset, std::span<
 // Chunks that are on their way behind one that was refused are refused too, but that was said already.
 awaitable<Result<void>> ClientSession::take(engine::Intake& intake, std::uint64_t offset,
                                             std::span<const std::byte> bytes) {
-    struct Done {  // however this ends, somebody waits for it
-        ClientSession& session;
-        ~Done() {
-            --session.taking_;
-            session.taken_.cancel();
-        }
-    } const done{*this};
     const auto taken = co_await engine_.take(intake, offset, bytes);
     if (!taken && intake_.get() == &intake)
         co_await engine_.refuse_upload(std::move(intake_), taken.error(), *this);
+    --taking_;
+    taken_.cancel();
     co_return Result<void>{};
 }
 

@@ -27,7 +27,16 @@ Result<void> Intake::feed(std::span<const std::byte> bytes) {
     });
 }
 
+// Nothing is taken after an error: what the decoder gave before it would be added again, and withdrawn once.
 Result<void> Intake::take(std::uint64_t offset, std::span<const std::byte> bytes) {
+    if (!refused_) {
+        if (auto taken = take_next(offset, bytes); !taken) refused_ = taken.error();
+    }
+    if (refused_) return *refused_;
+    return {};
+}
+
+Result<void> Intake::take_next(std::uint64_t offset, std::span<const std::byte> bytes) {
     if (offset != upload_->held()) {
         return make_error(Errc::OutOfOrder, "chunk at byte " + std::to_string(offset) + ", expected byte " +
                                                 std::to_string(upload_->held()));

@@ -39,7 +39,8 @@ public:
                                                  const ingest::UpdateRules& rules, UploadTarget target,
                                                  ingest::Claim claim, Entry entry);
 
-    // `offset` must be held(): OutOfOrder otherwise. After any error the update is refused for good.
+    // `offset` must be held(): OutOfOrder otherwise. After any error the update is refused for good: every
+    // later call says the same and takes nothing.
     Result<void> take(std::uint64_t offset, std::span<const std::byte> bytes);
     bool complete() const { return upload_->held() == upload_->bytes_total(); }
     Result<void> settle();
@@ -70,6 +71,7 @@ private:
           target_(std::move(target)),
           claim_(std::move(claim)) {}
 
+    Result<void> take_next(std::uint64_t offset, std::span<const std::byte> bytes);
     Result<void> feed(std::span<const std::byte> bytes);
     Result<void> add_spooled(std::uint64_t weight);
 
@@ -78,6 +80,7 @@ private:
     ingest::UpdateValidator validator_;
     std::optional<ingest::Upload> upload_;  // set by begin()
     std::uint64_t passed_ = 0;              // elements checked so far
+    std::optional<Error> refused_;          // by take()
     Entry entry_;                           // the sum they are in, and those to come
     UploadTarget target_;
     ingest::Claim claim_;

@@ -65,7 +65,7 @@ net::awaitable<Result<JobId>> Engine::submit(protocol::SubmitJob request, ingest
     if (ActiveJob* const job = find(*id)) {
         if (!job->sum) job->spare_sum = make_sum(job->shape, job->spec);
         const SharedSum sum = job->sum ? job->sum : job->spare_sum;
-        co_await net::offload(compute_, [&] {
+        co_await net::offload(disk_threads_, [&] {
             sum->values().take_memory();
             return true;
         });

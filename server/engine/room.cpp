@@ -48,19 +48,27 @@ Error Engine::not_under_way(const JobId& id) const {
 Result<void> Engine::lay_aside(const store::JobRow& row, const Error& why) {
     log::error("a job is paused: its sum does not fit into memory",
                {{"job", row.id.get()}, {"reason", why.message}});
+    const bool was = row.status == store::JobStatus::Paused && !row.detail.empty();
+    FEDLLM_TRY_VOID(ledger_.mark_job(
+        row.id, store::JobStatus::Paused,
+        why.message + "; then resume it" + (was ? " (it was paused before: " + row.detail + ")" : "")));
     metrics_.job_waiting(row.id, "", "resume");
-    return ledger_.mark_job(row.id, store::JobStatus::Paused, why.message + "; then resume it");
+    return {};
 }
 
 // Of a job that was laid aside; to pause it is nothing new.
 Result<void> Engine::control_aside(const store::JobRow& row, const round::Event& event) {
     if (const auto* stop = std::get_if<round::StopRequested>(&event)) {
+        auto stopped = ledger_.finish_job(row.id, store::JobStatus::Stopped, stop->cause);
+        if (!hold(stopped)) return stopped;
         metrics_.job_waiting(row.id, "resume", "");
         metrics_.job_ended(row.id, "stopped");
-        return ledger_.finish_job(row.id, store::JobStatus::Stopped, stop->cause);
+        log::warn("job stopped", {{"job", row.id.get()}, {"cause", stop->cause}});
+        return {};
     }
     if (!std::holds_alternative<round::ResumeRequested>(event)) return {};
-    FEDLLM_TRY_VOID(activate(row));
+    auto active = activate(row);
+    if (!hold(active)) return active;
     if (find(row.id) != nullptr) {
         raise(row.id, event);
         return {};

@@ -173,9 +173,8 @@ net::awaitable<Result<void>> Engine::take(Intake& intake, std::uint64_t offset,
     metrics_.bytes_moved(intake.target().client, observe::Direction::Up, bytes.size());
     uploads_.at(&intake).last_byte = monotonic_seconds();
     auto taken = co_await net::offload(uploads_.at(&intake).line, [&] { return intake.take(offset, bytes); });
-    if (ActiveJob* const job = find(intake.target().job)) {
-        job->live[intake.target().client].bytes_up = intake.held();
-    }
+    ActiveJob* const job = find(intake.target().job);
+    if (taken && job != nullptr) job->live[intake.target().client].bytes_up = offset + bytes.size();
     co_return taken;
 }
 

@@ -157,8 +157,11 @@ Result<void> Versions::prune(const std::set<Path>& keep) const {
     FEDLLM_TRY(const auto names, disk().list(folder_));
     for (const std::string& name : names) {
         const Path path = folder_ / name;
-        const bool ours =
-            crypto::from_hex(path.stem().string()).has_value();  // what else lies here is somebody's
+        const std::string digest = path.stem().string();
+        // What else lies here is somebody's.
+        const bool ours = crypto::from_hex(digest) &&
+                          (path == path_of(digest) || path == path_of(Attachment::Step, digest) ||
+                           path == path_of(Attachment::Residual, digest));
         if (ours && !keep.contains(path)) remove_quietly(path);
     }
     return {};

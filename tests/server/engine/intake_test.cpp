@@ -105,6 +105,19 @@ TEST_P(IntakeTest, ManyAtOnceLeaveOnlyWhatWasKept) {
     EXPECT_EQ(mean_of(sum, 7), expected);
 }
 
+// Chunks may be on their way behind the one that was refused.
+TEST_P(IntakeTest, NothingIsTakenAfterAnError) {
+    const auto sum = new_sum();
+    const Sent sent = update(3);
+    auto intake = begin("a", sent, {sum, 7});
+    const auto half = std::span(sent.bytes).first(sent.bytes.size() / 2);
+    EXPECT_EQ(intake->take(1, half).error().code, Errc::OutOfOrder);
+    EXPECT_EQ(intake->take(0, half).error().code, Errc::OutOfOrder) << "which was in order";
+    EXPECT_EQ(intake->held(), 0u);
+    EXPECT_EQ(mean_of(sum, 7), std::vector<float>(kElements));
+    intake->discard();
+}
+
 TEST_P(IntakeTest, AResumedUploadIsInOnce) {
     const auto sum = new_sum();
     const Sent sent = update(2);

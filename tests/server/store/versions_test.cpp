@@ -87,11 +87,14 @@ TEST_F(VersionsTest, WhatNobodyNamesIsPrunedAndNothingElse) {
     }
     ASSERT_TRUE(write_file_atomically(all.path_of(std::string(64, 'a')), std::string_view("a version")));
     ASSERT_TRUE(write_file_atomically(folder() / "README", std::string_view("an operator's note")));
+    const Path copy = folder() / (std::string(64, 'a') + ".copy");
+    ASSERT_TRUE(write_file_atomically(copy, std::string_view("an operator's, too")));
     const auto paths = all.paths_of(named);
     ASSERT_TRUE(all.prune({paths.begin(), paths.end()}));
     for (const Path& path : paths) EXPECT_TRUE(std::filesystem::exists(path)) << path;
     EXPECT_TRUE(std::filesystem::exists(folder() / "README"));
-    EXPECT_EQ(files_in(folder()), 4u);
+    EXPECT_TRUE(std::filesystem::exists(copy));
+    EXPECT_EQ(files_in(folder()), 5u);
 }
 
 // Bytes that this process may change: what RLIMIT_DATA limits.
