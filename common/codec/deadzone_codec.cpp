@@ -202,7 +202,7 @@ Result<std::vector<std::byte>> encode(const Spec& spec, const Layout& layout, st
     bytes.reserve(size);
     for (auto& part : encoded) {
         bytes.insert(bytes.end(), part.begin(), part.end());
-        part = {};
+        part = std::vector<std::byte>();  // {} would keep its memory
     }
     return bytes;
 }

@@ -84,13 +84,19 @@ awaitable<Result<Frame>> Channel::receive(Duration idle_deadline) {
     FEDLLM_CO_TRY_VOID(co_await read_all(head, idle_deadline));
     FEDLLM_CO_TRY(const auto header, protocol::decode_header(head, frame_limits_));
     const std::size_t pad = header.body_bytes > kDiskBlockBytes ? kPadBytes : 0;
-    DiskMemory& memory = bodies_[stats_.frames_in % kFramesInHand];
+    turn_ = (turn_ + 1) % frames_in_hand_;
+    DiskMemory& memory = bodies_[turn_];
     if (pad + header.body_bytes > memory.bytes().size()) memory = DiskMemory(pad + header.body_bytes);
     const std::span body = memory.bytes().subspan(pad, header.body_bytes);
     FEDLLM_CO_TRY_VOID(co_await read_body(body));
     stats_.frames_in += 1;
     amid_chunks_ = header.kind == FrameKind::Chunk;
     co_return protocol::decode_body(header, body);
+}
+
+void Channel::set_frames_in_hand(std::size_t frames) {
+    for (std::size_t i = frames; i < bodies_.size(); ++i) bodies_[i] = {};
+    frames_in_hand_ = frames;
 }
 
 void Channel::release() {
@@ -190,6 +196,7 @@ awaitable<Result<void>> Channel::send_frame(std::vector<std::byte> head, std::sp
     Turn turn(senders_, stream_->executor());
     FEDLLM_CO_TRY_VOID(co_await take_turn(turn));
     FEDLLM_CO_TRY_VOID(co_await write_all(head));
+    head = std::vector<std::byte>();  // the peer may be slow to take the rest
     FEDLLM_CO_TRY_VOID(co_await write_all(rest));
     stats_.frames_out += 1;
     last_sent_ = now(stream_->executor());

@@ -31,10 +31,10 @@ struct ChannelStats {  // on the wire, headers included, TLS's own bytes not
 // and there is no write queue. Limits: see protocol/limits.hpp. Every wait has a deadline. A deadline that
 // passes and an error of the stream close the channel, and are what every later call returns; after Malformed
 // or TooLarge one may still send a Goodbye. Memory: a receive buffer only while a large frame is in hand,
-// kFramesInHand amid chunks; an idle channel holds 12 KiB at most.
+// `frames_in_hand` amid chunks; an idle channel holds 12 KiB at most.
 class Channel {
 public:
-    static constexpr std::size_t kFramesInHand = 3;
+    static constexpr std::size_t kFramesInHandMax = 3;
 
     Channel(std::unique_ptr<Stream> stream, const protocol::Limits& limits);
     ~Channel();
@@ -42,10 +42,13 @@ public:
     Channel& operator=(const Channel&) = delete;
 
     // The next frame. Its bytes are valid until the next receive(); a chunk's, while only chunks follow,
-    // until the kFramesInHand-th: they may be worked on while the next one arrives. Timeout when none begins
-    // within `idle_deadline`, or when one that has begun comes slower than rate_bytes_min. TooLarge and
-    // Malformed as in frame.hpp.
+    // until the frames_in_hand-th. Timeout when none begins within `idle_deadline`, or when one that has
+    // begun comes slower than rate_bytes_min. TooLarge and Malformed as in frame.hpp.
     awaitable<Result<protocol::Frame>> receive(Duration idle_deadline);
+
+    // Of so many chunks the bytes are valid from now on (1 at first, kFramesInHandMax at most): they may be
+    // worked on while the next one arrives. To have fewer, none may be in use.
+    void set_frames_in_hand(std::size_t frames);
 
     // The next frame, which must be a control frame with a valid message; OutOfOrder for a chunk.
     awaitable<Result<protocol::ClientMessage>> receive_client_message(Duration idle_deadline);
@@ -92,8 +95,10 @@ private:
     protocol::FrameLimits frame_limits_ = protocol::kGreetingLimits;
     Watchdog read_watchdog_;
     Watchdog write_watchdog_;
-    std::array<DiskMemory, kFramesInHand> bodies_;  // used by turns
-    bool amid_chunks_ = false;                      // the next frame is likely one, too: the memory stays
+    std::array<DiskMemory, kFramesInHandMax> bodies_;  // the first frames_in_hand_ by turns
+    std::size_t frames_in_hand_ = 1;
+    std::size_t turn_ = 0;
+    bool amid_chunks_ = false;  // the next frame is likely one, too: the memory stays
     std::shared_ptr<SendQueue>
         senders_;                 // shared with the senders' coroutines, which may be destroyed after us
     std::optional<Error> ended_;  // why the channel is closed

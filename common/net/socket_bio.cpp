@@ -3,14 +3,14 @@
 #include <sys/socket.h>
 
 #include <cerrno>
+#include <utility>
 
 namespace fedllm::net {
 namespace {
 
 SocketEnd& end_of(BIO* bio) { return *static_cast<SocketEnd*>(BIO_get_data(bio)); }
 
-// Records of 16 KiB gathered for one call of the kernel: it costs more than the copy. Not a whole chunk,
-// which each of a thousand slow readers would hold.
+// Records of 16 KiB gathered for one call of the kernel: it costs more than the copy.
 constexpr std::size_t kGatherBytes = std::size_t{64} << 10;
 
 bool must_wait(int error) { return error == EAGAIN || error == EWOULDBLOCK || error == EINTR; }
@@ -43,19 +43,29 @@ std::size_t hand_over(SocketEnd& end, const char* data, std::size_t size) {
     return 0;
 }
 
+// The kernel gets what it takes of them now; the rest waits.
+void hand_over(SocketEnd& end, std::vector<char>& records) {
+    if (records.empty()) return;
+    std::size_t gone = 0;
+    while (gone < records.size()) {
+        const std::size_t count = hand_over(end, records.data() + gone, records.size() - gone);
+        if (count == 0) break;
+        gone += count;
+    }
+    end.waiting.assign(records.begin() + static_cast<std::ptrdiff_t>(gone), records.end());
+    records.clear();
+}
+
 int send(BIO* bio, const char* data, std::size_t size, std::size_t* taken) {
     SocketEnd& end = end_of(bio);
     BIO_clear_retry_flags(bio);
-    const bool gathers = end.more || !end.waiting.empty();
-    if (gathers && (end.waiting.size() < kGatherBytes || flush(end))) {
-        end.waiting.reserve(kGatherBytes + size);
-        end.waiting.insert(end.waiting.end(), data, data + size);
+    *taken = 0;
+    if (end.waiting.empty() && end.gathered != nullptr) {
+        end.gathered->insert(end.gathered->end(), data, data + size);
+        if (end.gathered->size() >= kGatherBytes) hand_over(end, *end.gathered);
         *taken = size;
-        if (!end.more) flush(end);
-    } else if (!gathers) {
+    } else if (flush(end)) {
         *taken = hand_over(end, data, size);
-    } else {
-        *taken = 0;
     }
     if (*taken > 0) return 1;
     if (end.failed == 0) BIO_set_retry_write(bio);
@@ -78,16 +88,21 @@ BIO_METHOD* make_method() {
 }  // namespace
 
 bool flush(SocketEnd& end) {
-    while (end.gone < end.waiting.size()) {
-        const std::size_t count =
-            hand_over(end, end.waiting.data() + end.gone, end.waiting.size() - end.gone);
+    while (!end.waiting.empty()) {
+        const std::size_t count = hand_over(end, end.waiting.data(), end.waiting.size());
         if (count == 0) return false;
-        end.gone += count;
+        end.waiting.erase(end.waiting.begin(), end.waiting.begin() + static_cast<std::ptrdiff_t>(count));
     }
-    end.waiting = {};  // an idle connection holds none
-    end.gone = 0;
+    end.waiting = std::vector<char>();  // an idle connection holds none, nor its room
     return true;
 }
+
+Gathering::Gathering(SocketEnd& end) : end_(end) {
+    thread_local std::vector<char> records;
+    end.gathered = &records;
+}
+
+Gathering::~Gathering() { hand_over(end_, *std::exchange(end_.gathered, nullptr)); }
 
 Bio make_socket_bio(SocketEnd& end) {
     static BIO_METHOD* const method = make_method();  // as long as the process

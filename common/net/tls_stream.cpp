@@ -196,35 +196,35 @@ awaitable<Result<std::size_t>> TlsStream::read_some(std::span<std::byte> buffer)
 
 // As much as the kernel takes, record by record.
 std::pair<std::size_t, TlsStream::Outcome> TlsStream::write_now(std::span<const std::byte> bytes) {
+    const Gathering gathering(end_);
     std::size_t total = 0;
-    while (total < bytes.size()) {
+    while (total < bytes.size() && end_.waiting.empty()) {
         const std::size_t record = std::min(kRecordBytes, bytes.size() - total);
-        end_.more = total + record < bytes.size();
         std::size_t count = 0;
         ERR_clear_error();
         const int returned = SSL_write_ex(native(), bytes.data() + total, record, &count);
-        end_.more = false;  // what OpenSSL says by itself, such as an alert, goes at once
         if (returned != 1) return {total, outcome_of(returned)};
         total += count;
     }
     return {total, {}};
 }
 
-// A record that the kernel has taken in part is finished by the next call, which must bring the same bytes.
+// Returns when all that was written is with the kernel.
 awaitable<Result<std::size_t>> TlsStream::write_some(std::span<const std::byte> bytes) {
-    for (;;) {
+    for (std::size_t written = 0;;) {
         if (closed_) co_return make_error(Errc::Cancelled, "the stream was closed");
-        const auto [count, outcome] = write_now(bytes);
-        if (outcome.kind != SSL_ERROR_NONE && !outcome.wait) co_return explain(outcome);
-        if (count > 0) {
-            while (!flush(end_)) {
-                if (closed_ || end_.failed != 0) co_return explain({.wait = {}, .kind = SSL_ERROR_SYSCALL});
-                FEDLLM_CO_TRY_VOID(co_await wait(asio::socket_base::wait_write));
-            }
+        if (!flush(end_)) {
+            if (end_.failed != 0) co_return explain({.wait = {}, .kind = SSL_ERROR_SYSCALL});
+            FEDLLM_CO_TRY_VOID(co_await wait(asio::socket_base::wait_write));
+        } else if (written > 0) {
             co_await asio::post(executor(), asio::use_awaitable);
-            co_return count;
+            co_return written;
+        } else {
+            const auto [count, outcome] = write_now(bytes);
+            if (outcome.kind != SSL_ERROR_NONE && !outcome.wait) co_return explain(outcome);
+            written = count;
+            if (outcome.wait && count == 0) FEDLLM_CO_TRY_VOID(co_await wait(*outcome.wait));
         }
-        FEDLLM_CO_TRY_VOID(co_await wait(*outcome.wait));
     }
 }
 

@@ -11,7 +11,8 @@ config::Table<ServerConfig> limits_table() {
     return {
         field<C>("limits.connections_max", [](auto& c) -> auto& { return c.limits.connections_max; },
                  "connections at once; fewer where the system allows fewer files. When there are more, the "
-                 "oldest that has said nothing yet makes way, or else the newcomer is closed",
+                 "oldest that has said nothing yet makes way, or the oldest handshake, or else the newcomer "
+                 "is closed",
                  {.min = 1, .max = 100'000}),
         field<C>(
             "limits.unauthenticated_max", [](auto& c) -> auto& { return c.limits.unauthenticated_max; },

@@ -38,8 +38,8 @@ Admission::Network Admission::network_of(const boost::asio::ip::address& address
 }
 
 std::optional<Refusal> Admission::arrive(GuestId guest, const boost::asio::ip::address& from, double now) {
-    // Silent ones make way: see one_too_many().
-    if (connections() - silent_.size() >= limits_.connections_max) return Refusal::ConnectionsMax;
+    // All others make way: see one_too_many().
+    if (identities_of_.size() >= limits_.connections_max) return Refusal::ConnectionsMax;
     const Network network = network_of(from);
     const auto offender = offenders_.find(network);
     if (offender != offenders_.end() && offender->second.banned_until > now) return Refusal::Banned;
@@ -57,9 +57,10 @@ void Admission::spoke(GuestId guest) {
 std::optional<Admission::Leaver> Admission::one_too_many() const {
     if (handshakes_.size() > limits_.unauthenticated_max)
         return Leaver{handshakes_.begin()->first, Refusal::UnauthenticatedMax};
-    if (connections() > limits_.connections_max && !silent_.empty())
-        return Leaver{silent_.begin()->first, Refusal::ConnectionsMax};
-    return std::nullopt;
+    if (connections() <= limits_.connections_max) return std::nullopt;
+    const auto& oldest = silent_.empty() ? handshakes_ : silent_;
+    if (oldest.empty()) return std::nullopt;
+    return Leaver{oldest.begin()->first, Refusal::ConnectionsMax};
 }
 
 // Its address, unless it has gone before.

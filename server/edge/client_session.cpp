@@ -140,7 +140,9 @@ awaitable<Result<void>> ClientSession::on_chunk(std::uint64_t offset, std::span<
     tasks_.spawn("take", take(*intake_, offset, bytes));
     const bool last = arrived_ >= intake_->claim().bytes;
     if (!last && bytes.size() <= limits_.chunk_bytes) {
-        co_await taken_but(net::Channel::kFramesInHand - 1);
+        const std::size_t in_hand = engine_.chunks_in_hand();
+        co_await taken_but(in_hand - 1);
+        channel_.set_frames_in_hand(in_hand);
         co_return Result<void>{};
     }
     co_await taken_but(0);

@@ -89,6 +89,9 @@ public:
     // Take the update's bytes from held() on; nothing when the Verdict was given at once.
     net::awaitable<UploadUnderWay> on_offer(ClientId client, protocol::Offer offer, Link& reply);
     net::awaitable<Result<void>> take(Intake& intake, std::uint64_t offset, std::span<const std::byte> bytes);
+    // Of one upload, how many chunks may be in memory: several, so that one is taken while another arrives,
+    // or, among many uploads, which keep the cores busy anyway, one.
+    std::size_t chunks_in_hand() const;
     net::awaitable<void> finish_upload(UploadUnderWay intake, Link& reply);
     net::awaitable<void> refuse_upload(UploadUnderWay intake, Error error, Link& reply);
 

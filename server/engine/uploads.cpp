@@ -13,7 +13,7 @@ namespace {
 // Of an upload's channel: chunks of the size that our clients send are worked on while the next one arrives,
 // which may be as large as any.
 constexpr std::uint64_t kReceiveBytes = protocol::FrameLimits{}.chunk_bytes_max +
-                                        (net::Channel::kFramesInHand - 1) * protocol::Limits{}.chunk_bytes;
+                                        (net::Channel::kFramesInHandMax - 1) * protocol::Limits{}.chunk_bytes;
 
 ingest::Claim claim_of(const protocol::Offer& offer) {
     ingest::Claim claim;
@@ -176,6 +176,11 @@ net::awaitable<Result<void>> Engine::take(Intake& intake, std::uint64_t offset,
     ActiveJob* const job = find(intake.target().job);
     if (taken && job != nullptr) job->live[intake.target().client].bytes_up = offset + bytes.size();
     co_return taken;
+}
+
+std::size_t Engine::chunks_in_hand() const {
+    const bool crowded = upload_memory_->bytes_in_use() > upload_memory_->bytes_max() / 2;
+    return crowded ? 1 : net::Channel::kFramesInHandMax;
 }
 
 net::awaitable<void> Engine::finish_upload(UploadUnderWay intake, Link& reply) {

@@ -70,7 +70,7 @@ Result<ReadyUpdate> PlainJob::make_update(const Path& file) const {
                     values.begin() + static_cast<std::ptrdiff_t>(at));
     }
     FEDLLM_TRY(const auto encoded, codec::encode({}, {{{elements, 0}}, elements, 1}, values, 0));
-    values = {};
+    values = std::vector<float>();  // {} would keep its memory
     FEDLLM_TRY_VOID(write_file_atomically(file, encoded));
     return ReadyUpdate{file, crypto::to_hex(crypto::sha256(encoded)), encoded.size()};
 }

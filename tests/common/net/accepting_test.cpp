@@ -10,6 +10,12 @@ using asio::ip::tcp;
 
 class AcceptingTest : public ::testing::Test {
 public:  // the tests' coroutines are not members
+    void visit(awaitable<void> body) {
+        run(loop_, [](AcceptingTest& t, awaitable<void> body) -> awaitable<void> {
+            co_await std::move(body);
+            t.accepting_.reset();  // with its deadline, for which the loop would wait
+        }(*this, std::move(body)));
+    }
     // A connection, of which the test is the client's end.
     awaitable<void> connect(Duration deadline = 10s) {
         auto acceptor = listen_tcp(loop_.get_executor(), "127.0.0.1", 0).value();
@@ -39,7 +45,7 @@ public:  // the tests' coroutines are not members
 };
 
 TEST_F(AcceptingTest, AHelloInPiecesIsWaitedForAndAnswered) {
-    run(loop_, [](AcceptingTest& t) -> awaitable<void> {
+    visit([](AcceptingTest& t) -> awaitable<void> {
         co_await t.connect();
         t.client_.set_option(tcp::no_delay(true));
         const auto hello = client_hello(t.context_);
@@ -67,7 +73,7 @@ TEST_F(AcceptingTest, AHelloInPiecesIsWaitedForAndAnswered) {
 }
 
 TEST_F(AcceptingTest, WhoLeavesBeforeIsGone) {
-    run(loop_, [](AcceptingTest& t) -> awaitable<void> {
+    visit([](AcceptingTest& t) -> awaitable<void> {
         co_await t.connect();
         const auto hello = client_hello(t.context_);
         co_await t.says(std::span(hello).first(100));
@@ -78,7 +84,7 @@ TEST_F(AcceptingTest, WhoLeavesBeforeIsGone) {
 }
 
 TEST_F(AcceptingTest, WhoSaysNothingIsLate) {
-    run(loop_, [](AcceptingTest& t) -> awaitable<void> {
+    visit([](AcceptingTest& t) -> awaitable<void> {
         co_await t.connect(20ms);
         co_await t.heard();
         EXPECT_EQ(t.hello_->error().code, Errc::Timeout) << to_string(t.hello_->error());
@@ -87,7 +93,7 @@ TEST_F(AcceptingTest, WhoSaysNothingIsLate) {
 
 // Nothing but that is judged here.
 TEST_F(AcceptingTest, WhatIsNoTlsIsLeftToOpenssl) {
-    run(loop_, [](AcceptingTest& t) -> awaitable<void> {
+    visit([](AcceptingTest& t) -> awaitable<void> {
         co_await t.connect();
         const std::string_view request = "GET / HTTP/1.1\r\n\r\n";
         co_await t.says(std::as_bytes(std::span(request)));
@@ -99,7 +105,7 @@ TEST_F(AcceptingTest, WhatIsNoTlsIsLeftToOpenssl) {
 }
 
 TEST_F(AcceptingTest, ALongRecordIsNotWaitedForToItsEnd) {
-    run(loop_, [](AcceptingTest& t) -> awaitable<void> {
+    visit([](AcceptingTest& t) -> awaitable<void> {
         co_await t.connect();
         std::vector<std::byte> record(5000);
         record[0] = std::byte{0x16};
@@ -114,7 +120,7 @@ TEST_F(AcceptingTest, ALongRecordIsNotWaitedForToItsEnd) {
 }
 
 TEST_F(AcceptingTest, ClosingResetsTheConnection) {
-    run(loop_, [](AcceptingTest& t) -> awaitable<void> {
+    visit([](AcceptingTest& t) -> awaitable<void> {
         co_await t.connect();
         t.accepting_->close();
         co_await t.heard();

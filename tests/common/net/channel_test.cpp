@@ -84,6 +84,7 @@ awaitable<void> chunks_in_hand(Channel& left, Channel& right) {
     const auto blob = pattern(1'000'001);
     std::optional<Result<void>> sent;
     start(co_await asio::this_coro::executor, send_blob(left, blob, 64 << 10), sent);
+    right.set_frames_in_hand(Channel::kFramesInHandMax);
     std::deque<protocol::Frame> in_hand;
     for (std::size_t offset = 0; offset < blob.size();) {
         const auto frame = co_await right.receive(10s);
@@ -91,7 +92,7 @@ awaitable<void> chunks_in_hand(Channel& left, Channel& right) {
         if (!frame) co_return;
         offset += frame->bytes.size();
         in_hand.push_back(*frame);
-        if (in_hand.size() < Channel::kFramesInHand && offset < blob.size()) continue;
+        if (in_hand.size() < Channel::kFramesInHandMax && offset < blob.size()) continue;
         const auto bytes = in_hand.front().bytes;
         EXPECT_TRUE(
             std::equal(bytes.begin(), bytes.end(), blob.begin() + static_cast<long>(in_hand.front().offset)));

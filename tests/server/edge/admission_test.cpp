@@ -73,12 +73,23 @@ TEST(Admission, TheOldestSilentOneMakesWayWhereThereIsNoMoreRoom) {
     EXPECT_EQ(admission.connections(), 3u);
 }
 
+TEST(Admission, AHandshakeMakesWayWhereNobodyIsSilent) {
+    Admission admission({.connections_max = 2});
+    for (GuestId guest = 1; guest <= 3; ++guest) {
+        EXPECT_FALSE(admission.arrive(guest, at("192.0.2.1"), 0));
+        admission.spoke(guest);
+    }
+    ASSERT_TRUE(admission.one_too_many());
+    EXPECT_EQ(admission.one_too_many()->guest, 1u);
+    EXPECT_EQ(admission.one_too_many()->reason, Refusal::ConnectionsMax);
+}
+
 TEST(Admission, AllConnectionsTogether) {
     Admission admission({.connections_max = 2});
     EXPECT_FALSE(admission.arrive(1, at("192.0.2.1"), 0));
     EXPECT_FALSE(admission.arrive(2, at("192.0.2.1"), 0));
     EXPECT_FALSE(admission.authenticated(1, someone("ash")));
-    admission.spoke(2);
+    EXPECT_FALSE(admission.authenticated(2, someone("elm")));
     EXPECT_EQ(admission.arrive(3, at("192.0.2.9"), 0), Refusal::ConnectionsMax);
     admission.leave(1);
     EXPECT_FALSE(admission.arrive(3, at("192.0.2.9"), 0));
