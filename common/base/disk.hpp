@@ -58,10 +58,13 @@ public:
     // Growing takes the space now: a disk that is full says so here, and not while a map is written.
     virtual Result<void> resize(std::uint64_t bytes) = 0;
     virtual Result<void> sync() = 0;  // bytes and size; what maps have written too
-    // From now on what is written goes on its way to the disk at once, so that a later sync() is short, and
-    // whole blocks (where address and offset are multiples of kDiskBlockBytes) past the system's cache if the
-    // file system can: for bytes that are not read again soon. It promises nothing.
-    virtual void stream_out() {}
+    // From now on what is written goes on its way to the disk at once, so that a later sync() is short; with
+    // Cache::Pass whole blocks (where address and offset are multiples of kDiskBlockBytes) past the system's
+    // cache if the file system can: for bytes that are not read again soon. It promises nothing.
+    enum class Cache { Pass, Keep };
+    virtual void stream_out(Cache = Cache::Pass) {}
+    // It will not be read soon: the system may take the memory that caches it, where nobody maps that.
+    virtual void leave_cache() {}
     virtual Result<std::unique_ptr<Mapping>> map(
         Access access) const = 0;  // the whole file, as long as it is now
     virtual Result<bool>

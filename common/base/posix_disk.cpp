@@ -94,7 +94,12 @@ public:
         return {};
     }
 
-    void stream_out() override { streams_ = true; }
+    void stream_out(Cache cache) override {
+        streams_ = true;
+        can_pass_cache_ = cache == Cache::Pass;
+    }
+
+    void leave_cache() override { ::posix_fadvise(fd_, 0, 0, POSIX_FADV_DONTNEED); }
 
     Result<std::unique_ptr<Mapping>> map(Access access) const override {
         FEDLLM_TRY(const std::uint64_t bytes, size());

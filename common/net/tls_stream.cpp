@@ -167,7 +167,9 @@ awaitable<Result<void>> TlsStream::read_scrap() {
 
 // All that is there and fits.
 std::pair<std::size_t, TlsStream::Outcome> TlsStream::read_now(std::span<std::byte> buffer) {
-    SSL_set_default_read_buffer_len(native(), buffer.size() >= kReadAheadBytes ? kReadAheadBytes : 0);
+    // Between two large frames a small header is read: whose buffer is that of the frame behind it.
+    const bool large = amid_large_ || buffer.size() >= kReadAheadBytes;
+    SSL_set_default_read_buffer_len(native(), large ? kReadAheadBytes : 0);
     std::size_t total = 0;
     while (total < buffer.size()) {
         std::size_t count = 0;
@@ -186,6 +188,7 @@ awaitable<Result<std::size_t>> TlsStream::read_some(std::span<std::byte> buffer)
         const auto [count, outcome] = read_now(buffer);
         if (outcome.kind != SSL_ERROR_NONE && !outcome.wait) read_failed_ = explain(outcome);
         if (count > 0) {
+            amid_large_ = buffer.size() >= kReadAheadBytes;
             co_await asio::post(executor(),
                                 asio::use_awaitable);  // the others' turn, however fast the peer is
             co_return count;

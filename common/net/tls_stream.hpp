@@ -59,6 +59,7 @@ private:
     std::unique_ptr<SSL, OpensslFree<&SSL_free>> ssl_;
     std::string remote_;
     std::optional<Error> read_failed_;  // found behind bytes that were handed out first
+    bool amid_large_ = false;           // the last read was of a large frame
     bool closed_ = false;
     WireBytes wire_at_close_;
 };

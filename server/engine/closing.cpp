@@ -280,7 +280,7 @@ void Engine::commit(const JobId& id, RoundId round, const NewVersion& made,
     const store::RoundResult result{now, eval_loss_of(parts), train_loss_of(parts)};
     const store::VersionRow next = row_of(made, job.base.row, now);
     if (!hold(ledger_.commit_round(id, round, result, next))) return;
-    job.base = {next, made.version_bytes, made.residual_bytes};
+    job.base = {next, made.version_bytes, made.residual_bytes, versions_.path_of(job.base.row.digest)};
     job.durable = round.get() + 1 == job.spec.rounds;
     version_cache_[next.digest] = made.version_bytes;
     job.unsent_since = std::exchange(job.last_byte, 0);

@@ -14,11 +14,17 @@ namespace {
 
 constexpr std::uint64_t kSliceElements = std::uint64_t{1} << 15;  // at a time: stays in the cache
 
+// Written at a time: much of a large file, whose memory then comes in large pages; little of a small one, so
+// that its hash is not long behind.
+std::size_t elements_at_once(std::uint64_t file_bytes) {
+    return std::clamp<std::uint64_t>(file_bytes / 256, kSliceElements, std::uint64_t{1} << 19);
+}
+
 // A file of the versions folder, from its first byte to its last, hashed on the way.
 class FileStream {
 public:
     FileStream(store::UnnamedFile& file, PrefixHashes& hashes, PrefixHashes::Which which)
-        : file_(file), hashes_(hashes), which_(which), slice_(kSliceElements) {}
+        : file_(file), hashes_(hashes), which_(which), slice_(elements_at_once(file.bytes().size())) {}
 
     Result<void> append(std::span<const std::byte> bytes) {
         FEDLLM_TRY_VOID(file_.write(written_, bytes));
@@ -76,18 +82,19 @@ Result<void> name_version(const store::Versions& versions, store::UnnamedFile fi
 }
 
 Result<NewVersion> whole_version(const job::JobSpec& job, const RoundSum& sum, std::span<const float> base,
-                                 const store::Versions& versions, const Helpers& helpers) {
+                                 const Path& outdated, const store::Versions& versions,
+                                 const Helpers& helpers) {
     NewVersion next;
     FEDLLM_TRY(const auto header, formats::param_set_header(sum.shape().manifest));
-    FEDLLM_TRY(store::UnnamedFile file, versions.create(header.size() + base.size_bytes()));
+    FEDLLM_TRY(store::UnnamedFile file, versions.create(header.size() + base.size_bytes(), outdated));
     PrefixHashes hashes(helpers, file.bytes());
     FileStream stream(file, hashes, PrefixHashes::Which::First);
     FEDLLM_TRY_VOID(stream.append(header));
     const std::uint64_t total_weight = sum.total_weight();
     std::vector<float> mean;
     for (std::uint64_t first = 0; first < base.size();) {
-        const std::span<float> slice =
-            stream.room().first(std::min<std::uint64_t>(stream.room().size(), base.size() - first));
+        const std::span<float> slice = stream.room().first(
+            std::min<std::uint64_t>({stream.room().size(), kSliceElements, base.size() - first}));
         std::copy_n(base.begin() + static_cast<std::ptrdiff_t>(first), slice.size(), slice.begin());
         add_mean(job, sum, total_weight, first, slice, mean);
         first += slice.size();
@@ -131,7 +138,8 @@ Result<NewVersion> coded_version(const job::JobSpec& job, const RoundSum& sum, c
     FEDLLM_TRY(const std::uint64_t zeros, write_step(job, sum, base.residual, residual, helpers));
     const std::span step(reinterpret_cast<const float*>(residual.bytes().data()), base_values.size());
     FEDLLM_TRY(const auto header, formats::param_set_header(sum.shape().manifest));
-    FEDLLM_TRY(store::UnnamedFile file, versions.create(header.size() + base_values.size_bytes()));
+    FEDLLM_TRY(store::UnnamedFile file,
+               versions.create(header.size() + base_values.size_bytes(), base.outdated));
     std::optional<PrefixHashes> hashes;
     std::optional<FileStream> version, left_out;
     Result<void> streamed;
@@ -233,7 +241,7 @@ Result<NewVersion> compute_version(const job::JobSpec& job, const RoundBase& bas
     FEDLLM_TRY(const auto base_values,
                formats::param_set_values(base.version->bytes(), sum.shape().manifest));
     if (job.download.codec.id == codec::CodecId::None) {
-        return whole_version(job, sum, base_values, versions, helpers);
+        return whole_version(job, sum, base_values, base.outdated, versions, helpers);
     }
     return coded_version(job, sum, base, base_values, versions, helpers);
 }

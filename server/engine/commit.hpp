@@ -28,6 +28,7 @@ struct RoundBase {
     store::VersionRow row;
     SharedVersion version;
     SharedVersion residual;  // null: nothing was left out so far
+    Path outdated = {};      // the version before, where there was one
 };
 // Maps what `row` names, its bytes checked: NotFound, DigestMismatch.
 Result<RoundBase> map_base(const store::VersionRow& row, const store::Versions& versions);

@@ -11,6 +11,9 @@ namespace {
 
 constexpr const char* kTemporary = "writing-";
 
+// From here on a sync at the end alone takes seconds, and so does fresh memory.
+constexpr std::uint64_t kLargeBytes = std::uint64_t{256} << 20;
+
 // A fresh empty file's name, so that two writers never share one.
 Result<Path> temporary_in(const Path& folder) {
     FEDLLM_TRY(const auto created, disk().create_unique(folder / kTemporary, ""));
@@ -113,10 +116,14 @@ Result<tensor::Manifest> Versions::manifest(std::string_view digest) const {
     return formats::read_manifest(path_of(digest));
 }
 
-Result<UnnamedFile> Versions::create(std::uint64_t bytes) const {
+Result<UnnamedFile> Versions::create(std::uint64_t bytes, const Path& outdated) const {
     FEDLLM_TRY(auto created, disk().create_unique(folder_ / kTemporary, ""));
     UnnamedFile unnamed(std::move(created.path), std::move(created.file), nullptr);
     FEDLLM_TRY_VOID(unnamed.file_->resize(bytes));
+    if (bytes >= kLargeBytes) {
+        unnamed.file_->stream_out(DiskFile::Cache::Keep);
+        if (const auto file = disk().open(outdated, Disk::Open::Read)) (*file)->leave_cache();
+    }
     FEDLLM_TRY(unnamed.mapping_, unnamed.file_->map(DiskFile::Access::Write));
     return unnamed;
 }

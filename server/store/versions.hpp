@@ -76,7 +76,9 @@ public:
     Result<tensor::Manifest> manifest(
         std::string_view digest) const;  // the names and shapes alone; not verified
 
-    Result<UnnamedFile> create(std::uint64_t bytes) const;
+    // Fresh memory costs more than writing to it: a large file takes the memory that caches `outdated`, a
+    // file that is not the newest any more.
+    Result<UnnamedFile> create(std::uint64_t bytes, const Path& outdated = {}) const;
     // The file is found by its digest, which is the caller's word, from now on. What a power cut leaves of it
     // is uncertain until sync() has returned; map() notices.
     Result<MappedFile> publish(UnnamedFile file, std::string_view digest) const;
