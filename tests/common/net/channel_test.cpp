@@ -103,6 +103,32 @@ awaitable<void> chunks_in_hand(Channel& left, Channel& right) {
 
 TEST_P(ChannelTest, ChunksStayWhileTheNextOnesArrive) { with_channels({}, &chunks_in_hand); }
 
+// Now three at once, now one: none is written over while it is in hand.
+awaitable<void> more_and_fewer_in_hand(Channel& left, Channel& right) {
+    const auto blob = pattern(2'000'001);
+    std::optional<Result<void>> sent;
+    start(co_await asio::this_coro::executor, send_blob(left, blob, 64 << 10), sent);
+    std::deque<protocol::Frame> in_hand;
+    std::size_t most = 1;
+    for (std::size_t offset = 0, chunks = 0; offset < blob.size(); ++chunks) {
+        const auto frame = co_await right.receive(10s);
+        EXPECT_TRUE(frame) << to_string(frame.error());
+        if (!frame) co_return;
+        offset += frame->bytes.size();
+        in_hand.push_back(*frame);
+        for (const protocol::Frame& one : in_hand) {
+            EXPECT_TRUE(
+                std::equal(one.bytes.begin(), one.bytes.end(), blob.begin() + static_cast<long>(one.offset)));
+        }
+        const std::size_t next = chunks % 7 < 4 ? Channel::kFramesInHandMax : 1;
+        while (in_hand.size() >= next) in_hand.pop_front();
+        if (next != most) right.set_frames_in_hand(most = next);
+    }
+    co_await until([&] { return sent.has_value(); });
+}
+
+TEST_P(ChannelTest, MoreAndFewerChunksInHand) { with_channels({}, &more_and_fewer_in_hand); }
+
 awaitable<Result<void>> send_many(Channel& channel, int count) {
     for (int i = 0; i < count; ++i)
         FEDLLM_CO_TRY_VOID(co_await channel.send_control(goodbye(std::to_string(i))));
