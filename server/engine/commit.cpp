@@ -14,8 +14,8 @@ namespace {
 
 constexpr std::uint64_t kSliceElements = std::uint64_t{1} << 15;  // at a time: stays in the cache
 
-// Written at a time: much of a large file, whose memory then comes in large pages; little of a small one, so
-// that its hash is not long behind.
+// Written at a time: much of a large file, for which fresh memory seems to be cheaper so
+// (tests/bench/RESULTS.md); little of a small one, so that its hash is not long behind.
 std::size_t elements_at_once(std::uint64_t file_bytes) {
     return std::clamp<std::uint64_t>(file_bytes / 256, kSliceElements, std::uint64_t{1} << 19);
 }

@@ -11,7 +11,7 @@ namespace {
 
 constexpr const char* kTemporary = "writing-";
 
-// From here on a sync at the end alone takes seconds, and so does fresh memory.
+// A large file: its sync at the end, and fresh memory for it, take long.
 constexpr std::uint64_t kLargeBytes = std::uint64_t{256} << 20;
 
 // A fresh empty file's name, so that two writers never share one.

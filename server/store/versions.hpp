@@ -76,8 +76,8 @@ public:
     Result<tensor::Manifest> manifest(
         std::string_view digest) const;  // the names and shapes alone; not verified
 
-    // Fresh memory costs more than writing to it: a large file takes the memory that caches `outdated`, a
-    // file that is not the newest any more.
+    // Fresh memory costs more than writing to it: for a large file the memory that caches `outdated`, a file
+    // that is not the newest any more, is given up first.
     Result<UnnamedFile> create(std::uint64_t bytes, const Path& outdated = {}) const;
     // The file is found by its digest, which is the caller's word, from now on. What a power cut leaves of it
     // is uncertain until sync() has returned; map() notices.
