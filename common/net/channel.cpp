@@ -88,7 +88,7 @@ awaitable<Result<Frame>> Channel::receive(Duration idle_deadline) {
     DiskMemory& memory = bodies_[turn_];
     if (pad + header.body_bytes > memory.bytes().size()) memory = DiskMemory(pad + header.body_bytes);
     const std::span body = memory.bytes().subspan(pad, header.body_bytes);
-    FEDLLM_CO_TRY_VOID(co_await read_body(body));
+    FEDLLM_CO_TRY_VOID(co_await read_all(body, limits_.rate_window));
     stats_.frames_in += 1;
     amid_chunks_ = header.kind == FrameKind::Chunk;
     co_return protocol::decode_body(header, body);
@@ -113,23 +113,17 @@ std::size_t Channel::window_bytes() const {
 }
 
 // Window by window: a peer that drips a byte now and then does not hold our buffer for ever.
-awaitable<Result<void>> Channel::read_body(std::span<std::byte> body) {
-    while (!body.empty()) {
-        const std::span piece = body.first(std::min(window_bytes(), body.size()));
-        FEDLLM_CO_TRY_VOID(co_await read_all(piece, limits_.rate_window));
-        body = body.subspan(piece.size());
-    }
-    co_return Result<void>{};
-}
-
 awaitable<Result<void>> Channel::read_all(std::span<std::byte> buffer, Duration limit) {
     if (closed_) co_return end_with({});
     read_watchdog_.start(limit);
-    while (!buffer.empty()) {
+    for (std::size_t in_window = 0; !buffer.empty();) {
         const auto count = co_await stream_->read_some(buffer);
         if (!count) co_return end_with(count.error());
         stats_.bytes_in += *count;
         buffer = buffer.subspan(*count);
+        in_window += *count;
+        if (in_window >= window_bytes()) read_watchdog_.start(limit);
+        in_window %= window_bytes();
     }
     read_watchdog_.stop();
     co_return Result<void>{};
@@ -204,16 +198,15 @@ awaitable<Result<void>> Channel::send_frame(std::vector<std::byte> head, std::sp
 }
 
 awaitable<Result<void>> Channel::write_all(std::span<const std::byte> bytes) {
-    while (!bytes.empty()) {
-        auto piece = bytes.first(std::min(window_bytes(), bytes.size()));
-        bytes = bytes.subspan(piece.size());
-        write_watchdog_.start(limits_.rate_window);
-        while (!piece.empty()) {
-            const auto count = co_await stream_->write_some(piece);
-            if (!count) co_return end_with(count.error());
-            stats_.bytes_out += *count;
-            piece = piece.subspan(*count);
-        }
+    write_watchdog_.start(limits_.rate_window);
+    for (std::size_t in_window = 0; !bytes.empty();) {
+        const auto count = co_await stream_->write_some(bytes);
+        if (!count) co_return end_with(count.error());
+        stats_.bytes_out += *count;
+        bytes = bytes.subspan(*count);
+        in_window += *count;
+        if (in_window >= window_bytes()) write_watchdog_.start(limits_.rate_window);
+        in_window %= window_bytes();
     }
     write_watchdog_.stop();
     co_return Result<void>{};

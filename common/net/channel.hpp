@@ -86,7 +86,6 @@ private:
     awaitable<Result<void>> send_message(std::vector<std::byte> message);
     awaitable<Result<void>> write_all(std::span<const std::byte> bytes);
     awaitable<Result<void>> read_all(std::span<std::byte> buffer, Duration limit);
-    awaitable<Result<void>> read_body(std::span<std::byte> body);
     std::size_t window_bytes() const;
     Error end_with(Error error);
 

@@ -156,10 +156,11 @@ awaitable<Result<void>> Accepting::lie_ready(std::size_t bytes) {
     co_return Result<void>{};
 }
 
-awaitable<Result<Connected>> Accepting::finish(asio::any_io_executor executor, TlsContext context) {
+awaitable<Result<Connected>> Accepting::finish(asio::any_io_executor executor, TlsContext context,
+                                               asio::any_io_executor helpers) {
     if (closed_) co_return ended_by(make_error(Errc::Cancelled, "the stream was closed"));
     FEDLLM_CO_TRY(tcp::socket socket, hand_to(std::move(executor), socket_));
-    stream_ = std::make_unique<TlsStream>(std::move(socket), std::move(context));
+    stream_ = std::make_unique<TlsStream>(std::move(socket), std::move(context), std::move(helpers));
     auto peer = co_await stream_->handshake(Handshake::server);
     watchdog_.stop();
     if (!peer) co_return ended_by(with_context(peer.error(), stream_->remote()));
@@ -167,11 +168,12 @@ awaitable<Result<Connected>> Accepting::finish(asio::any_io_executor executor, T
     co_return Connected{std::move(stream_), std::move(*peer), std::move(proof)};
 }
 
-awaitable<Result<Connected>> accept_tls(tcp::socket socket, TlsContext context, Duration deadline) {
+awaitable<Result<Connected>> accept_tls(tcp::socket socket, TlsContext context, Duration deadline,
+                                        asio::any_io_executor helpers) {
     const auto executor = socket.get_executor();
     Accepting accepting(std::move(socket), deadline);
     FEDLLM_CO_TRY_VOID(co_await accepting.hello());
-    co_return co_await accepting.finish(executor, std::move(context));
+    co_return co_await accepting.finish(executor, std::move(context), std::move(helpers));
 }
 
 Result<tcp::acceptor> listen_tcp(asio::any_io_executor executor, const std::string& address,

@@ -48,9 +48,11 @@ public:
     awaitable<Result<void>> hello();
     // The handshake. The connection is `executor`'s from here on, which need not be the coroutine's:
     // handshakes are what strangers can make a server compute, so they may have a thread of their own.
+    // `helpers`: threads for what is large on it (tls_stream.hpp); they outlive it.
     // PeerUntrusted with OpenSSL's reason ("certificate has expired", "peer did not return a certificate"),
     // or because the certificate names no client or operator; Cancelled after close().
-    awaitable<Result<Connected>> finish(asio::any_io_executor executor, TlsContext context);
+    awaitable<Result<Connected>> finish(asio::any_io_executor executor, TlsContext context,
+                                        asio::any_io_executor helpers = {});
     void close();
 
 private:
@@ -68,7 +70,8 @@ private:
 };
 
 // Both steps, on the socket's own executor.
-awaitable<Result<Connected>> accept_tls(asio::ip::tcp::socket socket, TlsContext context, Duration deadline);
+awaitable<Result<Connected>> accept_tls(asio::ip::tcp::socket socket, TlsContext context, Duration deadline,
+                                        asio::any_io_executor helpers = {});
 
 // A listening socket (SO_REUSEADDR, so that a restart can bind at once); port 0 lets the system choose.
 Result<asio::ip::tcp::acceptor> listen_tcp(asio::any_io_executor executor, const std::string& address,

@@ -1,5 +1,7 @@
 #include "common/net/tls_stream.hpp"
 
+#include <sys/socket.h>
+
 #include <algorithm>
 #include <array>
 #include <boost/asio/post.hpp>
@@ -26,8 +28,8 @@ std::string describe_remote(const asio::ip::tcp::socket& socket) {
 }
 
 constexpr std::size_t kRecordBytes = SSL3_RT_MAX_PLAIN_LENGTH;
-// Read from the socket at once while a large frame is in hand: several records for one call of the kernel.
-constexpr std::size_t kReadAheadBytes = std::size_t{64} << 10;
+// From here on it pays to let a helper do it, and to read several records with one call of the kernel.
+constexpr std::size_t kLargeBytes = std::size_t{64} << 10;
 
 std::string reason_of(unsigned long error) {
     const char* const reason = ERR_reason_error_string(error);
@@ -39,8 +41,12 @@ bool is_peer_alert(unsigned long error) { return ERR_GET_REASON(error) >= SSL_AD
 
 }  // namespace
 
-TlsStream::TlsStream(asio::ip::tcp::socket socket, TlsContext context)
-    : context_(std::move(context)), socket_(std::move(socket)), ssl_(SSL_new(context_->native_handle())) {
+TlsStream::TlsStream(asio::ip::tcp::socket socket, TlsContext context, asio::any_io_executor helpers)
+    : context_(std::move(context)),
+      socket_(std::move(socket)),
+      ssl_(SSL_new(context_->native_handle())),
+      helpers_(std::move(helpers)),
+      returned_(socket_.get_executor()) {
     FEDLLM_CHECK(ssl_ != nullptr, "OpenSSL SSL");  // fails without memory only
     error_code ignored;                            // a socket that is already dead says so at the handshake
     socket_.set_option(asio::ip::tcp::no_delay(true), ignored);
@@ -165,11 +171,24 @@ awaitable<Result<void>> TlsStream::read_scrap() {
     co_return Result<void>{};
 }
 
+awaitable<void> TlsStream::alone() {
+    while (lent_) (void)co_await returned_.async_wait(kNoThrow);
+}
+
+template <class Work>
+awaitable<TlsStream::Moved> TlsStream::helped(bool large, Work work) {
+    if (!large || !helpers_) co_return work();
+    lent_ = true;
+    const Moved moved = co_await offload(helpers_, work);
+    lent_ = false;
+    returned_.cancel();
+    if (closed_) close();
+    co_return moved;
+}
+
 // All that is there and fits.
-std::pair<std::size_t, TlsStream::Outcome> TlsStream::read_now(std::span<std::byte> buffer) {
-    // Between two large frames a small header is read: whose buffer is that of the frame behind it.
-    const bool large = amid_large_ || buffer.size() >= kReadAheadBytes;
-    SSL_set_default_read_buffer_len(native(), large ? kReadAheadBytes : 0);
+TlsStream::Moved TlsStream::read_now(std::span<std::byte> buffer, bool large) {
+    SSL_set_default_read_buffer_len(native(), large ? kLargeBytes : 0);
     std::size_t total = 0;
     while (total < buffer.size()) {
         std::size_t count = 0;
@@ -183,12 +202,15 @@ std::pair<std::size_t, TlsStream::Outcome> TlsStream::read_now(std::span<std::by
 
 awaitable<Result<std::size_t>> TlsStream::read_some(std::span<std::byte> buffer) {
     for (;;) {
+        if (lent_) co_await alone();
         if (closed_) co_return make_error(Errc::Cancelled, "the stream was closed");
         if (read_failed_) co_return *read_failed_;
-        const auto [count, outcome] = read_now(buffer);
+        error_code ignored;
+        const bool large = socket_.available(ignored) >= kLargeBytes;
+        const auto [count, outcome] =
+            co_await helped(large && buffer.size() >= kLargeBytes, [&] { return read_now(buffer, large); });
         if (outcome.kind != SSL_ERROR_NONE && !outcome.wait) read_failed_ = explain(outcome);
         if (count > 0) {
-            amid_large_ = buffer.size() >= kReadAheadBytes;
             co_await asio::post(executor(),
                                 asio::use_awaitable);  // the others' turn, however fast the peer is
             co_return count;
@@ -198,7 +220,7 @@ awaitable<Result<std::size_t>> TlsStream::read_some(std::span<std::byte> buffer)
 }
 
 // As much as the kernel takes, record by record.
-std::pair<std::size_t, TlsStream::Outcome> TlsStream::write_now(std::span<const std::byte> bytes) {
+TlsStream::Moved TlsStream::write_now(std::span<const std::byte> bytes) {
     const Gathering gathering(end_);
     std::size_t total = 0;
     while (total < bytes.size() && end_.waiting.empty()) {
@@ -215,6 +237,7 @@ std::pair<std::size_t, TlsStream::Outcome> TlsStream::write_now(std::span<const 
 // Returns when all that was written is with the kernel.
 awaitable<Result<std::size_t>> TlsStream::write_some(std::span<const std::byte> bytes) {
     for (std::size_t written = 0;;) {
+        if (lent_) co_await alone();
         if (closed_) co_return make_error(Errc::Cancelled, "the stream was closed");
         if (!flush(end_)) {
             if (end_.failed != 0) co_return explain({.wait = {}, .kind = SSL_ERROR_SYSCALL});
@@ -223,7 +246,8 @@ awaitable<Result<std::size_t>> TlsStream::write_some(std::span<const std::byte> 
             co_await asio::post(executor(), asio::use_awaitable);
             co_return written;
         } else {
-            const auto [count, outcome] = write_now(bytes);
+            const auto [count, outcome] =
+                co_await helped(bytes.size() >= kLargeBytes, [&] { return write_now(bytes); });
             if (outcome.kind != SSL_ERROR_NONE && !outcome.wait) co_return explain(outcome);
             written = count;
             if (outcome.wait && count == 0) FEDLLM_CO_TRY_VOID(co_await wait(*outcome.wait));
@@ -234,6 +258,7 @@ awaitable<Result<std::size_t>> TlsStream::write_some(std::span<const std::byte> 
 // Says close_notify, and waits for the peer's or for its end.
 awaitable<Result<void>> TlsStream::shutdown() {
     for (bool said = false;;) {
+        if (lent_) co_await alone();
         if (closed_) co_return make_error(Errc::Cancelled, "the stream was closed");
         ERR_clear_error();
         const int returned = SSL_shutdown(native());
@@ -258,7 +283,11 @@ void TlsStream::close() {
     if (!closed_) wire_at_close_ = wire_bytes();
     closed_ = true;
     error_code ignored;
-    socket_.close(ignored);
+    if (!lent_) return (void)socket_.close(ignored);
+    // The descriptor stays until the helper is done: its number could become another connection's. Both ends
+    // of the socket are shut, so the helper's next call of the kernel is its last.
+    ::shutdown(end_.socket, SHUT_RDWR);
+    socket_.cancel(ignored);
 }
 
 }  // namespace fedllm::net

@@ -12,15 +12,19 @@
 #include <optional>
 #include <utility>
 
+#include "common/net/offload.hpp"
 #include "common/net/socket_bio.hpp"
 #include "common/net/stream.hpp"
 #include "common/net/tls.hpp"
 
 namespace fedllm::net {
 
+// Concurrency: as every Stream. Where it has `helpers`, large reads and writes are de- and encrypted on those
+// threads, one at a time, while its executor serves others: who leads many connections is not held to what
+// one core can encrypt.
 class TlsStream final : public Stream {
 public:
-    TlsStream(asio::ip::tcp::socket socket, TlsContext context);
+    TlsStream(asio::ip::tcp::socket socket, TlsContext context, asio::any_io_executor helpers = {});
 
     // Either ends with the peer's identity, or with PeerUntrusted and why.
     awaitable<Result<PeerIdentity>> handshake(asio::ssl::stream_base::handshake_type type);
@@ -44,8 +48,12 @@ private:
     };
     Outcome outcome_of(int returned);
     awaitable<Result<void>> wait(asio::socket_base::wait_type what);
-    std::pair<std::size_t, Outcome> read_now(std::span<std::byte> buffer);
-    std::pair<std::size_t, Outcome> write_now(std::span<const std::byte> bytes);
+    using Moved = std::pair<std::size_t, Outcome>;  // bytes
+    Moved read_now(std::span<std::byte> buffer, bool large);
+    Moved write_now(std::span<const std::byte> bytes);
+    template <class Work>
+    awaitable<Moved> helped(bool large, Work work);
+    awaitable<void> alone();
 
     Result<PeerIdentity> peer_identity();
     Error explain_handshake(const Outcome& outcome);
@@ -59,7 +67,9 @@ private:
     std::unique_ptr<SSL, OpensslFree<&SSL_free>> ssl_;
     std::string remote_;
     std::optional<Error> read_failed_;  // found behind bytes that were handed out first
-    bool amid_large_ = false;           // the last read was of a large frame
+    asio::any_io_executor helpers_;
+    bool lent_ = false;  // a helper is at OpenSSL and the socket: nobody else may be
+    Timer returned_;     // never fires: cancelled when it is done
     bool closed_ = false;
     WireBytes wire_at_close_;
 };

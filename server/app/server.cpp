@@ -82,8 +82,8 @@ Result<std::unique_ptr<Server>> Server::create(const ServerConfig& config) {
     FEDLLM_TRY(server->admin_, admin::Page::listen(server->io_.get_executor(), config.admin.address,
                                                    config.admin.port, server->admin_content()));
     FEDLLM_TRY(server->listener_, edge::Listener::open(server->io_.get_executor(), door_options(config),
-                                                       limits_of(config.limits), server->clock_,
-                                                       *server->engine_, server->metrics_));
+                                                       config.threads, limits_of(config.limits),
+                                                       server->clock_, *server->engine_, server->metrics_));
     return server;
 }
 

@@ -140,8 +140,8 @@ awaitable<Result<net::Connected>> Door::prove(GuestId guest, net::Accepting& acc
     FEDLLM_CO_TRY_VOID(co_await accepting.hello());
     admission_.spoke(guest);
     make_room();
-    co_return co_await accepting.finish(control_,
-                                        tls_.context());  // the connection is the strand's from now on
+    // The connection is the strand's from now on.
+    co_return co_await accepting.finish(control_, tls_.context(), options_.helpers);
 }
 
 void Door::hand_over(GuestId guest, net::Connected connected) {

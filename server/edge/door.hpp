@@ -29,6 +29,7 @@ struct DoorOptions {
     AdmissionLimits limits;
     Duration handshake_deadline = std::chrono::seconds(10);
     Duration files_every = std::chrono::seconds(5);  // how often the certificates' files are looked at
+    net::asio::any_io_executor helpers = {};         // of every connection (Accepting::finish)
 };
 
 // What the door tells the control strand, on that strand.

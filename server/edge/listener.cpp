@@ -1,5 +1,8 @@
 #include "server/edge/listener.hpp"
 
+#include <algorithm>
+#include <thread>
+
 #include "common/log/log.hpp"
 #include "server/edge/client_session.hpp"
 #include "server/edge/operator_session.hpp"
@@ -14,10 +17,13 @@ constexpr Duration kFarewell = std::chrono::seconds(2);  // for a Goodbye to get
 
 }  // namespace
 
-Result<std::unique_ptr<Listener>> Listener::open(net::asio::any_io_executor control, const DoorOptions& door,
-                                                 const protocol::Limits& limits, const Clock& clock,
-                                                 engine::Engine& engine, observe::Metrics& metrics) {
-    std::unique_ptr<Listener> listener(new Listener(control, limits, engine, metrics));
+Result<std::unique_ptr<Listener>> Listener::open(net::asio::any_io_executor control, DoorOptions door,
+                                                 unsigned threads, const protocol::Limits& limits,
+                                                 const Clock& clock, engine::Engine& engine,
+                                                 observe::Metrics& metrics) {
+    if (threads == 0) threads = std::max(1u, std::thread::hardware_concurrency());
+    std::unique_ptr<Listener> listener(new Listener(control, threads, limits, engine, metrics));
+    door.helpers = listener->helpers_.get_executor();
     const DoorEvents events{
         .admitted = [raw = listener.get()](
                         GuestId guest, net::Connected connected) { raw->admit(guest, std::move(connected)); },
@@ -28,9 +34,9 @@ Result<std::unique_ptr<Listener>> Listener::open(net::asio::any_io_executor cont
     return listener;
 }
 
-Listener::Listener(net::asio::any_io_executor control, const protocol::Limits& limits, engine::Engine& engine,
-                   observe::Metrics& metrics)
-    : limits_(limits), engine_(engine), metrics_(metrics), sessions_(std::move(control)) {}
+Listener::Listener(net::asio::any_io_executor control, unsigned threads, const protocol::Limits& limits,
+                   engine::Engine& engine, observe::Metrics& metrics)
+    : helpers_(threads), limits_(limits), engine_(engine), metrics_(metrics), sessions_(std::move(control)) {}
 
 awaitable<void> Listener::stop() {
     co_await door_->stop();

@@ -1,6 +1,7 @@
 // Those whom the door let in, each served in its role.
 #pragma once
 
+#include <boost/asio/thread_pool.hpp>
 #include <cstddef>
 #include <functional>
 #include <map>
@@ -16,12 +17,13 @@
 namespace fedllm::server::edge {
 
 // Lifecycle: open() listens; start(), then stop(), which also ends every session. Concurrency: the control
-// strand.
+// strand; `threads` of its own (0: one per core) encrypt and decrypt what is large.
 class Listener {
 public:
-    static Result<std::unique_ptr<Listener>> open(net::asio::any_io_executor control, const DoorOptions& door,
-                                                  const protocol::Limits& limits, const Clock& clock,
-                                                  engine::Engine& engine, observe::Metrics& metrics);
+    static Result<std::unique_ptr<Listener>> open(net::asio::any_io_executor control, DoorOptions door,
+                                                  unsigned threads, const protocol::Limits& limits,
+                                                  const Clock& clock, engine::Engine& engine,
+                                                  observe::Metrics& metrics);
 
     void start() { door_->start(); }
     net::awaitable<void> stop();
@@ -34,8 +36,8 @@ private:
         std::function<void()> close;
     };
 
-    Listener(net::asio::any_io_executor control, const protocol::Limits& limits, engine::Engine& engine,
-             observe::Metrics& metrics);
+    Listener(net::asio::any_io_executor control, unsigned threads, const protocol::Limits& limits,
+             engine::Engine& engine, observe::Metrics& metrics);
 
     void admit(GuestId guest, net::Connected connected);
     void expel(GuestId guest, const std::string& reason);
@@ -44,6 +46,7 @@ private:
     net::awaitable<Result<void>> serve_in_role(GuestId guest, net::Connected connected, net::WireBytes& wire);
     void log_end(const net::PeerIdentity& peer, const Result<void>& ended, const net::WireBytes& wire);
 
+    net::asio::thread_pool helpers_;  // outlives every connection
     protocol::Limits limits_;
     engine::Engine& engine_;
     observe::Metrics& metrics_;

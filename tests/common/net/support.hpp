@@ -123,18 +123,19 @@ struct Handshakes {
 };
 
 inline awaitable<Result<Connected>> accept_one(asio::ip::tcp::acceptor& acceptor, TlsContext context,
-                                               Duration deadline = 10s) {
+                                               Duration deadline = 10s, asio::any_io_executor helpers = {}) {
     auto [ec, socket] = co_await acceptor.async_accept(kNoThrow);
     if (ec) co_return make_error(Errc::IoFailed, ec.message());
-    co_return co_await accept_tls(std::move(socket), std::move(context), deadline);
+    co_return co_await accept_tls(std::move(socket), std::move(context), deadline, std::move(helpers));
 }
 
 inline awaitable<void> shake_hands(TlsContext server, TlsContext client, Handshakes& out,
-                                   std::string server_name = "localhost") {
+                                   std::string server_name = "localhost",
+                                   asio::any_io_executor helpers = {}) {
     const auto executor = co_await asio::this_coro::executor;
     auto acceptor = listen_tcp(executor, "127.0.0.1", 0).value();
     const auto port = acceptor.local_endpoint().port();
-    start(executor, accept_one(acceptor, std::move(server)), out.server);
+    start(executor, accept_one(acceptor, std::move(server), 10s, std::move(helpers)), out.server);
     out.client = co_await connect_tls("127.0.0.1", port, std::move(client), std::move(server_name), 10s);
     co_await until([&] { return out.server.has_value(); });
 }
