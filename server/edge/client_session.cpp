@@ -104,7 +104,7 @@ awaitable<Result<void>> ClientSession::on_control(std::span<const std::byte> byt
     if (message.has_fetch()) on_fetch(message.fetch());
     if (message.has_progress()) engine_.on_progress(peer_.name, message.progress());
     if (message.has_decline()) engine_.on_decline(peer_.name, message.decline());
-    if (message.has_evaluation()) engine_.on_evaluation(peer_.name, message.evaluation(), *this);
+    if (message.has_evaluation()) co_await engine_.on_evaluation(peer_.name, message.evaluation(), *this);
     co_return Result<void>{};
 }
 

@@ -1,7 +1,8 @@
 // The engine's half about closing a round. The sum is there already; what is left is to fix the set of its
 // contributions, to take out what is not among them, and to compute the version, which may be sent as soon as
-// the ledger has its digest. Its file is synced behind that: from the closing on the version is a pure
-// function of what is durable, and a start that does not find it computes it again, bit for bit.
+// the ledger has its digest. Its file is synced, and its adapter written, behind that: from the closing on
+// the version is a pure function of what is durable, and a start that does not find it computes it again, bit
+// for bit. Only an end waits for both, since no start looks again at a job that is over.
 #include <boost/asio/post.hpp>
 #include <cmath>
 
@@ -167,6 +168,19 @@ net::awaitable<Result<void>> Engine::write_newest_adapter(JobId id) {
     co_return written;
 }
 
+// Where the final version's adapter cannot be written the process ends, and the next one tries again: the job
+// must not end without it.
+net::awaitable<Result<void>> Engine::deliver(JobId id) {
+    const auto written = co_await write_newest_adapter(id);
+    const ActiveJob* const job = find(id);
+    if (job == nullptr || job->exported != job->base.row.round) {
+        if (job != nullptr && job->state.round.get() == job->spec.rounds) hold(written);
+        co_return written;
+    }
+    raise(id, round::VersionDelivered{job->exported});
+    co_return Result<void>{};
+}
+
 // ------------------------------------------------------------------------------------------------------------
 // the closing
 
@@ -232,8 +246,6 @@ net::awaitable<Result<void>> Engine::make_version(JobId id, RoundId round) {
     ActiveJob* job = find(id);
     if (job == nullptr || failed_) co_return Result<void>{};
     const job::JobSpec spec = job->spec;
-    const SharedShape shape = job->shape;
-    const bool last = round.get() + 1 == spec.rounds;
     FEDLLM_CO_TRY(const auto parts, ledger_.contributions(id, round));
     const RoundBase base = job->base;
     const auto contributions = contributions_of(parts, spec);
@@ -245,22 +257,8 @@ net::awaitable<Result<void>> Engine::make_version(JobId id, RoundId round) {
         return compute_version(spec, base, *sum, versions_, {elsewhere, threads_});
     });
     if (!version) co_return version.error();
-    if (last) {  // nobody waits for it, and an ended job is never looked at again: durable first
-        if (co_await turn_to_export(id) == nullptr) co_return Result<void>{};
-        FEDLLM_CO_TRY_VOID(co_await net::offload(disk_threads_, [&]() -> Result<void> {
-            FEDLLM_TRY_VOID(versions_.sync(version->paths));
-            FEDLLM_TRY_VOID(write_adapter(spec, id, round.get() + 1, shape->manifest,
-                                          version->version_bytes->bytes(), options_.state_directory));
-            return {};
-        }));
-    }
     job = find(id);
     if (job == nullptr || failed_) co_return Result<void>{};
-    if (last) {
-        job->exporting = false;
-        job->exported = RoundId(round.get() + 1);
-        changed_.cancel();
-    }
     if (sum.use_count() == 1) {
         sum->clear();
         job->spare_sum = std::move(sum);
@@ -281,7 +279,7 @@ void Engine::commit(const JobId& id, RoundId round, const NewVersion& made,
     const store::VersionRow next = row_of(made, job.base.row, now);
     if (!hold(ledger_.commit_round(id, round, result, next))) return;
     job.base = {next, made.version_bytes, made.residual_bytes, versions_.path_of(job.base.row.digest)};
-    job.durable = round.get() + 1 == job.spec.rounds;
+    job.durable = false;
     version_cache_[next.digest] = made.version_bytes;
     job.unsent_since = std::exchange(job.last_byte, 0);
     metrics_.round_committed(id, seconds(round::round_time(job.state, now)), parts.size());
@@ -314,7 +312,7 @@ net::awaitable<Result<void>> Engine::settle_version(JobId id, RoundId round, std
         return true;
     });
     tasks_.spawn("retention", expire(id, Sweep::Recent));
-    co_return co_await write_newest_adapter(id);
+    co_return co_await deliver(id);
 }
 
 }  // namespace fedllm::server::engine

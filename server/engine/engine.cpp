@@ -116,7 +116,7 @@ Result<void> Engine::activate(const store::JobRow& row, std::optional<RoundBase>
     version_cache_[(*active)->base.row.digest] = (*active)->base.version;
     jobs_.push_back(std::move(*active));
     begin_sum(*jobs_.back());
-    tasks_.spawn("adapter", write_newest_adapter(id));
+    tasks_.spawn("adapter", deliver(id));
     raise(id, round::Tick{});  // and with it, who is there
     return {};
 }

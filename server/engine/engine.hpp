@@ -85,7 +85,7 @@ public:
     void count_download(const ClientId& client, std::uint64_t bytes);
 
     // What ends in a Verdict posts it to `reply` before anything that follows from it, such as the next Task.
-    void on_evaluation(const ClientId& client, const protocol::Evaluation& evaluation, Link& reply);
+    net::awaitable<void> on_evaluation(ClientId client, protocol::Evaluation evaluation, Link& reply);
     // Take the update's bytes from held() on; nothing when the Verdict was given at once.
     net::awaitable<UploadUnderWay> on_offer(ClientId client, protocol::Offer offer, Link& reply);
     net::awaitable<Result<void>> take(Intake& intake, std::uint64_t offset, std::span<const std::byte> bytes);
@@ -237,6 +237,7 @@ private:
     net::awaitable<Result<void>> settle_version(JobId id, RoundId round, std::vector<Path> paths);
     net::awaitable<ActiveJob*> turn_to_export(JobId id);
     net::awaitable<Result<void>> write_newest_adapter(JobId id);
+    net::awaitable<Result<void>> deliver(JobId id);
     net::awaitable<Result<void>> newest_is_durable(JobId id);
     // Until `holds`, which is looked at whenever the bell is cancelled; false when the task is being stopped.
     template <class Condition>

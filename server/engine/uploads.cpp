@@ -45,13 +45,15 @@ ingest::UpdateRules Engine::update_rules(const job::JobSpec& spec) {
         .codec = spec.update.codec.id, .clip_norm = spec.update.clip_norm, .samples_max = spec.samples_max};
 }
 
-void Engine::on_evaluation(const ClientId& client, const protocol::Evaluation& evaluation, Link& reply) {
+// No verdict before the version it speaks of is on the disk; where that fails, none: the client comes back.
+net::awaitable<void> Engine::on_evaluation(ClientId client, protocol::Evaluation evaluation, Link& reply) {
     const TaskId task(evaluation.task_id());
     const auto parsed = parse_task(client, task.get());
-    if (!parsed) return say(reply, refusal(task, parsed.error()));
-    if (find(parsed->job) == nullptr) return say(reply, refusal(task, not_under_way(parsed->job)));
+    if (!parsed) co_return say(reply, refusal(task, parsed.error()));
+    if (!co_await newest_is_durable(parsed->job)) co_return;
+    if (find(parsed->job) == nullptr) co_return say(reply, refusal(task, not_under_way(parsed->job)));
     if (auto fine = ingest::check_evaluation(evaluation.loss_sum(), evaluation.tokens()); !fine) {
-        return refuse({parsed->job, parsed->round, client, task}, fine.error(), reply);
+        co_return refuse({parsed->job, parsed->round, client, task}, fine.error(), reply);
     }
     say(reply, outcome(task, protocol::OUTCOME_ACCEPTED));
     raise(parsed->job,

@@ -3,7 +3,7 @@
 // events.
 //
 //   Waiting --enough clients--> Training --enough updates--> Aggregating --committed--> Waiting ...
-//      --all rounds done--> FinalEvaluation --answers--> Finished      any --> Failed or Stopped
+//      --all rounds done--> FinalEvaluation --answers, delivered--> Finished      any --> Failed or Stopped
 //
 // Time limits follow from what was observed, there are none to tune (timing.cpp, history.hpp):
 //
@@ -96,7 +96,8 @@ struct JobState {
     std::optional<Duration> enough_since;  // Waiting: since when K clients are there
     std::optional<Duration> recovered;     // the open round has lived through a restart: when
     Duration next_look = Duration::max();  // when somebody asked may be missing, at the earliest
-    bool closing = false;  // its set was fixed before the restart: it closes again, with the same updates
+    bool closing = false;    // its set was fixed before the restart: it closes again, with the same updates
+    bool delivered = false;  // the final version: see VersionDelivered
     bool operator==(const JobState&) const = default;
 };
 
@@ -150,6 +151,9 @@ struct RoundCommitted {  // the answer to CloseRound
     RoundId round;
     std::string digest;
 };
+struct VersionDelivered {  // it is on the disk and its adapter is written: no job ends well before that
+    RoundId round;         // of the version
+};
 struct AggregationFailed {
     std::string cause;
 };
@@ -162,7 +166,7 @@ struct StopRequested {
     std::string cause;
 };
 using Event = std::variant<ClientJoined, ClientLeft, ClientBusy, ClientFree, SignOfLife, ClientDeclined,
-                           UploadAccepted, UploadRefused, EvaluationArrived, RoundCommitted,
+                           UploadAccepted, UploadRefused, EvaluationArrived, RoundCommitted, VersionDelivered,
                            AggregationFailed, Tick, PauseRequested, ResumeRequested, StopRequested>;
 
 // ------------------------------------------------------------------------------------------------------

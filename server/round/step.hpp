@@ -35,6 +35,7 @@ public:
     }
     void on(const EvaluationArrived& event);
     void on(const RoundCommitted& event);
+    void on(const VersionDelivered& event) { state_.delivered = event.round.get() >= state_.rules.rounds; }
     void on(const AggregationFailed& event);
     void on(const Tick&) {}
     void on(const PauseRequested& event);

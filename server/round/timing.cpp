@@ -117,6 +117,7 @@ bool may_close(const JobState& state) {
 }
 
 bool may_finish(const JobState& state) {
+    if (!state.delivered) return false;
     if (const auto limit = deadline(state); limit && state.worked >= *limit) return true;
     if (state.parts.counted_on() > 0 || !state.busy.empty()) return false;
     // Everybody asked has answered or is missing. Right after a restart, or when nobody is there, others get

@@ -178,7 +178,7 @@ public:
     void evaluate(Peer& peer) {
         protocol::Evaluation evaluation;
         evaluation.set_task_id(peer.tasks.back().task_id());
-        engine_->on_evaluation(ClientId(peer.name), evaluation, peer);
+        asio::co_spawn(io_, engine_->on_evaluation(ClientId(peer.name), evaluation, peer), asio::detached);
     }
 
     SharedVersion version(const std::string& digest) {

@@ -113,6 +113,45 @@ TEST_F(PromisesTest, AJobsAdaptersAreWrittenOneAtATime) {
     EXPECT_GT(adapters_held, 0);
 }
 
+// Something of what the pool has to do behind the last update takes long: the version is evaluated meanwhile,
+// but nobody has a verdict on that before it is on the disk, and no job ends before its adapter is there.
+TEST_F(PromisesTest, TheLastVersionIsEvaluatedBeforeItIsOnTheDisk) {
+    int without_verdict = 0, without_adapter = 0;
+    for (int number = 4; number < 14; ++number) {
+        std::filesystem::remove_all(state());
+        EngineWorld world(state(), 0);
+        world.submit(yaml(1), tensor::ParamSet(manifest()));
+        Peer& peer = world.join("a");
+        ASSERT_TRUE(world.run_until([&] { return !peer.tasks.empty(); }));
+        world.hold_back(number);
+        auto sending = update();
+        world.upload(peer, sending);
+        const auto asked = [&] { return peer.tasks.size() == 2; };
+        const auto judged = [&] { return peer.verdicts.size() == 2; };
+        const auto finished = [&] {
+            return store::Ledger::open_to_read(state())->job(JobId("j1"))->status ==
+                   store::JobStatus::Finished;
+        };
+        const auto exported = [&] { return std::filesystem::exists(state() / "adapters" / "j1" / "latest"); };
+        const bool asked_at_once = world.run_until(asked, 0.3);
+        if (asked_at_once) {
+            world.evaluate(peer);
+            (void)world.run_until(finished, 0.3);
+            EXPECT_TRUE(exported() || !finished()) << number;
+            without_verdict += world.holds() && !judged();
+            without_adapter += world.holds() && judged() && !exported();
+        }
+        if (world.holds()) world.let_go();
+        ASSERT_TRUE(world.run_until(asked)) << world.fatal;
+        if (!asked_at_once) world.evaluate(peer);
+        ASSERT_TRUE(world.run_until(finished)) << number << world.fatal;
+        EXPECT_TRUE(exported());
+        world.stop();
+    }
+    EXPECT_GT(without_verdict, 0);
+    EXPECT_GT(without_adapter, 0);
+}
+
 // The system's disk, but for a count of how often each file was opened.
 class CountingDisk final : public Disk {
 public:

@@ -312,6 +312,25 @@ TEST(FinalEvaluation, DoesNotWaitForeverForThoseWhoLeft) {
     EXPECT_EQ(job.phase(), Phase::Finished);
 }
 
+TEST(FinalEvaluation, EndsNoJobWhoseVersionIsNotDelivered) {
+    Job job(rules(2, 1, 1));
+    job.join("a");
+    job.upload("a");
+    job.commit_alone();
+    job.deliver();  // the first of two: says nothing about the last
+    job.upload("a");
+    job.commit_alone();
+    EXPECT_EQ(job.asked(), Names{"a"}) << "it is evaluated meanwhile";
+    job.send(EvaluationArrived{id("a"), RoundId(2), 1.0, 1});
+    EXPECT_EQ(job.waiting(),
+              "the final version to be on the disk, and its adapter, for 0 s; then the job is finished");
+    job.tick_at(100'000);
+    EXPECT_EQ(job.phase(), Phase::FinalEvaluation);
+    EXPECT_FALSE(job.recovered().delivered) << "a new process looks again";
+    job.deliver();
+    EXPECT_EQ(job.phase(), Phase::Finished);
+}
+
 TEST(FinalEvaluation, WaitsAMomentWhenNobodyIsThere) {
     Job job(rules(1, 1, 1));
     job.join("a");

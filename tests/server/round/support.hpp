@@ -67,7 +67,19 @@ public:
         const auto task = state_.parts.task_of(id(name));
         return upload(name, task ? task->round : state_.round);
     }
+    // Committed and delivered, as where the disk is quick.
     void commit() {
+        commit_alone();
+        deliver_if_last();
+    }
+    void deliver_if_last() {
+        if (row_.round.get() < state_.rules.rounds || is_over(state_)) return;
+        const auto effects = std::move(effects_);
+        deliver();
+        effects_.insert(effects_.begin(), effects.begin(), effects.end());
+    }
+    void deliver() { send(VersionDelivered{row_.round}); }
+    void commit_alone() {
         const RoundId round = state_.round;
         store::RoundRow& row = rounds_.at(round.get());
         row.status = store::RoundStatus::Committed;
@@ -88,6 +100,7 @@ public:
     void restart() {
         state_ = recovered();
         send(Tick{});
+        deliver_if_last();
     }
 
     template <class Kind>

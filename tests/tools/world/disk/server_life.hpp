@@ -245,7 +245,8 @@ private:
         if (!version) {
             joined.site->end("no version");
         } else if (task.kind() == protocol::TASK_KIND_EVALUATE) {
-            engine_->on_evaluation(joined.site->client(), offer(task, {}).evaluation(), *joined.site);
+            co_await engine_->on_evaluation(joined.site->client(), offer(task, {}).evaluation(),
+                                            *joined.site);
         } else {
             if (memory_.promised.contains(task.task_id()))
                 complain(task.task_id() + " is asked for after its verdict");
