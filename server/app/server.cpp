@@ -1,5 +1,7 @@
 #include "server/app/server.hpp"
 
+#include <malloc.h>
+
 #include <algorithm>
 #include <boost/asio/post.hpp>
 #include <boost/asio/signal_set.hpp>
@@ -58,12 +60,22 @@ edge::DoorOptions door_options(const ServerConfig& config) {
     return door;
 }
 
+// What one thread takes another gives back: the buffers of TLS records belong to whoever helps a connection.
+// With an arena for each thread (glibc's way) every one of them keeps the most that it ever held, 37 KiB more
+// for each of 1,000 uploading clients. One for all costs no time that could be measured.
+void share_memory() {
+#ifdef __GLIBC__
+    ::mallopt(M_ARENA_MAX, 1);
+#endif
+}
+
 }  // namespace
 
 Server::Server(const ServerConfig& config)
     : config_(config), stop_(io_.get_executor()), tasks_(io_.get_executor()) {}
 
 Result<std::unique_ptr<Server>> Server::create(const ServerConfig& config) {
+    share_memory();
     std::unique_ptr<Server> server(new Server(config));
     const engine::EngineOptions options{
         .state_directory = config.state_directory,
