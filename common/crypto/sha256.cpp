@@ -41,11 +41,13 @@ Digest Sha256::finish() {
     return digest;
 }
 
-Digest Sha256::so_far() const {
+Sha256 Sha256::fork() const {
     Sha256 copy;
     FEDLLM_CHECK(EVP_MD_CTX_copy_ex(copy.context_.get(), context_.get()) == 1, "OpenSSL SHA-256");
-    return copy.finish();
+    return copy;
 }
+
+Digest Sha256::so_far() const { return fork().finish(); }
 
 Digest sha256(std::span<const std::byte> bytes) {
     Sha256 hash;

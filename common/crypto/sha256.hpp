@@ -24,6 +24,7 @@ public:
     void update(std::span<const std::byte> bytes);
     void update(std::string_view text);
     Digest finish();
+    Sha256 fork() const;    // of the same message so far; both go on by themselves
     Digest so_far() const;  // as finish() would say now; the message goes on
 
 private:

@@ -62,6 +62,11 @@ Engine::Engine(asio::any_io_executor strand, const EngineOptions& options, const
     if (!options.compute) disk_pool_.emplace(disk_threads(threads_));
     compute_ = options.compute ? *options.compute : pool_->get_executor();
     disk_threads_ = options.compute ? *options.compute : disk_pool_->get_executor();
+    if (!disk_pool_) return;
+    const auto elsewhere = [this](std::function<void()> work) { asio::post(disk_threads_, std::move(work)); };
+    spool_.set_in_parts([helpers = Helpers(elsewhere, 2)](std::size_t count, const auto& each) {
+        helpers.in_parts(count, each);
+    });
 }
 
 Engine::~Engine() = default;

@@ -105,9 +105,7 @@ Result<void> Upload::append(std::span<const std::byte> bytes) {
     while (!bytes.empty()) {
         if (in_block() == 0 && bytes.size() >= kBlockBytes && is_aligned(bytes)) {  // no copy
             const auto blocks = bytes.first(bytes.size() / kBlockBytes * kBlockBytes);
-            FEDLLM_TRY_VOID(file_->write(held_, blocks));
-            hash_.update(blocks);
-            flushed_ = held_ += blocks.size();
+            FEDLLM_TRY_VOID(write_and_hash(blocks));
             bytes = bytes.subspan(blocks.size());
             continue;
         }
@@ -122,6 +120,23 @@ Result<void> Upload::append(std::span<const std::byte> bytes) {
         held_ += part.size();
         bytes = bytes.subspan(part.size());
     }
+    return {};
+}
+
+// The disk takes as long as the hash: an upload's next chunk waits for the longer one, and not for both.
+Result<void> Upload::write_and_hash(std::span<const std::byte> blocks) {
+    Result<void> written;
+    crypto::Sha256 hash = hash_.fork();
+    in_parts_(2, [&](std::size_t part) {
+        if (part == 0) {
+            written = file_->write(held_, blocks);
+        } else {
+            hash.update(blocks);
+        }
+    });
+    if (!written) return written;
+    hash_ = std::move(hash);
+    flushed_ = held_ += blocks.size();
     return {};
 }
 
@@ -195,6 +210,7 @@ Result<Upload> Spool::begin(const TaskId& task, std::string_view digest, std::ui
     Upload upload;
     upload.digest_ = digest;
     upload.bytes_total_ = bytes_total;
+    upload.in_parts_ = in_parts_;
     upload.final_path_ = update_path(task, digest);
     if (is_intact(upload.final_path_, digest, bytes_total)) {
         upload.path_ = upload.final_path_;

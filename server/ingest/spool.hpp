@@ -22,6 +22,7 @@
 #include "common/base/files.hpp"
 #include "common/base/ids.hpp"
 #include "common/base/result.hpp"
+#include "common/codec/codec.hpp"
 #include "common/crypto/sha256.hpp"
 
 namespace fedllm::server::ingest {
@@ -62,6 +63,7 @@ private:
     Result<void> create(const Path& base);
     std::size_t in_block() const { return static_cast<std::size_t>(held_ % kBlockBytes); }
     std::span<std::byte> block();  // its memory, taken at the first call
+    Result<void> write_and_hash(std::span<const std::byte> blocks);
     Result<void> flush();
     Result<void> copy(const Path& earlier, const Replay& replay);
 
@@ -75,6 +77,7 @@ private:
     DiskMemory block_;           // the last held_ % kBlockBytes of those held, and of the flushed too
     bool resumed_ = false;
     crypto::Sha256 hash_;
+    codec::InParts in_parts_;
 };
 
 class Spool {
@@ -82,6 +85,8 @@ public:
     static Result<Spool> open(const Path& state_directory);
     // Beside the server, for reading: creates nothing.
     static Spool to_read(const Path& state_directory) { return Spool(state_directory / "spool"); }
+    // Uploads that begin from now on write whole blocks, and hash them, beside one another.
+    void set_in_parts(codec::InParts in_parts) { in_parts_ = std::move(in_parts); }
 
     // Begins or resumes. Bytes of an earlier attempt are hashed again and given to `replay`; when they cannot
     // be those of this upload (longer than announced, or replay refuses them) they are deleted and the error
@@ -104,6 +109,7 @@ private:
 
     Path folder_;  // thousands of updates until their round is over
     Path parts_;   // what arrives now: few enough to be listed for every upload that begins
+    codec::InParts in_parts_ = codec::one_after_another;
 };
 
 }  // namespace fedllm::server::ingest

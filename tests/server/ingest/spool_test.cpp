@@ -156,6 +156,37 @@ TEST_F(SpoolTest, AFullDiskLosesNothingThatWasTaken) {
     EXPECT_TRUE(upload.commit());
 }
 
+// The same of whole blocks, which are hashed beside being written: here before it.
+TEST_F(SpoolTest, WhatWasHashedAndNotWrittenWasNotTaken) {
+    set_content(2 * kBlockBytes);
+    DiskMemory memory(bytes_.size());
+    std::copy(bytes_.begin(), bytes_.end(), memory.bytes().begin());
+    const std::span<const std::byte> bytes = memory.bytes();
+    Spool opened = spool();
+    int both = 0;
+    opened.set_in_parts([&](std::size_t count, const std::function<void(std::size_t)>& each) {
+        EXPECT_EQ(count, 2u);
+        ++both;
+        each(1);
+        each(0);
+    });
+    auto upload = *opened.begin(kTask, digest_, bytes.size(), ignore);
+    ASSERT_TRUE(upload.append(bytes.first(kBlockBytes)));
+    std::signal(SIGXFSZ, SIG_IGN);
+    rlimit before{};
+    ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+    const rlimit full{kBlockBytes, before.rlim_max};
+    ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &full), 0);
+    const auto written = upload.append(bytes.subspan(kBlockBytes));
+    ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
+    EXPECT_EQ(written.error().code, Errc::IoFailed);
+    EXPECT_EQ(upload.held(), kBlockBytes);
+    EXPECT_TRUE(upload.read_back(ignore));
+    ASSERT_TRUE(upload.append(bytes.subspan(kBlockBytes)));
+    EXPECT_TRUE(upload.commit());
+    EXPECT_EQ(both, 3);
+}
+
 TEST_F(SpoolTest, LeavingAnUploadKeepsItsBytes) {
     {
         auto upload = *spool().begin(kTask, digest_, bytes_.size(), ignore);
