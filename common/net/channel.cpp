@@ -200,7 +200,9 @@ awaitable<Result<void>> Channel::send_frame(std::vector<std::byte> head, std::sp
 awaitable<Result<void>> Channel::write_all(std::span<const std::byte> bytes) {
     write_watchdog_.start(limits_.rate_window);
     for (std::size_t in_window = 0; !bytes.empty();) {
-        const auto count = co_await stream_->write_some(bytes);
+        // Not beyond the window: a stream says nothing of what it writes before all of it is gone.
+        const auto piece = bytes.first(std::min(bytes.size(), window_bytes() - in_window));
+        const auto count = co_await stream_->write_some(piece);
         if (!count) co_return end_with(count.error());
         stats_.bytes_out += *count;
         bytes = bytes.subspan(*count);

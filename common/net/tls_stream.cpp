@@ -171,24 +171,28 @@ awaitable<Result<void>> TlsStream::read_scrap() {
     co_return Result<void>{};
 }
 
-awaitable<void> TlsStream::alone() {
+awaitable<void> TlsStream::until_returned() {
     while (lent_) (void)co_await returned_.async_wait(kNoThrow);
 }
 
 template <class Work>
-awaitable<TlsStream::Moved> TlsStream::helped(bool large, Work work) {
-    if (!large || !helpers_) co_return work();
+awaitable<TlsStream::Moved> TlsStream::helped(Work work) {
+    struct Loan {
+        TlsStream& stream;
+        ~Loan() {
+            stream.lent_ = false;
+            stream.returned_.cancel();
+            if (stream.closed_) stream.close();
+        }
+    };
     lent_ = true;
-    const Moved moved = co_await offload(helpers_, work);
-    lent_ = false;
-    returned_.cancel();
-    if (closed_) close();
-    co_return moved;
+    const Loan loan{*this};
+    co_return co_await offload(helpers_, work);
 }
 
 // All that is there and fits.
-TlsStream::Moved TlsStream::read_now(std::span<std::byte> buffer, bool large) {
-    SSL_set_default_read_buffer_len(native(), large ? kLargeBytes : 0);
+TlsStream::Moved TlsStream::read_now(std::span<std::byte> buffer, std::size_t ahead) {
+    SSL_set_default_read_buffer_len(native(), ahead);
     std::size_t total = 0;
     while (total < buffer.size()) {
         std::size_t count = 0;
@@ -202,13 +206,14 @@ TlsStream::Moved TlsStream::read_now(std::span<std::byte> buffer, bool large) {
 
 awaitable<Result<std::size_t>> TlsStream::read_some(std::span<std::byte> buffer) {
     for (;;) {
-        if (lent_) co_await alone();
+        if (lent_) co_await until_returned();
         if (closed_) co_return make_error(Errc::Cancelled, "the stream was closed");
         if (read_failed_) co_return *read_failed_;
         error_code ignored;
-        const bool large = socket_.available(ignored) >= kLargeBytes;
-        const auto [count, outcome] =
-            co_await helped(large && buffer.size() >= kLargeBytes, [&] { return read_now(buffer, large); });
+        const std::size_t ahead = socket_.available(ignored) >= kLargeBytes ? kLargeBytes : 0;
+        const auto read = [&] { return read_now(buffer, ahead); };
+        const bool worth_help = helpers_ && ahead > 0 && buffer.size() >= kLargeBytes;
+        const auto [count, outcome] = worth_help ? co_await helped(read) : read();
         if (outcome.kind != SSL_ERROR_NONE && !outcome.wait) read_failed_ = explain(outcome);
         if (count > 0) {
             co_await asio::post(executor(),
@@ -237,7 +242,7 @@ TlsStream::Moved TlsStream::write_now(std::span<const std::byte> bytes) {
 // Returns when all that was written is with the kernel.
 awaitable<Result<std::size_t>> TlsStream::write_some(std::span<const std::byte> bytes) {
     for (std::size_t written = 0;;) {
-        if (lent_) co_await alone();
+        if (lent_) co_await until_returned();
         if (closed_) co_return make_error(Errc::Cancelled, "the stream was closed");
         if (!flush(end_)) {
             if (end_.failed != 0) co_return explain({.wait = {}, .kind = SSL_ERROR_SYSCALL});
@@ -246,8 +251,9 @@ awaitable<Result<std::size_t>> TlsStream::write_some(std::span<const std::byte> 
             co_await asio::post(executor(), asio::use_awaitable);
             co_return written;
         } else {
-            const auto [count, outcome] =
-                co_await helped(bytes.size() >= kLargeBytes, [&] { return write_now(bytes); });
+            const auto write = [&] { return write_now(bytes); };
+            const bool worth_help = helpers_ && bytes.size() >= kLargeBytes;
+            const auto [count, outcome] = worth_help ? co_await helped(write) : write();
             if (outcome.kind != SSL_ERROR_NONE && !outcome.wait) co_return explain(outcome);
             written = count;
             if (outcome.wait && count == 0) FEDLLM_CO_TRY_VOID(co_await wait(*outcome.wait));
@@ -258,7 +264,7 @@ awaitable<Result<std::size_t>> TlsStream::write_some(std::span<const std::byte> 
 // Says close_notify, and waits for the peer's or for its end.
 awaitable<Result<void>> TlsStream::shutdown() {
     for (bool said = false;;) {
-        if (lent_) co_await alone();
+        if (lent_) co_await until_returned();
         if (closed_) co_return make_error(Errc::Cancelled, "the stream was closed");
         ERR_clear_error();
         const int returned = SSL_shutdown(native());
@@ -285,7 +291,7 @@ void TlsStream::close() {
     error_code ignored;
     if (!lent_) return (void)socket_.close(ignored);
     // The descriptor stays until the helper is done: its number could become another connection's. Both ends
-    // of the socket are shut, so the helper's next call of the kernel is its last.
+    // of the socket are shut, so it sends nothing more, and reads what has come already and fits at most.
     ::shutdown(end_.socket, SHUT_RDWR);
     socket_.cancel(ignored);
 }

@@ -49,11 +49,11 @@ private:
     Outcome outcome_of(int returned);
     awaitable<Result<void>> wait(asio::socket_base::wait_type what);
     using Moved = std::pair<std::size_t, Outcome>;  // bytes
-    Moved read_now(std::span<std::byte> buffer, bool large);
+    Moved read_now(std::span<std::byte> buffer, std::size_t ahead);
     Moved write_now(std::span<const std::byte> bytes);
     template <class Work>
-    awaitable<Moved> helped(bool large, Work work);
-    awaitable<void> alone();
+    awaitable<Moved> helped(Work work);
+    awaitable<void> until_returned();
 
     Result<PeerIdentity> peer_identity();
     Error explain_handshake(const Outcome& outcome);

@@ -112,7 +112,8 @@ config::Table<ServerConfig> make_table() {
             "ledger, model versions, spooled uploads and adapters; a local disk, one server per folder"),
         field<C>(
             "threads", [](auto& c) -> auto& { return c.threads; },
-            "threads that compute versions, with up to eight for each that take updates in; 0: one per core",
+            "threads that compute versions, with up to eight for each that take updates in, and one that "
+            "encrypts; 0: one per core",
             {.max = 1024}),
     };
     config::append(table, limits_table());

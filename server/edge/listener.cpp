@@ -13,6 +13,7 @@ using net::awaitable;
 
 namespace {
 
+constexpr unsigned kHelpersMax = 16;                     // encrypt more than the fastest network takes
 constexpr Duration kFarewell = std::chrono::seconds(2);  // for a Goodbye to get through
 
 }  // namespace
@@ -22,6 +23,7 @@ Result<std::unique_ptr<Listener>> Listener::open(net::asio::any_io_executor cont
                                                  const Clock& clock, engine::Engine& engine,
                                                  observe::Metrics& metrics) {
     if (threads == 0) threads = std::max(1u, std::thread::hardware_concurrency());
+    threads = std::min(threads, kHelpersMax);
     std::unique_ptr<Listener> listener(new Listener(control, threads, limits, engine, metrics));
     door.helpers = listener->helpers_.get_executor();
     const DoorEvents events{

@@ -17,7 +17,7 @@
 namespace fedllm::server::edge {
 
 // Lifecycle: open() listens; start(), then stop(), which also ends every session. Concurrency: the control
-// strand; `threads` of its own (0: one per core) encrypt and decrypt what is large.
+// strand; `threads` of its own (0: one per core), 16 at most, encrypt and decrypt what is large.
 class Listener {
 public:
     static Result<std::unique_ptr<Listener>> open(net::asio::any_io_executor control, DoorOptions door,

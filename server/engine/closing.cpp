@@ -2,7 +2,8 @@
 // contributions, to take out what is not among them, and to compute the version, which may be sent as soon as
 // the ledger has its digest. Its file is synced, and its adapter written, behind that: from the closing on
 // the version is a pure function of what is durable, and a start that does not find it computes it again, bit
-// for bit. Only an end waits for both, since no start looks again at a job that is over.
+// for bit. Only a job's good end waits for both, and its stop for the sync, since no start looks again at a
+// job that is over.
 #include <boost/asio/post.hpp>
 #include <cmath>
 
@@ -135,20 +136,15 @@ net::awaitable<Result<void>> Engine::add_spooled(SharedSum sum, Contribution one
 
 // A job's adapters are written one at a time: two at once would take the link to the latest from each other,
 // and the older one might have it in the end. Where rounds are faster than that, some are never written:
-// whoever comes late writes the newest. Null: the job or the server has ended.
-net::awaitable<Engine::ActiveJob*> Engine::turn_to_export(JobId id) {
+// whoever comes late writes the newest.
+net::awaitable<Result<void>> Engine::write_newest_adapter(JobId id) {
     const bool came = co_await until([&] {
         const ActiveJob* const job = find(id);
         return job == nullptr || !job->exporting;
     });
     ActiveJob* const job = came ? find(id) : nullptr;
-    if (job != nullptr) job->exporting = true;
-    co_return job;
-}
-
-net::awaitable<Result<void>> Engine::write_newest_adapter(JobId id) {
-    const ActiveJob* const job = co_await turn_to_export(id);
     if (job == nullptr) co_return Result<void>{};
+    job->exporting = true;
     const job::JobSpec spec = job->spec;
     const SharedShape shape = job->shape;
     const RoundBase newest = job->base;
@@ -168,17 +164,27 @@ net::awaitable<Result<void>> Engine::write_newest_adapter(JobId id) {
     co_return written;
 }
 
-// Where the final version's adapter cannot be written the process ends, and the next one tries again: the job
-// must not end without it.
+// The job must not end without the last version's adapter. An earlier version's that comes late writes the
+// newest one's, too, which need not be durable yet: then its own settle_version() says that it is delivered.
 net::awaitable<Result<void>> Engine::deliver(JobId id) {
     const auto written = co_await write_newest_adapter(id);
     const ActiveJob* const job = find(id);
-    if (job == nullptr || job->exported != job->base.row.round) {
-        if (job != nullptr && job->state.round.get() == job->spec.rounds) hold(written);
-        co_return written;
+    if (job == nullptr) co_return written;
+    if (!written && job->state.round.get() == job->spec.rounds) give_up(id, written.error());
+    if (written && job->durable && job->exported == job->base.row.round) {
+        raise(id, round::VersionDelivered{job->exported});
     }
-    raise(id, round::VersionDelivered{job->exported});
-    co_return Result<void>{};
+    co_return written;
+}
+
+// Where it is our own disk that fails, the job has done nothing wrong: the process ends, and the next one
+// finds the round closed, or the version without its adapter, and does it again.
+void Engine::give_up(const JobId& id, const Error& error) {
+    if (error.code == Errc::IoFailed || error.code == Errc::StoreFailed) {
+        hold(error);
+    } else {
+        raise(id, round::AggregationFailed{to_string(error)});
+    }
 }
 
 // ------------------------------------------------------------------------------------------------------------
@@ -228,17 +234,9 @@ void Engine::begin_closing(ActiveJob& job, const round::CloseRound& effect) {
     tasks_.spawn("close round", close_round(job.id, effect.round), [this] { changed_.cancel(); });
 }
 
-// Where it is our own disk that fails, the job has done nothing wrong: the process ends, and the next one
-// finds the round closed and computes its version again.
 net::awaitable<Result<void>> Engine::close_round(JobId id, RoundId round) {
     const Result<void> closed = co_await make_version(id, round);
-    if (closed || closed.error().code == Errc::Cancelled) co_return closed;
-    const Errc code = closed.error().code;
-    if (code == Errc::IoFailed || code == Errc::StoreFailed) {
-        hold(closed);
-    } else {
-        raise(id, round::AggregationFailed{to_string(closed.error())});
-    }
+    if (!closed && closed.error().code != Errc::Cancelled) give_up(id, closed.error());
     co_return closed;
 }
 
@@ -306,9 +304,13 @@ net::awaitable<Result<void>> Engine::settle_version(JobId id, RoundId round, std
     if (!hold(synced)) co_return synced;
     if (ActiveJob* const job = find(id)) job->durable = true;
     changed_.cancel();
-    FEDLLM_CO_TRY(const auto spent, spent_tasks(id, round));
+    const auto spent = spent_tasks(id, round);
+    if (!spent) {
+        hold(spent.error());
+        co_return spent.error();
+    }
     co_await net::offload(disk_threads_, [&] {
-        if (auto gone = spool_.remove(spent); !gone) log::warn("spool", {{"reason", gone.error().message}});
+        if (auto gone = spool_.remove(*spent); !gone) log::warn("spool", {{"reason", gone.error().message}});
         return true;
     });
     tasks_.spawn("retention", expire(id, Sweep::Recent));

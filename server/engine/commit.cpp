@@ -184,7 +184,7 @@ Result<void> point_latest_at(const Path& folder) {
     FEDLLM_TRY_VOID(disk().remove(temporary));
     FEDLLM_TRY_VOID(disk().link(folder.filename(), temporary));
     FEDLLM_TRY_VOID(disk().rename(temporary, link));
-    return disk().sync_directory(folder.parent_path());  // before the ledger says that the round is over
+    return disk().sync_directory(folder.parent_path());  // before the ledger says that the job is over
 }
 
 }  // namespace

@@ -235,9 +235,9 @@ private:
     void commit(const JobId& id, RoundId round, const NewVersion& made,
                 const std::vector<store::PartRow>& parts);
     net::awaitable<Result<void>> settle_version(JobId id, RoundId round, std::vector<Path> paths);
-    net::awaitable<ActiveJob*> turn_to_export(JobId id);
     net::awaitable<Result<void>> write_newest_adapter(JobId id);
     net::awaitable<Result<void>> deliver(JobId id);
+    void give_up(const JobId& id, const Error& error);
     net::awaitable<Result<void>> newest_is_durable(JobId id);
     // Until `holds`, which is looked at whenever the bell is cancelled; false when the task is being stopped.
     template <class Condition>

@@ -176,7 +176,7 @@ void Step::on(const RoundCommitted& event) {
 }
 
 void Step::on(const AggregationFailed& event) {
-    if (state_.phase != Phase::Aggregating) return;
+    if (state_.phase != Phase::Aggregating && state_.phase != Phase::FinalEvaluation) return;
     release_all("the job failed");
     enter(Phase::Failed);
     state_.paused.reset();

@@ -154,7 +154,7 @@ struct RoundCommitted {  // the answer to CloseRound
 struct VersionDelivered {  // it is on the disk and its adapter is written: no job ends well before that
     RoundId round;         // of the version
 };
-struct AggregationFailed {
+struct AggregationFailed {  // or the last version's adapter cannot be written
     std::string cause;
 };
 struct Tick {};  // time has passed; also the first event after start() and recover()

@@ -7,6 +7,7 @@ namespace fedllm::server::round {
 std::optional<Timestamp> closes_at(const JobState& state) {
     if (state.paused || (state.phase != Phase::Training && state.phase != Phase::FinalEvaluation))
         return std::nullopt;
+    if (state.phase == Phase::FinalEvaluation && !state.delivered) return std::nullopt;
     const auto limit = deadline(state);
     return limit ? std::optional(moment_of(state, *limit)) : std::nullopt;
 }

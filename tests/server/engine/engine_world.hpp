@@ -61,8 +61,9 @@ private:
 class Pool {
 public:
     struct Held {
-        int next = -1;  // this many more are run first; -1: nothing is held
-        std::function<void()> work;
+        int next = -1;          // this many more are run first; -1: nothing is held
+        std::vector<int> gaps;  // how many go through between one that is held and the next
+        std::vector<std::function<void()>> work;
     };
     Pool(asio::io_context& loop, Held& held) : loop_(&loop), held_(&held) {}
 
@@ -73,7 +74,11 @@ public:
     template <class Function>
     void execute(Function function) const {
         if (held_->next < 0 || held_->next-- > 0) return asio::post(*loop_, std::move(function));
-        held_->work = [work = std::make_shared<Function>(std::move(function))] { std::move (*work)(); };
+        held_->work.push_back(
+            [work = std::make_shared<Function>(std::move(function))] { std::move (*work)(); });
+        if (held_->gaps.empty()) return;
+        held_->next = held_->gaps.front();
+        held_->gaps.erase(held_->gaps.begin());
     }
     bool operator==(const Pool&) const noexcept = default;
 
@@ -175,6 +180,11 @@ public:
     void upload(Peer& peer, Sending& sending) {
         asio::co_spawn(io_, send(*engine_, peer, sending), asio::detached);
     }
+    void decline(Peer& peer) {
+        protocol::Decline decline;
+        decline.set_task_id(peer.tasks.back().task_id());
+        engine_->on_decline(ClientId(peer.name), decline);
+    }
     void evaluate(Peer& peer) {
         protocol::Evaluation evaluation;
         evaluation.set_task_id(peer.tasks.back().task_id());
@@ -195,10 +205,16 @@ public:
         return found;
     }
 
-    // Of what goes to the pool, after so many more: it waits for let_go().
-    void hold_back(int after) { held_.next = after; }
-    bool holds() const { return static_cast<bool>(held_.work); }
-    void let_go() { asio::post(io_, std::exchange(held_.work, nullptr)); }
+    // Of what goes to the pool, after so many more, and again so many behind that: it waits for let_go().
+    void hold_back(int after, std::vector<int> gaps = {}) {
+        held_.next = after;
+        held_.gaps = std::move(gaps);
+    }
+    bool holds() const { return !held_.work.empty(); }
+    void let_go() {  // the first of them
+        asio::post(io_, std::move(held_.work.front()));
+        held_.work.erase(held_.work.begin());
+    }
 
     std::string fatal;
 

@@ -152,6 +152,48 @@ TEST_F(PromisesTest, TheLastVersionIsEvaluatedBeforeItIsOnTheDisk) {
     EXPECT_GT(without_adapter, 0);
 }
 
+// What an earlier version still has to do is late, and writes the last one's adapter, too, before that one is
+// on the disk. The verdict on an evaluation tells that it is.
+TEST_F(PromisesTest, AnotherVersionsAdapterDeliversNothing) {
+    bool seen = false;  // which of what goes to the pool is which, only a search tells
+    for (int place = 0; place < 30 && !seen; ++place) {
+        const int first = 8 + place / 6, gap = 5 + place % 6;
+        std::filesystem::remove_all(state());
+        EngineWorld world(state(), 0);
+        world.submit(yaml(2), tensor::ParamSet(manifest()));
+        Peer& peer = world.join("a");
+        ASSERT_TRUE(world.run_until([&] { return !peer.tasks.empty(); }));
+        const auto asked = [&](std::size_t tasks) {
+            return world.run_until([&] { return peer.tasks.size() == tasks; }, 0.1);
+        };
+        const auto finished = [&] {
+            return store::Ledger::open_to_read(state())->job(JobId("j1"))->status ==
+                   store::JobStatus::Finished;
+        };
+        world.hold_back(first, {gap});
+        auto one = update(), two = update();
+        world.upload(peer, one);
+        const bool second = asked(2);
+        if (second) world.upload(peer, two);
+        if (second && asked(3)) {
+            world.evaluate(peer);
+            world.decline(peer);
+            if (world.holds()) world.let_go();
+            (void)world.run_until(finished, 0.1);
+            std::error_code none;
+            const Path latest = std::filesystem::read_symlink(state() / "adapters" / "j1" / "latest", none);
+            const bool durable = peer.verdicts.size() == 3;
+            EXPECT_TRUE(durable || !finished()) << first << " " << gap;
+            seen = !durable && latest == "round-0002";
+            while (world.holds()) world.let_go();
+            ASSERT_TRUE(world.run_until(finished)) << world.fatal;
+        }
+        while (world.holds()) world.let_go();
+        world.stop();
+    }
+    EXPECT_TRUE(seen);
+}
+
 // The system's disk, but for a count of how often each file was opened.
 class CountingDisk final : public Disk {
 public:

@@ -1,3 +1,4 @@
+#include "server/round/outlook.hpp"
 #include "tests/server/round/support.hpp"
 
 namespace fedllm::server::round {
@@ -327,8 +328,20 @@ TEST(FinalEvaluation, EndsNoJobWhoseVersionIsNotDelivered) {
     job.tick_at(100'000);
     EXPECT_EQ(job.phase(), Phase::FinalEvaluation);
     EXPECT_FALSE(job.recovered().delivered) << "a new process looks again";
+    EXPECT_FALSE(closes_at(job.state())) << "nobody knows when";
     job.deliver();
     EXPECT_EQ(job.phase(), Phase::Finished);
+}
+
+TEST(FinalEvaluation, FailsWhereTheAdapterCannotBeWritten) {
+    Job job(rules(1, 1, 1));
+    job.join("a");
+    job.upload("a");
+    job.commit_alone();
+    job.send(AggregationFailed{"no such shape"});
+    EXPECT_EQ(job.phase(), Phase::Failed);
+    EXPECT_EQ(job.all<Release>().size(), 1u);
+    EXPECT_EQ(job.waiting(), "nothing: the job failed: no such shape");
 }
 
 TEST(FinalEvaluation, WaitsAMomentWhenNobodyIsThere) {
