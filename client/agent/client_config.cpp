@@ -195,7 +195,7 @@ std::string print_client_config(const ClientConfig& config) {
 ClientConfig example_client_config() {
     ClientConfig config;
     config.server.host = "federation.example.org";
-    config.models["demo"] = "models/demo";
+    config.models["demo-base"] = "models/demo-base";
     config.data.path = "data/train.jsonl";
     return config;
 }

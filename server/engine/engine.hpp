@@ -254,6 +254,8 @@ private:
     Result<protocol::Because> why_client(const ClientId& client) const;
     protocol::Because at_work(const ActiveJob& job, const registry::Member& member,
                               const round::Expected& expected) const;
+    std::string unsuitable(const ActiveJob& job) const;
+    std::string said_of(const ActiveJob& job, const ClientId& client) const;
     std::string idle_in(const ActiveJob& job, const registry::Member& member) const;
     protocol::Because idle(const registry::Member& member) const;
     Result<protocol::Because> away(const ClientId& client) const;

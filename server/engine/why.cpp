@@ -12,6 +12,7 @@ namespace {
 
 constexpr Duration kSilence = std::chrono::minutes(1);  // after which it is said when one was last heard of
 constexpr std::string_view kNothing = "nothing";
+constexpr std::size_t kNamesBytesMax = 200;
 
 protocol::Because because(std::string_view sentence, std::string_view reason, Timestamp since) {
     protocol::Because answer;
@@ -61,8 +62,23 @@ Result<protocol::Because> Engine::why_job(const store::JobRow& row) const {
     std::string next = wait.next;
     if (const auto closes = round::closes_at(job->state)) next += " (at " + format_utc(*closes, now) + ")";
     return because(row.id.get() + " waits, since " + format_utc(now - wait.since, now) + ", for " +
-                       wait.what + "; " + next,
+                       wait.what + unsuitable(*job) + "; " + next,
                    wait.reason, now - wait.since);
+}
+
+// Who is connected, and no help to a job that waits for clients.
+std::string Engine::unsuitable(const ActiveJob& job) const {
+    if (job.state.phase != round::Phase::Waiting || job.state.paused) return "";
+    std::string names;
+    for (const auto& [client, member] : registry_.members()) {
+        if (member.can_train(job.spec.base_model)) continue;
+        if (names.size() > kNamesBytesMax) {
+            names += " and others";
+            break;
+        }
+        names += (names.empty() ? "" : ", ") + client.get();
+    }
+    return names.empty() ? "" : ", connected without it: " + names;
 }
 
 Result<protocol::Because> Engine::why_round(const store::JobRow& row, RoundId round) const {
@@ -130,6 +146,14 @@ protocol::Because Engine::at_work(const ActiveJob& job, const registry::Member& 
     return because(std::move(text), reason, expected.asked);
 }
 
+// Why its part in the open round came to nothing.
+std::string Engine::said_of(const ActiveJob& job, const ClientId& client) const {
+    const auto row = ledger_.part(job.id, job.state.round, client);
+    if (!row || !*row) return "";
+    const std::string why = (*row)->detail.empty() ? (*row)->reason : (*row)->detail;
+    return why.empty() ? "" : ": " + why;
+}
+
 // What became of a connected client's part in a job that does not ask it now.
 std::string Engine::idle_in(const ActiveJob& job, const registry::Member& member) const {
     if (!member.can_train(job.spec.base_model)) {
@@ -141,8 +165,9 @@ std::string Engine::idle_in(const ActiveJob& job, const registry::Member& member
     switch (part == nullptr ? round::PartState::Dropped : part->state) {
         case round::PartState::Accepted: return "its update of " + task + " is in";
         case round::PartState::Evaluated: return "it has evaluated the final version of " + job.id.get();
-        case round::PartState::Declined: return "it declined " + task;
-        case round::PartState::Refused: return "its update of " + task + " was refused";
+        case round::PartState::Declined: return "it declined " + task + said_of(job, member.client);
+        case round::PartState::Refused:
+            return "its update of " + task + " was refused" + said_of(job, member.client);
         default: break;
     }
     return job.id.get() + " does not ask it now, and waits for " +

@@ -64,7 +64,7 @@ std::string connected_names(const JobState& state) {
         names.push_back(client.get());
     }
     std::string text =
-        names.empty() ? "nobody is connected" : "connected: " + list(names, state.connected.size());
+        names.empty() ? "nobody suitable is connected" : "connected: " + list(names, state.connected.size());
     if (!state.busy.empty())
         text += (names.empty() ? " and free, " : "; ") + std::to_string(state.busy.size()) +
                 " at work for another job";

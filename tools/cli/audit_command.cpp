@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <memory>
 
+#include "common/crypto/sha256.hpp"
 #include "server/audit/audit.hpp"
 #include "tools/cli/commands.hpp"
 #include "tools/cli/output.hpp"
@@ -141,6 +142,12 @@ std::string render(const audit::Report& report) {
 }
 
 Result<void> run_audit(const AuditCommand& command, bool json) {
+    if (!command.expect.empty() && !crypto::from_hex(command.expect)) {
+        return make_error(Errc::InvalidArgument,
+                          "--expect: '" + command.expect +
+                              "' is no value of a chain, which has 64 hexadecimal digits; 'fedllm audit "
+                              "--json' and the server's log print them all");
+    }
     FEDLLM_TRY(const auto reports, command.state.empty() ? audit_online(command) : audit_offline(command));
     Json array = Json::array();
     for (const audit::Report& report : reports) {
@@ -175,7 +182,8 @@ void add_audit(CLI::App& app, Chosen& chosen) {
     command->add_option("--dir", options->hub, "folder that 'fedllm init' made")->capture_default_str();
     command->add_option(
         "--expect", options->expect,
-        "a value of the chain noted earlier (job show and the server's log print it): it must occur");
+        "a value of the chain noted earlier, all 64 digits (--json and the server's log print them): it must "
+        "occur");
     command->callback(
         [=, &chosen] { chosen.run = [=, &chosen] { return run_audit(*options, chosen.json); }; });
 }

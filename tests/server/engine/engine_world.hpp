@@ -180,8 +180,9 @@ public:
     void upload(Peer& peer, Sending& sending) {
         asio::co_spawn(io_, send(*engine_, peer, sending), asio::detached);
     }
-    void decline(Peer& peer) {
+    void decline(Peer& peer, const std::string& detail = "") {
         protocol::Decline decline;
+        decline.set_detail(detail);
         decline.set_task_id(peer.tasks.back().task_id());
         engine_->on_decline(ClientId(peer.name), decline);
     }

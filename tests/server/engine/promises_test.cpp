@@ -252,7 +252,24 @@ TEST_F(PromisesTest, WhyTellsWhoOffersAnotherBaseModel) {
     EXPECT_EQ(why->reason(), "idle");
     EXPECT_NE(why->sentence().find("j1 trains base model 'base', which it does not offer"), std::string::npos)
         << why->sentence();
+    const auto job = world.engine().why("j1");
+    EXPECT_NE(job->sentence().find("(nobody suitable is connected), connected without it: b; then"),
+              std::string::npos)
+        << job->sentence();
     EXPECT_TRUE(peer.tasks.empty());
+    world.stop();
+}
+
+TEST_F(PromisesTest, WhyTellsWhatAClientDeclinedFor) {
+    EngineWorld world(state(), 0);
+    world.submit(yaml(1), tensor::ParamSet(manifest()));
+    Peer& peer = world.join("a");
+    ASSERT_TRUE(world.run_until([&] { return !peer.tasks.empty(); }));
+    world.decline(peer, "the clip norm is above this site's policy");
+    const auto why = world.engine().why("a");
+    EXPECT_NE(why->sentence().find("it declined round 0 of j1: the clip norm is above this site's policy"),
+              std::string::npos)
+        << why->sentence();
     world.stop();
 }
 

@@ -10,7 +10,7 @@ TEST(Round, OpensWhenAllAreThereAndGoesThroughToTheEnd) {
     Job job(rules(2, 2, 2));
     job.send(Tick{});
     EXPECT_EQ(job.waiting(),
-              "2 clients with base model 'tiny' (nobody is connected), for 0 s; then round 0 opens");
+              "2 clients with base model 'tiny' (nobody suitable is connected), for 0 s; then round 0 opens");
     job.join("b");
     EXPECT_EQ(job.waiting(),
               "1 client more with base model 'tiny' (connected: b), for 0 s; then round 0 opens");
