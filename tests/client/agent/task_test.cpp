@@ -10,7 +10,7 @@ namespace {
 protocol::Task message() {
     job::JobSpec job;
     job.name = "demo";
-    job.base_model = "demo";
+    job.base_model = "demo-base";
     protocol::Task task;
     task.set_task_id("j1/3/site-a");
     task.set_kind(protocol::TASK_KIND_TRAIN);
@@ -28,7 +28,7 @@ TEST(ReadTask, TakesWhatTheSiteAllows) {
     EXPECT_EQ(task->id, TaskId("j1/3/site-a"));
     EXPECT_EQ(task->kind, TaskKind::Train);
     EXPECT_EQ(task->round, RoundId(3));
-    EXPECT_EQ(task->job.base_model, "demo");
+    EXPECT_EQ(task->job.base_model, "demo-base");
 }
 
 TEST(ReadTask, RefusesAJobItCannotReadPolicyModelsAndSizes) {
@@ -48,7 +48,7 @@ TEST(ReadTask, RefusesAJobItCannotReadPolicyModelsAndSizes) {
     config.models = {{"other", "x"}};
     result = read_task(message(), config);
     ASSERT_FALSE(result);
-    EXPECT_NE(result.error().message.find("base_model is 'demo'"), std::string::npos);
+    EXPECT_NE(result.error().message.find("base_model is 'demo-base'"), std::string::npos);
 
     config = example_client_config();
     config.version_bytes_max.bytes = 999;
