@@ -13,7 +13,7 @@ using net::awaitable;
 
 namespace {
 
-constexpr unsigned kHelpersMax = 16;                     // encrypt more than the fastest network takes
+constexpr unsigned kHelpersMax = 16;                     // reckoned at 1.4 GB/s each: 22 GB/s
 constexpr Duration kFarewell = std::chrono::seconds(2);  // for a Goodbye to get through
 
 }  // namespace

@@ -123,7 +123,7 @@ Result<void> Upload::append(std::span<const std::byte> bytes) {
     return {};
 }
 
-// The disk takes as long as the hash: an upload's next chunk waits for the longer one, and not for both.
+// An upload's next chunk waits for the longer of the two, and not for both.
 Result<void> Upload::write_and_hash(std::span<const std::byte> blocks) {
     Result<void> written;
     crypto::Sha256 hash = hash_.fork();
